@@ -1,0 +1,151 @@
+//! The host's HTTP interface: uploads. Whoever may name a digest in a WasmController may send its bytes (U1).
+//!
+//! The handler knows nothing of its transport, so that an aggregated API group can serve it later.
+//!
+//! Invariants, in `host/tests/api.rs`: `bytes_nobody_waits_for_are_refused_unread`, `an_upload_has_limits`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::put,
+};
+use http_body_util::BodyExt;
+use serde_json::json;
+use tokio::{net::TcpListener, sync::watch};
+
+use crate::module::{Digest, Error, Modules, Upload, Welcome};
+
+/// The whole body must be here within this time (U2).
+const BODY_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the handlers share.
+#[derive(Clone, Debug)]
+pub struct Uploads {
+    /// Where modules go.
+    pub modules: Modules,
+    /// Larger modules are refused while they are being received.
+    pub max_bytes: u64,
+}
+
+/// `PUT` and `HEAD /v1/modules/{digest}`.
+pub fn router(uploads: Uploads) -> Router {
+    Router::new().route("/v1/modules/{digest}", put(receive).head(look)).with_state(uploads)
+}
+
+/// Serves `router` until `stop` becomes true.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let stopped = async move {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stopped).await
+}
+
+async fn look(State(uploads): State<Uploads>, Path(digest): Path<String>) -> Response {
+    match digest.parse::<Digest>() {
+        Ok(digest) => match uploads.modules.welcome(&digest) {
+            Welcome::Stored => StatusCode::OK.into_response(),
+            Welcome::Wanted => StatusCode::ACCEPTED.into_response(),
+            Welcome::Unnamed => StatusCode::NOT_FOUND.into_response(),
+            Welcome::NotSynced => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        },
+        Err(_) => StatusCode::BAD_REQUEST.into_response(),
+    }
+}
+
+async fn receive(
+    State(uploads): State<Uploads>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let digest = match digest.parse::<Digest>() {
+        Ok(digest) => digest,
+        Err(error) => return answer(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    match uploads.modules.welcome(&digest) {
+        Welcome::Wanted => (),
+        Welcome::Stored => return answer(StatusCode::OK, "the module is stored already"),
+        Welcome::NotSynced => {
+            let text = "the host has not read the WasmControllers yet; try again in a moment";
+            return answer(StatusCode::SERVICE_UNAVAILABLE, text);
+        }
+        Welcome::Unnamed => {
+            let text = format!(
+                "no WasmController names {digest}: set spec.module.digest first (nagaya push does), then send the bytes"
+            );
+            return answer(StatusCode::NOT_FOUND, &text);
+        }
+    }
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        let text = "send the component as it is, without a Content-Encoding";
+        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    }
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > uploads.max_bytes) {
+        return refused(&Error::TooLarge(uploads.max_bytes));
+    }
+    match tokio::time::timeout(BODY_LIMIT, store(&uploads, digest, body)).await {
+        Ok(Ok(())) => answer(StatusCode::CREATED, "stored"),
+        Ok(Err(Failure::Store(error))) => refused(&error),
+        Ok(Err(Failure::Body(text))) => answer(StatusCode::BAD_REQUEST, &text),
+        Err(_) => answer(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 30 s"),
+    }
+}
+
+enum Failure {
+    Store(Error),
+    Body(String),
+}
+
+/// Writes go to a blocking thread a chunk at a time, so that a slow disk holds up one upload and nothing else.
+async fn store(uploads: &Uploads, digest: Digest, mut body: Body) -> Result<(), Failure> {
+    let modules = uploads.modules.clone();
+    let max_bytes = uploads.max_bytes;
+    let mut upload = blocking(move || modules.upload(digest, max_bytes)).await?;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Failure::Body(format!("the upload broke off: {error}")))?;
+        let Ok(bytes) = frame.into_data() else { continue };
+        upload = blocking(move || {
+            let mut upload: Upload = upload;
+            upload.write(&bytes).map(|()| upload)
+        })
+        .await?;
+    }
+    blocking(move || upload.finish()).await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(Failure::Store),
+        Err(error) => Err(Failure::Body(format!("the upload was given up: {error}"))),
+    }
+}
+
+fn refused(error: &Error) -> Response {
+    let code = match error {
+        Error::NotADigest(_) => StatusCode::BAD_REQUEST,
+        Error::OtherBytes { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::Disk { .. } => {
+            tracing::error!(error = error as &dyn std::error::Error, "an upload cannot be stored");
+            StatusCode::INSUFFICIENT_STORAGE
+        }
+    };
+    answer(code, &error.to_string())
+}
+
+fn answer(code: StatusCode, message: &str) -> Response {
+    (code, Json(json!({ "message": message }))).into_response()
+}

@@ -1,0 +1,483 @@
+//! The only module that holds kube's client: one connection pool, one place for identity, limits and errors.
+//!
+//! kube's own retries are off (R66): whether a request may be sent again is the caller's to know. Every call has
+//! a time limit, which also goes out as the `timeout` parameter (R68). A request is made as the host or, with
+//! the single header `Impersonate-User`, as a ServiceAccount (R59); no other input can set a header (R62).
+//!
+//! Invariants: `a_name_cannot_leave_its_path`, `only_one_impersonation_header_is_ever_sent`.
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use futures::{AsyncBufReadExt, TryStreamExt, stream::BoxStream};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::manifest::Kind;
+
+/// How long a call may take unless it says otherwise (R20, R68).
+pub const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// No answer may be larger: the API server's own objects end at 3 MiB, lists are paged.
+const BODY_LIMIT: usize = 64 << 20;
+
+/// A kind as the API server serves it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Resource {
+    /// Group, version and kind.
+    pub kind: Kind,
+    /// The plural under which it is served.
+    pub plural: String,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// Whether it has the subresource `status`.
+    pub has_status: bool,
+}
+
+/// As whom a request is made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Identity {
+    /// The host's own account.
+    Host,
+    /// A team's ServiceAccount, impersonated.
+    ServiceAccount {
+        /// Its namespace.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+    },
+}
+
+/// The media type of a request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// A whole object.
+    Json,
+    /// RFC 6902.
+    JsonPatch,
+    /// RFC 7386.
+    MergePatch,
+    /// Server-side apply; JSON is YAML.
+    Apply,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// HTTP method.
+    pub method: Method,
+    /// Path and query; built by [`Resource::path`] and [`query`].
+    pub path: String,
+    /// As whom.
+    pub identity: Identity,
+    /// Media type and text of the body.
+    pub body: Option<(Media, String)>,
+    /// What is asked for; `None`: plain JSON.
+    pub accept: Option<&'static str>,
+    /// Who really asks (R63); `None`: the host itself.
+    pub user_agent: Option<String>,
+    /// Give up after this long.
+    pub limit: Duration,
+}
+
+impl Call {
+    /// A call as the host with the default limit.
+    pub fn new(method: Method, path: impl Into<String>) -> Self {
+        Self {
+            method,
+            path: path.into(),
+            identity: Identity::Host,
+            body: None,
+            accept: None,
+            user_agent: None,
+            limit: CALL_LIMIT,
+        }
+    }
+
+    /// Sets as whom the call is made.
+    #[must_use]
+    pub fn identity(self, identity: Identity) -> Self {
+        Self { identity, ..self }
+    }
+
+    /// Sets the body.
+    #[must_use]
+    pub fn body(self, media: Media, text: impl Into<String>) -> Self {
+        Self { body: Some((media, text.into())), ..self }
+    }
+}
+
+/// The API server's `Status`: why it refused.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// HTTP status code.
+    pub code: u16,
+    /// One CamelCase word, for example `AlreadyExists`.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+    /// Details, of which only the wait is of interest.
+    pub details: StatusDetails,
+}
+
+/// The part of a `Status`'s details that the host reads.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StatusDetails {
+    /// Wait at least this long before the next try.
+    pub retry_after_seconds: Option<u64>,
+}
+
+/// Why a call has no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server answered, and refused.
+    #[error("{} {}", .0.code, .0.message)]
+    Refused(Box<Status>),
+    /// No answer in time; what a write did is unknown.
+    #[error("no answer from the API server within {0:?}")]
+    Timeout(Duration),
+    /// The connection failed; what a write did is unknown.
+    #[error("cannot talk to the API server")]
+    Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is not what the API promises.
+    #[error("cannot read the API server's answer")]
+    Answer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The request cannot be built; nothing was sent.
+    #[error("{0}")]
+    Request(String),
+}
+
+impl Error {
+    /// The HTTP status, if there was an answer.
+    pub fn code(&self) -> Option<u16> {
+        if let Self::Refused(status) = self { Some(status.code) } else { None }
+    }
+
+    /// Whether the server surely did not execute the request.
+    pub fn surely_not_executed(&self) -> bool {
+        matches!(self, Self::Request(_)) || self.code() == Some(429)
+    }
+
+    /// How long the server asks to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let Self::Refused(status) = self else { return None };
+        status.details.retry_after_seconds.map(Duration::from_secs)
+    }
+}
+
+/// Lines of a running watch.
+pub struct Lines(BoxStream<'static, std::io::Result<String>>);
+
+impl Lines {
+    /// The next line; `None` when the server has closed the stream.
+    pub async fn next(&mut self) -> Option<Result<String, Error>> {
+        match self.0.try_next().await {
+            Ok(line) => line.map(Ok),
+            Err(error) => Some(Err(Error::Connection(error.into()))),
+        }
+    }
+}
+
+/// A connection to one API server, shared by everything in the process.
+#[derive(Clone)]
+pub struct ApiServer {
+    client: kube::Client,
+    user_agent: Arc<str>,
+    /// The namespace of the kubeconfig's context or of the pod.
+    default_namespace: Arc<str>,
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer").finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// Reads `kubeconfig` (else what `KUBECONFIG`, the home folder or the pod offer) and prepares a client.
+    pub async fn connect(kubeconfig: Option<PathBuf>, program: &str) -> Result<Self, Error> {
+        let wrong = |error: Box<dyn std::error::Error + Send + Sync>| Error::Connection(error);
+        let mut config = match kubeconfig {
+            Some(path) => {
+                let file = kube::config::Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
+                let options = kube::config::KubeConfigOptions::default();
+                kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| wrong(e.into()))?
+            }
+            None => kube::Config::infer().await.map_err(|e| wrong(e.into()))?,
+        };
+        config.default_retry = false;
+        config.read_timeout = None;
+        config.connect_timeout = Some(CALL_LIMIT);
+        let default_namespace = config.default_namespace.as_str().into();
+        let client = kube::Client::try_from(config).map_err(|e| wrong(e.into()))?;
+        let user_agent = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
+        Ok(Self { client, user_agent, default_namespace })
+    }
+
+    /// The namespace that a command means when it names none.
+    pub fn default_namespace(&self) -> &str {
+        &self.default_namespace
+    }
+
+    /// Makes one call and reads the whole answer, which is UTF-8 JSON text.
+    pub async fn call(&self, call: Call) -> Result<String, Error> {
+        let limit = call.limit;
+        tokio::time::timeout(limit, self.answer(call)).await.map_err(|_| Error::Timeout(limit))?
+    }
+
+    /// Makes one call and decodes the answer.
+    pub async fn fetch<T: DeserializeOwned>(&self, call: Call) -> Result<T, Error> {
+        let text = self.call(call).await?;
+        serde_json::from_str(&text).map_err(|error| Error::Answer(error.into()))
+    }
+
+    /// Opens a watch; the call's limit holds for the response headers only.
+    pub async fn lines(&self, call: Call) -> Result<Lines, Error> {
+        let limit = call.limit;
+        let opened = async {
+            let response = self.send(call).await?;
+            refuse_unless_ok(response).await
+        };
+        let response =
+            tokio::time::timeout(limit, opened).await.map_err(|_| Error::Timeout(limit))??;
+        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
+        let reader = futures::io::BufReader::new(body.into_async_read());
+        Ok(Lines(Box::pin(reader.lines())))
+    }
+
+    /// Asks how `kind` is served; `None` if it is not.
+    pub async fn discover(&self, kind: &Kind) -> Result<Option<Resource>, Error> {
+        let root = if kind.group.is_empty() { "api" } else { "apis" };
+        let call = Call::new(Method::GET, format!("/{root}/{}", encode(&kind.api_version(), "/")));
+        match self.fetch::<ResourceList>(call).await {
+            Ok(list) => Ok(list.find(kind)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn answer(&self, call: Call) -> Result<String, Error> {
+        let response = refuse_unless_ok(self.send(call).await?).await?;
+        read(response).await
+    }
+
+    async fn send(&self, call: Call) -> Result<http::Response<Body>, Error> {
+        let request = self.request(call)?;
+        self.client.send(request).await.map_err(|error| Error::Connection(error.into()))
+    }
+
+    fn request(&self, call: Call) -> Result<Request<Body>, Error> {
+        let mut request = Request::builder()
+            .method(call.method)
+            .uri(call.path)
+            .header(header::ACCEPT, call.accept.unwrap_or("application/json"))
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::USER_AGENT, call.user_agent.as_deref().unwrap_or(&self.user_agent));
+        if let Identity::ServiceAccount { .. } = &call.identity {
+            request = request.header("Impersonate-User", call.identity.to_string());
+        }
+        let body = match call.body {
+            Some((media, text)) => {
+                request = request.header(header::CONTENT_TYPE, media.content_type());
+                Body::from(text.into_bytes())
+            }
+            None => Body::empty(),
+        };
+        request.body(body).map_err(|error| Error::Request(format!("cannot build the request: {error}")))
+    }
+}
+
+async fn refuse_unless_ok(
+    response: http::Response<Body>,
+) -> Result<http::Response<Body>, Error> {
+    let code = response.status();
+    if code.is_success() {
+        return Ok(response);
+    }
+    let retry_after = response
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse().ok());
+    let text = read(response).await?;
+    let mut status = serde_json::from_str::<Status>(&text).unwrap_or_default();
+    status.code = code.as_u16();
+    status.details.retry_after_seconds = status.details.retry_after_seconds.or(retry_after);
+    if status.message.is_empty() {
+        status.message = if text.is_empty() { reason(code).to_owned() } else { text };
+    }
+    Err(Error::Refused(Box::new(status)))
+}
+
+fn reason(code: StatusCode) -> &'static str {
+    code.canonical_reason().unwrap_or("refused")
+}
+
+async fn read(response: http::Response<Body>) -> Result<String, Error> {
+    let body = http_body_util::Limited::new(response.into_body(), BODY_LIMIT);
+    let bytes = body.collect().await.map_err(Error::Connection)?.to_bytes();
+    String::from_utf8(bytes.into()).map_err(|error| Error::Answer(error.into()))
+}
+
+impl Media {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::JsonPatch => "application/json-patch+json",
+            Self::MergePatch => "application/merge-patch+json",
+            Self::Apply => "application/apply-patch+yaml",
+        }
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => write!(f, "the host's own account"),
+            Self::ServiceAccount { namespace, name } => {
+                write!(f, "system:serviceaccount:{namespace}:{name}")
+            }
+        }
+    }
+}
+
+impl Resource {
+    /// The path of this kind's objects, of one of them, or of its subresource.
+    ///
+    /// Names come from guests: whatever could leave the path is refused, the rest is percent-encoded.
+    pub fn path(
+        &self,
+        namespace: Option<&str>,
+        name: Option<&str>,
+        subresource: Option<&str>,
+    ) -> Result<String, Error> {
+        let root = if self.kind.group.is_empty() { "api" } else { "apis" };
+        let mut path = format!("/{root}/{}", encode(&self.kind.api_version(), "/"));
+        let mut push = |segment: &str| {
+            if segment.is_empty() || segment == "." || segment == ".." || segment.contains(['/', '%']) {
+                return Err(Error::Request(format!("{segment:?} is not a name of an object or namespace")));
+            }
+            path.push('/');
+            path.push_str(&encode(segment, ""));
+            Ok(())
+        };
+        match namespace {
+            Some(_) if !self.namespaced => {
+                return Err(Error::Request(format!("{} is cluster-scoped, but a namespace was given", self.kind)));
+            }
+            Some(namespace) => {
+                push("namespaces")?;
+                push(namespace)?;
+            }
+            None if self.namespaced && name.is_some() => {
+                return Err(Error::Request(format!("{} is namespaced, but no namespace was given", self.kind)));
+            }
+            None => (),
+        }
+        push(&self.plural)?;
+        for segment in [name, subresource].into_iter().flatten() {
+            push(segment)?;
+        }
+        Ok(path)
+    }
+}
+
+/// Appends `pairs` to `path` as a query.
+pub fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut text = path.to_owned();
+    for (position, (key, value)) in pairs.into_iter().enumerate() {
+        text.push(if position == 0 { '?' } else { '&' });
+        text.push_str(key);
+        text.push('=');
+        text.push_str(&encode(value, ""));
+    }
+    text
+}
+
+/// Percent-encodes all but unreserved characters and those in `keep`.
+fn encode(text: &str, keep: &str) -> String {
+    use fmt::Write;
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        let c = char::from(byte);
+        if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) {
+            encoded.push(c);
+        } else {
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[derive(Deserialize)]
+struct ResourceList {
+    #[serde(default)]
+    resources: Vec<ServedResource>,
+}
+
+#[derive(Deserialize)]
+struct ServedResource {
+    name: String,
+    kind: String,
+    namespaced: bool,
+}
+
+impl ResourceList {
+    fn find(&self, kind: &Kind) -> Option<Resource> {
+        let served = self.resources.iter().find(|r| r.kind == kind.kind && !r.name.contains('/'))?;
+        let status = format!("{}/status", served.name);
+        Some(Resource {
+            kind: kind.clone(),
+            plural: served.name.clone(),
+            namespaced: served.namespaced,
+            has_status: self.resources.iter().any(|r| r.name == status),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config_maps() -> Resource {
+        Resource {
+            kind: Kind::new("v1", "ConfigMap"),
+            plural: "configmaps".into(),
+            namespaced: true,
+            has_status: false,
+        }
+    }
+
+    #[test]
+    fn a_name_cannot_leave_its_path() {
+        let path = |namespace, name| config_maps().path(Some(namespace), Some(name), None);
+        assert_eq!(path("a", "b").unwrap(), "/api/v1/namespaces/a/configmaps/b");
+        assert_eq!(path("a", "b:c?d#e").unwrap(), "/api/v1/namespaces/a/configmaps/b%3Ac%3Fd%23e");
+        for bad in ["", ".", "..", "../secrets/x", "x%2Fy", "a/b"] {
+            assert!(path("a", bad).is_err() && path(bad, "b").is_err(), "{bad:?} must be refused");
+        }
+        assert!(config_maps().path(None, Some("b"), None).is_err());
+    }
+
+    #[tokio::test]
+    async fn only_one_impersonation_header_is_ever_sent() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let config = kube::Config::new(http::Uri::from_static("http://127.0.0.1:1"));
+        let api = ApiServer {
+            client: kube::Client::try_from(config).unwrap(),
+            user_agent: "t".into(),
+            default_namespace: "default".into(),
+        };
+        let account = Identity::ServiceAccount { namespace: "n".into(), name: "s".into() };
+        let request = api.request(Call::new(Method::GET, "/x").identity(account)).unwrap();
+        let sent: Vec<_> =
+            request.headers().iter().filter(|(k, _)| k.as_str().starts_with("impersonate")).collect();
+        assert_eq!(sent.len(), 1);
+        assert_eq!(sent[0].1, "system:serviceaccount:n:s");
+        let request = api.request(Call::new(Method::GET, "/x")).unwrap();
+        assert!(!request.headers().contains_key("impersonate-user"));
+    }
+}

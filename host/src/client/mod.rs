@@ -1,0 +1,337 @@
+//! A guest's API client: reads the cache, writes through grant, no-op check, budget and fence.
+//!
+//! Every request that leaves is made as the controller's ServiceAccount and says in its User-Agent which run made it
+//! (R63). It runs on the control runtime: a write that was sent outlives its guest, and the run is over only when the
+//! write is ([`Client::settle`]).
+//!
+//! Invariants, held on a real server: `every_write_is_made_as_the_service_account`,
+//! `an_account_without_a_right_reads_nothing`, `a_second_run_without_a_change_writes_nothing`.
+
+mod answer;
+mod noop;
+mod object;
+mod read;
+mod write;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime::Handle, sync::watch};
+
+use crate::{
+    apiserver::{ApiServer, Identity, Resource},
+    authority::Authority,
+    budget::{Budget, Exceeded},
+    events::{Event, Recorder},
+    fence::Fence,
+    manifest::{Kind, Verb},
+    metrics::ControllerMetrics,
+    view::View,
+    watch::ObjectKey,
+};
+
+pub use noop::Applied;
+
+/// Why a call did not do what the guest asked; each case has one way to arise.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// There is no such object.
+    #[error("not found")]
+    NotFound,
+    /// `create`: the name is taken.
+    #[error("already exists: {0}")]
+    AlreadyExists(String),
+    /// Another writer, another owner or a failed precondition.
+    #[error("conflict: {0}")]
+    Conflict(String),
+    /// The account may not; the text is the missing rule.
+    #[error("forbidden: {0}")]
+    Forbidden(String),
+    /// The object or the arguments are wrong.
+    #[error("invalid: {0}")]
+    Invalid(String),
+    /// The manifest does not declare it.
+    #[error("not declared: {0}")]
+    NotDeclared(String),
+    /// Too many writes or deletes.
+    #[error("budget exceeded: {0}")]
+    BudgetExceeded(String),
+    /// No answer; after a write the outcome is unknown.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+}
+
+/// Which objects a list returns.
+#[derive(Clone, Debug, Default)]
+pub struct ListOptions {
+    /// Only this namespace.
+    pub namespace: Option<String>,
+    /// Only objects that match this selector.
+    pub label_selector: Option<String>,
+    /// Only objects under this value of this index.
+    pub index: Option<(String, String)>,
+    /// At most so many; 0: the host's choice.
+    pub limit: u32,
+    /// `next` of the page before.
+    pub from: Option<String>,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The objects' texts.
+    pub items: Vec<Arc<str>>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+/// How an apply treats fields of other managers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// Forced on the primary's own children only.
+    Standard,
+    /// Forced.
+    Force,
+}
+
+/// A patch.
+#[derive(Clone, Debug)]
+pub enum PatchBody {
+    /// RFC 6902.
+    Json(String),
+    /// RFC 7386.
+    Merge(String),
+}
+
+/// The dependents' fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// Deleted after the object.
+    Background,
+    /// Deleted before the object.
+    Foreground,
+    /// Left.
+    Orphan,
+}
+
+/// Conditions and manner of a deletion.
+#[derive(Clone, Debug)]
+pub struct DeleteOptions {
+    /// Only this uid.
+    pub uid: Option<String>,
+    /// Only this resourceVersion.
+    pub resource_version: Option<String>,
+    /// The dependents' fate.
+    pub propagation: Propagation,
+}
+
+/// One object of some kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectReference {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+/// How much an Event matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// All is well.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// An Event as a guest asks for it.
+#[derive(Clone, Debug)]
+pub struct GuestEvent {
+    /// What it is about.
+    pub regarding: ObjectReference,
+    /// Normal or Warning.
+    pub severity: Severity,
+    /// Why.
+    pub reason: String,
+    /// What was done.
+    pub action: String,
+    /// For people.
+    pub note: String,
+}
+
+/// What all runs of a controller share, whatever their revision (R78, R87).
+pub struct Account {
+    /// `namespace/name` of the WasmController.
+    pub controller: String,
+    /// The API server.
+    pub api: ApiServer,
+    /// The runtime on which requests are made.
+    pub control: Handle,
+    /// The controller's ServiceAccount.
+    pub identity: Identity,
+    /// The controller's field manager.
+    pub field_manager: String,
+    /// Answers about rights.
+    pub authority: Authority,
+    /// Where events go.
+    pub recorder: Recorder,
+    /// Writes left.
+    pub budget: Mutex<Budget>,
+    /// What was applied last.
+    pub applied: Mutex<Applied>,
+    /// Counters.
+    pub metrics: ControllerMetrics,
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("controller", &self.controller).finish_non_exhaustive()
+    }
+}
+
+/// The API client of one run; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    account: Arc<Account>,
+    view: Arc<View>,
+    run: Run,
+    sent: watch::Sender<usize>,
+    unsettled: AtomicBool,
+    over_budget: Mutex<Option<Duration>>,
+    forbidden: Mutex<Option<String>>,
+}
+
+/// What a client must know of its run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The primary.
+    pub request: ObjectKey,
+    /// Its uid when the run began; `None` if it was gone.
+    pub uid: Option<Arc<str>>,
+    /// Whether it may write.
+    pub fence: Fence,
+    /// Goes out with every request.
+    pub user_agent: String,
+}
+
+impl Client {
+    /// The client of one run.
+    pub fn new(account: Arc<Account>, view: Arc<View>, run: Run) -> Self {
+        Self(Arc::new(Inner {
+            account,
+            view,
+            run,
+            sent: watch::channel(0).0,
+            unsettled: AtomicBool::new(false),
+            over_budget: Mutex::default(),
+            forbidden: Mutex::default(),
+        }))
+    }
+
+    /// Waits until every write that was sent has been answered or given up.
+    pub async fn settle(&self) {
+        let _ = self.0.sent.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Whether some write's outcome is unknown: the object must not be reported clean.
+    pub fn is_unsettled(&self) -> bool {
+        self.0.unsettled.load(Ordering::Relaxed)
+    }
+
+    /// How long until the budget allows what was refused, if something was.
+    pub fn over_budget(&self) -> Option<Duration> {
+        *self.0.over_budget.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last refusal for want of a right, in the server's words.
+    pub fn forbidden(&self) -> Option<String> {
+        self.0.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Hands an Event over, if it is about the primary or an object of a declared kind that the guest can see.
+    pub fn emit(&self, event: GuestEvent) -> Result<(), Error> {
+        let regarding = &event.regarding;
+        let uid = self.uid_of(regarding)?;
+        for (what, text) in [("reason", &event.reason), ("action", &event.action)] {
+            if text.is_empty() || text.len() > 128 {
+                return Err(Error::Invalid(format!("the {what} must have 1 to 128 bytes")));
+            }
+        }
+        self.0.account.recorder.record(Event {
+            identity: self.0.account.identity.clone(),
+            controller: self.0.account.controller.clone(),
+            uid,
+            regarding: event.regarding,
+            severity: event.severity,
+            reason: event.reason,
+            action: event.action,
+            note: event.note,
+        });
+        Ok(())
+    }
+
+    /// The server does not check what an Event is about; so the host does.
+    fn uid_of(&self, regarding: &ObjectReference) -> Result<Option<String>, Error> {
+        let view = &self.0.view;
+        let resource = self.resource(&regarding.kind)?;
+        let namespace = regarding.namespace.as_deref();
+        let entry = view.entry(&regarding.kind, namespace, &regarding.name);
+        let is_primary = view.is_primary(&regarding.kind)
+            && self.0.run.request.name.as_ref() == regarding.name
+            && self.0.run.request.namespace.as_deref() == namespace;
+        match entry {
+            Some(entry) => Ok(Some(entry.uid().to_owned())),
+            None if is_primary => Ok(self.0.run.uid.as_deref().map(str::to_owned)),
+            None if view.sights(&regarding.kind).next().is_some() => Err(Error::NotFound),
+            None if resource.namespaced && namespace == self.0.run.request.namespace.as_deref() => Ok(None),
+            None => Err(Error::NotDeclared(format!(
+                "an event about {} {} of another namespace, which the manifest does not watch",
+                regarding.kind, regarding.name
+            ))),
+        }
+    }
+
+    fn resource(&self, kind: &Kind) -> Result<&Resource, Error> {
+        self.0.view.resource(kind).ok_or_else(|| {
+            Error::NotDeclared(format!("{kind} is not in the manifest"))
+        })
+    }
+
+    /// Grant: the manifest names the verb, and the kind is none that no guest may touch.
+    fn may_write(&self, kind: &Kind, verb: Verb) -> Result<&Resource, Error> {
+        if !self.0.view.manifest().verbs(kind).contains(&verb) {
+            return Err(Error::NotDeclared(format!("the manifest does not declare {verb:?} on {kind}")));
+        }
+        let resource = self.resource(kind)?;
+        match crate::grant::denied_to_guests(&resource.kind.group, &resource.plural) {
+            Some(why) => Err(Error::Forbidden(format!("no guest may write {kind}: {why}"))),
+            None => Ok(resource),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn spend(&self, verb: Verb) -> Result<(), Error> {
+        let mut budget = self.0.account.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let (quota, result) = match verb {
+            Verb::Delete => ("deletes", budget.delete(now)),
+            _ => ("writes", budget.write(now)),
+        };
+        let Err(Exceeded(wait)) = result else { return Ok(()) };
+        drop(budget);
+        self.0.account.metrics.over_quota(quota);
+        let mut longest = self.0.over_budget.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = Some(longest.unwrap_or_default().max(wait));
+        Err(Error::BudgetExceeded(format!("the controller's {quota} are used up for {wait:.1?}")))
+    }
+}

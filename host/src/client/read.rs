@@ -1,0 +1,199 @@
+//! Reads: from the cache under the grant, or live as the controller's account.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use http::Method;
+
+use super::{Client, Error, ListOptions, Page, answer};
+use crate::{
+    apiserver::{self, Call},
+    grant::{Right, Verdict},
+    manifest::Kind,
+    view::Sight,
+    watch::{Entry, ObjectKey, Query, envelope, selector::Selector},
+};
+
+/// Objects in a page when the guest leaves it to the host.
+const PAGE: usize = 500;
+/// Bytes in a page: data into a guest is not covered by its fuel, so pages keep it from drowning.
+const PAGE_BYTES: usize = 1 << 20;
+/// Tries of a live read in all (R66).
+const TRIES: u32 = 3;
+
+impl Client {
+    /// One object from the cache.
+    pub async fn get(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Arc<str>, Error> {
+        let key = ObjectKey::new(namespace, name);
+        let entry = self.readable(kind, namespace).await?.into_iter().find_map(|s| s.cache().get(&key));
+        entry.map(|entry| entry.body().clone()).ok_or(Error::NotFound)
+    }
+
+    /// A page of objects from the cache, in the order of namespace and name.
+    pub async fn list(&self, kind: &Kind, options: ListOptions) -> Result<Page, Error> {
+        let namespace = options.namespace.as_deref();
+        let sights = self.readable(kind, namespace).await?;
+        let selector = match &options.label_selector {
+            Some(text) => {
+                Some(Selector::parse(text).map_err(|error| Error::Invalid(error.to_string()))?)
+            }
+            None => None,
+        };
+        let index = match &options.index {
+            Some((name, value)) => Some((self.index_path(kind, name)?, value.as_str())),
+            None => None,
+        };
+        let after = options.from.as_deref().map(parse_position).transpose()?;
+        let limit = if options.limit == 0 { PAGE } else { PAGE.min(options.limit as usize) };
+        let mut found: BTreeMap<ObjectKey, Arc<Entry>> = BTreeMap::new();
+        let mut more = false;
+        for sight in sights {
+            let query = Query {
+                namespace,
+                selector: selector.as_ref(),
+                index,
+                after: after.as_ref(),
+                limit,
+                ..Query::default()
+            };
+            let (entries, rest) = sight.cache().list(&query);
+            more |= rest;
+            found.extend(entries.into_iter().map(|entry| (entry.key().clone(), entry)));
+        }
+        Ok(page(found, limit, more))
+    }
+
+    /// One object from the API server, as the controller's account.
+    pub async fn get_live(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<String, Error> {
+        if !self.0.view.manifest().reads(kind) {
+            return Err(Error::NotDeclared(format!("the manifest does not declare reading {kind}")));
+        }
+        let resource = self.resource(kind)?;
+        let path = resource.path(namespace, Some(name), None).map_err(|e| answer::error(&e))?;
+        let text = self.read(self.call(Method::GET, path)).await.map_err(|e| self.heard(&e))?;
+        let object = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+        Ok(object.body().to_string())
+    }
+
+    /// A live read with the tries that R66 allows.
+    pub(super) async fn read(&self, call: Call) -> Result<String, apiserver::Error> {
+        let api = self.0.account.api.clone();
+        let task = self.0.account.control.spawn(async move {
+            let mut tries = 1;
+            loop {
+                match api.call(call.clone()).await {
+                    Err(error) if tries < TRIES && answer::is_worth_another_read(&error) => {
+                        let pause = error.retry_after().unwrap_or(Duration::from_millis(50 << tries));
+                        tokio::time::sleep(pause).await;
+                        tries += 1;
+                    }
+                    result => return result,
+                }
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(apiserver::Error::Connection(error.into())))
+    }
+
+    /// A call in the name of this run.
+    pub(super) fn call(&self, method: Method, path: String) -> Call {
+        Call {
+            user_agent: Some(self.0.run.user_agent.clone()),
+            ..Call::new(method, path).identity(self.0.account.identity.clone())
+        }
+    }
+
+    /// The guest's error for a failed call; a refusal is remembered for the controller's condition.
+    pub(super) fn heard(&self, error: &apiserver::Error) -> Error {
+        let error = answer::error(error);
+        if let Error::Forbidden(text) = &error {
+            self.remember_refusal(text);
+        }
+        error
+    }
+
+    pub(super) fn remember_refusal(&self, text: &str) {
+        let mut forbidden =
+            self.0.forbidden.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *forbidden = Some(text.to_owned());
+    }
+
+    async fn readable(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<&Sight>, Error> {
+        let view = &self.0.view;
+        if view.sights(kind).next().is_none() {
+            return Err(Error::NotDeclared(format!("the manifest declares no watch of {kind}")));
+        }
+        match view.readable(kind, namespace).await {
+            Ok(sights) if sights.is_empty() => Err(Error::NotFound),
+            Ok(sights) => Ok(sights),
+            Err((right, verdict)) => Err(self.no_right(&right, verdict)),
+        }
+    }
+
+    fn no_right(&self, right: &Right, verdict: Verdict) -> Error {
+        if verdict == Verdict::Unknown {
+            return Error::Unavailable(format!("cannot confirm the right to {right}"));
+        }
+        let text = format!("{} may not {right}", self.0.account.identity);
+        self.remember_refusal(&text);
+        Error::Forbidden(text)
+    }
+
+    fn index_path(&self, kind: &Kind, name: &str) -> Result<&str, Error> {
+        let indexes = &self.0.view.manifest().indexes;
+        let index = indexes.iter().find(|index| index.name == name);
+        match index {
+            Some(index) if crate::manifest::same_kind(&index.kind, kind) => Ok(&index.path),
+            _ => Err(Error::NotDeclared(format!("the manifest declares no index {name} over {kind}"))),
+        }
+    }
+}
+
+fn page(found: BTreeMap<ObjectKey, Arc<Entry>>, limit: usize, more: bool) -> Page {
+    let (mut page, mut bytes, mut last) = (Page::default(), 0, None);
+    let total = found.len();
+    for (key, entry) in found {
+        bytes += entry.body().len();
+        if page.items.len() == limit || (bytes > PAGE_BYTES && !page.items.is_empty()) {
+            break;
+        }
+        page.items.push(entry.body().clone());
+        last = Some(key);
+    }
+    if more || page.items.len() < total {
+        page.next = last.map(|key| format_position(&key));
+    }
+    page
+}
+
+fn format_position(key: &ObjectKey) -> String {
+    format!("{}/{}", key.namespace.as_deref().unwrap_or_default(), key.name)
+}
+
+fn parse_position(text: &str) -> Result<ObjectKey, Error> {
+    let (namespace, name) = text
+        .split_once('/')
+        .ok_or_else(|| Error::Invalid(format!("{text:?} is not the `next` of a page")))?;
+    Ok(ObjectKey::new(Some(namespace).filter(|namespace| !namespace.is_empty()), name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_survives_its_text() {
+        for key in [ObjectKey::new(Some("a"), "b.c"), ObjectKey::new(None, "b")] {
+            assert_eq!(parse_position(&format_position(&key)).unwrap(), key);
+        }
+        assert!(parse_position("x").is_err());
+    }
+}

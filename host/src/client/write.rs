@@ -1,0 +1,346 @@
+//! Writes: grant, no-op check, budget, and last the fence; then the request, on the control runtime.
+
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use http::Method;
+use serde_json::json;
+
+use super::{
+    Client, DeleteOptions, Error, Ownership, PatchBody, Propagation, answer, noop::Target,
+    object::Object,
+};
+use crate::{
+    apiserver::{self, Call, Media, Resource, query},
+    manifest::{Kind, Verb},
+    watch::{
+        Entry, ObjectKey,
+        envelope::{self, Part},
+    },
+};
+
+/// Tries of a write that the server surely did not execute (R66).
+const TRIES: u32 = 3;
+/// Tries of a status write against other writers (R66, F33).
+const STATUS_TRIES: u32 = 5;
+/// The longest wait for a server that asks for one; beyond it the guest is told.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+impl Client {
+    /// Server-side apply; returns the object as it now is.
+    ///
+    /// Of a kind cached metadata-only a no-op returns the guest's own object under the cached metadata.
+    pub async fn apply(&self, text: String, ownership: Ownership) -> Result<Arc<str>, Error> {
+        let object = Object::parse(text)?;
+        let resource = self.may_write(&object.kind, Verb::Apply)?.clone();
+        let key = object.key()?;
+        let path = path(&resource, &key, None)?;
+        let cached = self.cached(&object.kind, &key);
+        let body = envelope::fingerprint_text(&object.text);
+        let at = (Target::Main, object.kind.clone(), key.clone());
+        let part = self.part(&object.kind);
+        if let Some(entry) = &cached {
+            let now = envelope::fingerprint(entry.body(), part);
+            if self.is_no_op(&at, entry.uid(), body, now) {
+                return Ok(merged(&object, entry, part));
+            }
+        }
+        let force = ownership == Ownership::Force
+            || cached.as_ref().is_some_and(|entry| self.is_controlled_by_primary(entry));
+        let bound = object.bound_to(cached.as_ref().map(|entry| entry.uid()), None);
+        let answer = self.patch_as_manager(&path, force, bound).await;
+        let text = self.written(&object.kind, &key, answer)?;
+        let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let returned = envelope::fingerprint(now.body(), part);
+        self.applied().learn(at, now.uid(), body, returned);
+        Ok(now.body().clone())
+    }
+
+    /// Server-side apply of the status, retried against other writers as long as the object is the same.
+    pub async fn apply_status(&self, text: String) -> Result<Arc<str>, Error> {
+        let object = Object::parse(text)?;
+        let resource = self.may_write(&object.kind, Verb::ApplyStatus)?.clone();
+        let key = object.key()?;
+        let path = path(&resource, &key, Some("status"))?;
+        let body = envelope::fingerprint_text(&object.text);
+        let at = (Target::Status, object.kind.clone(), key.clone());
+        let mut current = match self.cached(&object.kind, &key) {
+            Some(entry) => entry,
+            None => self.live(&resource, &key).await?,
+        };
+        let uid = self.expected_uid(&object, &key).unwrap_or_else(|| current.uid().to_owned());
+        if self.is_no_op(&at, current.uid(), body, envelope::fingerprint(current.body(), Part::Status)) {
+            return Ok(current.body().clone());
+        }
+        for attempt in 1.. {
+            if current.uid() != uid {
+                let text = format!("{} {key} is another object than the one of this run", object.kind);
+                return Err(Error::Conflict(text));
+            }
+            let version = current.resource_version();
+            let bound = object.bound_to(Some(&uid), Some(&version));
+            let answer = self.patch_as_manager(&path, true, bound).await;
+            if matches!(&answer, Err(Failure::Call(error)) if error.code() == Some(409)) && attempt < STATUS_TRIES {
+                current = self.live(&resource, &key).await?;
+                continue;
+            }
+            let text = self.written(&object.kind, &key, answer)?;
+            let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+            let returned = envelope::fingerprint(now.body(), Part::Status);
+            self.applied().learn(at, now.uid(), body, returned);
+            return Ok(now.body().clone());
+        }
+        Err(Error::Conflict("another writer is faster".to_owned()))
+    }
+
+    /// Creates an object.
+    pub async fn create(&self, text: String) -> Result<String, Error> {
+        let object = Object::parse(text)?;
+        let resource = self.may_write(&object.kind, Verb::Create)?.clone();
+        if object.name.is_none() && !object.generate_name {
+            return Err(Error::Invalid("the object has neither name nor generateName".to_owned()));
+        }
+        let path = resource.path(object.namespace.as_deref(), None, None).map_err(|e| answer::error(&e))?;
+        let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
+        self.spend(Verb::Create)?;
+        let answer = self.send(self.call(Method::POST, path).body(Media::Json, object.text.clone())).await;
+        let key = ObjectKey::new(object.namespace.as_deref(), object.name.as_deref().unwrap_or_default());
+        let text = self.written(&object.kind, &key, answer)?;
+        stripped(&text)
+    }
+
+    /// Patches an object.
+    pub async fn patch(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        body: PatchBody,
+    ) -> Result<String, Error> {
+        let resource = self.may_write(kind, Verb::Patch)?.clone();
+        let key = ObjectKey::new(namespace, name);
+        let path = path(&resource, &key, None)?;
+        let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
+        let (media, text) = match body {
+            PatchBody::Json(text) => (Media::JsonPatch, text),
+            PatchBody::Merge(text) => (Media::MergePatch, text),
+        };
+        self.spend(Verb::Patch)?;
+        let answer = self.send(self.call(Method::PATCH, path).body(media, text)).await;
+        let text = self.written(kind, &key, answer)?;
+        stripped(&text)
+    }
+
+    /// Deletes an object, bound to the uid and version that the guest names or the cache shows (R65).
+    pub async fn delete(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        options: DeleteOptions,
+    ) -> Result<(), Error> {
+        let resource = self.may_write(kind, Verb::Delete)?.clone();
+        let key = ObjectKey::new(namespace, name);
+        let path = path(&resource, &key, None)?;
+        let (uid, version) = match (options.uid, options.resource_version) {
+            (Some(uid), version) => (uid, version),
+            (None, version) => {
+                let entry = match self.cached(kind, &key) {
+                    Some(entry) => entry,
+                    None => self.live(&resource, &key).await?,
+                };
+                let seen = entry.resource_version().to_string();
+                (entry.uid().to_owned(), version.or(Some(seen)))
+            }
+        };
+        let propagation = match options.propagation {
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+            Propagation::Orphan => "Orphan",
+        };
+        let body = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation,
+            "preconditions": { "uid": uid, "resourceVersion": version },
+        });
+        self.spend(Verb::Delete)?;
+        let answer =
+            self.send(self.call(Method::DELETE, path).body(Media::Json, body.to_string())).await;
+        self.written(kind, &key, answer)?;
+        self.applied().forget(kind, &key);
+        Ok(())
+    }
+
+    /// Puts `text` as this controller's status condition under a second field manager, without force.
+    pub async fn apply_condition(&self, text: String) -> Result<(), Error> {
+        let object = Object::parse(text)?;
+        let resource = self.resource(&object.kind)?.clone();
+        let key = object.key()?;
+        let path = path(&resource, &key, Some("status"))?;
+        let manager = format!("{}/host", self.0.account.field_manager);
+        let path = query(&path, [("fieldManager", manager.as_str()), ("force", "false")]);
+        self.spend(Verb::ApplyStatus)?;
+        let call = self.call(Method::PATCH, path).body(Media::Apply, object.bound_to(None, None));
+        let answer = self.send(call).await;
+        self.written(&object.kind, &key, answer).map(drop)
+    }
+
+    /// Adds `finalizer` to the primary, bound to the version that the cache shows (R23).
+    pub async fn add_finalizer(&self, primary: &Entry, finalizer: &str) -> Result<(), Error> {
+        let kind = self.0.view.manifest().primary.kind.clone();
+        let resource = self.resource(&kind)?.clone();
+        let key = primary.key();
+        let path = path(&resource, key, None)?;
+        let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
+        let mut finalizers: Vec<String> = primary.finalizers().map(ToString::to_string).collect();
+        finalizers.push(finalizer.to_owned());
+        let body = json!({ "metadata": {
+            "uid": primary.uid(), "resourceVersion": primary.resource_version().to_string(),
+            "finalizers": finalizers,
+        } });
+        self.spend(Verb::Patch)?;
+        let call = self.call(Method::PATCH, path).body(Media::MergePatch, body.to_string());
+        let answer = self.send(call).await;
+        self.written(&kind, key, answer).map(drop)
+    }
+
+    async fn patch_as_manager(&self, path: &str, force: bool, text: String) -> Result<String, Failure> {
+        let force = if force { "true" } else { "false" };
+        let path = query(path, [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)]);
+        self.spend(Verb::Apply).map_err(Failure::Refused)?;
+        self.send(self.call(Method::PATCH, path).body(Media::Apply, text)).await
+    }
+
+    /// The fence, then the request. The task belongs to the control runtime and outlives the guest.
+    async fn send(&self, call: Call) -> Result<String, Failure> {
+        let client = self.clone();
+        self.0.sent.send_modify(|count| *count += 1);
+        let task = self.0.account.control.spawn(async move {
+            let result = client.send_now(call).await;
+            client.0.sent.send_modify(|count| *count -= 1);
+            result
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(Failure::Call(apiserver::Error::Connection(error.into())))
+        })
+    }
+
+    async fn send_now(&self, call: Call) -> Result<String, Failure> {
+        for attempt in 1.. {
+            if let Err(refusal) = self.0.run.fence.check() {
+                self.0.account.metrics.fenced(refusal.reason());
+                return Err(Failure::Refused(Error::Unavailable(refusal.to_string())));
+            }
+            match self.0.account.api.call(call.clone()).await {
+                Ok(text) => return Ok(text),
+                Err(error) if attempt < TRIES && error.surely_not_executed() => {
+                    let pause = error.retry_after().unwrap_or(Duration::from_millis(50 << attempt));
+                    if pause > LONGEST_PAUSE || error.code().is_none() {
+                        return Err(Failure::Call(error));
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                Err(error) => {
+                    if answer::is_outcome_unknown(&error) {
+                        self.0.unsettled.store(true, Ordering::Relaxed);
+                    }
+                    return Err(Failure::Call(error));
+                }
+            }
+        }
+        Err(Failure::Refused(Error::Unavailable("no try was left".to_owned())))
+    }
+
+    fn written(
+        &self,
+        kind: &Kind,
+        key: &ObjectKey,
+        answer: Result<String, Failure>,
+    ) -> Result<String, Error> {
+        match answer {
+            Ok(text) => Ok(text),
+            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Call(error)) => {
+                self.applied().forget(kind, key);
+                Err(self.heard(&error))
+            }
+        }
+    }
+
+    async fn live(&self, resource: &Resource, key: &ObjectKey) -> Result<Arc<Entry>, Error> {
+        let path = path(resource, key, None)?;
+        let text = self.read(self.call(Method::GET, path)).await.map_err(|e| self.heard(&e))?;
+        envelope::object(&text).map(Arc::new).map_err(|error| Error::Unavailable(error.to_string()))
+    }
+
+    fn cached(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
+        self.0.view.entry(kind, key.namespace.as_deref(), &key.name)
+    }
+
+    /// What an apply's effect on the cached object shows in: all of it, or its metadata where only that is cached.
+    fn part(&self, kind: &Kind) -> Part {
+        match self.0.view.manifest().projection(kind) {
+            Some(crate::manifest::Projection::Metadata) => Part::Metadata,
+            _ => Part::Main,
+        }
+    }
+
+    fn is_no_op(
+        &self,
+        at: &(Target, Kind, ObjectKey),
+        uid: &str,
+        body: envelope::Fingerprint,
+        cached: envelope::Fingerprint,
+    ) -> bool {
+        self.applied().is_no_op(at, uid, body, cached)
+    }
+
+    fn is_controlled_by_primary(&self, entry: &Entry) -> bool {
+        let Some(primary) = &self.0.run.uid else { return false };
+        entry.owners().iter().any(|owner| owner.controller && owner.uid.as_ref() == primary.as_ref())
+    }
+
+    /// The uid that a status write is bound to: the run's own for the primary, else the one that the guest gave.
+    fn expected_uid(&self, object: &Object, key: &ObjectKey) -> Option<String> {
+        let own = self.0.view.is_primary(&object.kind) && *key == self.0.run.request;
+        let run = self.0.run.uid.as_deref().filter(|_| own).map(str::to_owned);
+        run.or_else(|| object.uid.clone())
+    }
+
+    fn applied(&self) -> std::sync::MutexGuard<'_, super::Applied> {
+        self.0.account.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+enum Failure {
+    /// The host refused; nothing was sent.
+    Refused(Error),
+    /// The API server refused or did not answer.
+    Call(apiserver::Error),
+}
+
+fn path(resource: &Resource, key: &ObjectKey, subresource: Option<&str>) -> Result<String, Error> {
+    resource
+        .path(key.namespace.as_deref(), Some(&key.name), subresource)
+        .map_err(|error| answer::error(&error))
+}
+
+fn stripped(text: &str) -> Result<String, Error> {
+    match envelope::object(text) {
+        Ok(entry) => Ok(entry.body().to_string()),
+        Err(error) => Err(Error::Unavailable(error.to_string())),
+    }
+}
+
+/// What a no-op answers.
+fn merged(object: &Object, entry: &Entry, part: Part) -> Arc<str> {
+    if part != Part::Metadata {
+        return entry.body().clone();
+    }
+    let cached: serde_json::Value = serde_json::from_str(entry.body()).unwrap_or_default();
+    let mut own: serde_json::Value = serde_json::from_str(&object.text).unwrap_or_default();
+    own["metadata"] = cached["metadata"].clone();
+    own.to_string().into()
+}

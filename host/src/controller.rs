@@ -1,0 +1,355 @@
+//! The loop of one controller: take a key, pick the revision, run it, tell the queue.
+//!
+//! The queue, the budget and the hashes belong to the controller and outlive every revision (R78). Promotion is a new
+//! [`Rollout`] value: runs in flight keep their revision and their keys stay locked; the old ones may end within 30 s,
+//! then they are stopped and the fence closes behind them (R81–R83).
+//!
+//! Invariants, on a real server: `promote_moves_every_object_and_one_writer_remains`,
+//! `a_deleted_controller_drains_its_runs`, `a_suspended_controller_starts_no_run`.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{
+    sync::{oneshot, watch},
+    task::{Id, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::{
+    fence::{Claim, Fence, Gate},
+    inbox::Inbox,
+    places::{Place, Places},
+    queue::Outcome,
+    rollout::Rollout,
+    run::{End, Executor, Shared, Start},
+    sandbox::RunLimits,
+    watch::ObjectKey,
+};
+
+/// How long runs of a replaced revision, or of a deleted controller, may go on.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// How often missed wake-ups and lost rights are looked for.
+const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
+
+/// What acts at once and is no part of a revision.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// No new runs.
+    pub suspend: bool,
+    /// Runs at the same time.
+    pub concurrency: usize,
+    /// Ceilings of one run.
+    pub limits: RunLimits,
+}
+
+/// What the team should know of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// A right that the account does not have.
+    pub forbidden: Option<String>,
+}
+
+/// The handle of a running controller.
+#[derive(Debug)]
+pub struct Controller {
+    rollout: watch::Sender<Rollout<Executor>>,
+    settings: watch::Sender<Settings>,
+    stop: watch::Sender<bool>,
+    trouble: watch::Receiver<Trouble>,
+    /// The queue, which watches insert into.
+    pub inbox: Arc<Inbox>,
+    /// What its runs share.
+    pub shared: Arc<Shared>,
+    ended: watch::Receiver<bool>,
+}
+
+/// What a controller needs besides its revisions.
+#[derive(Debug)]
+pub struct Parts {
+    /// What its runs share.
+    pub shared: Arc<Shared>,
+    /// Its queue.
+    pub inbox: Arc<Inbox>,
+    /// Where it gets places for its runs.
+    pub places: Places,
+    /// Its claim; `None`: another replica's.
+    pub claim: watch::Receiver<Option<Claim>>,
+}
+
+impl Controller {
+    /// The loop, to be spawned by whoever owns the host's tasks, and its handle.
+    pub fn new(parts: Parts, settings: Settings) -> (Self, Loop) {
+        let (rollout, rollout_seen) = watch::channel(Rollout::default());
+        let (settings, settings_seen) = watch::channel(settings);
+        let (stop, stop_seen) = watch::channel(false);
+        let (trouble_told, trouble) = watch::channel(Trouble::default());
+        let (ended_told, ended) = watch::channel(false);
+        let (inbox, shared) = (parts.inbox.clone(), parts.shared.clone());
+        let claim = *parts.claim.borrow();
+        let gate = watch::channel(Gate { floor: 0, claim }).0;
+        let looping = Loop {
+            id: parts.places.register(),
+            parts,
+            rollout: rollout_seen,
+            settings: settings_seen,
+            stop: stop_seen,
+            trouble: trouble_told,
+            ended: ended_told,
+            gate,
+            current: Rollout::default(),
+            runs: JoinSet::new(),
+            flights: HashMap::new(),
+            drain_until: None,
+        };
+        (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
+    }
+
+    /// Makes `rollout` what runs from now on; nothing happens if it is what runs already.
+    pub fn set_rollout(&self, rollout: Rollout<Executor>) {
+        self.rollout.send_if_modified(|old| {
+            let same = old.generation == rollout.generation
+                && old.active.as_ref().map(Arc::as_ptr) == rollout.active.as_ref().map(Arc::as_ptr);
+            *old = rollout;
+            !same
+        });
+    }
+
+    /// Sets limits and suspension.
+    pub fn set(&self, settings: Settings) {
+        let concurrency = i64::try_from(settings.concurrency).unwrap_or(i64::MAX);
+        self.shared.account.metrics.max_concurrent.set(concurrency);
+        self.settings.send_if_modified(|old| {
+            let same = *old == settings;
+            *old = settings;
+            !same
+        });
+    }
+
+    /// What the team should know of.
+    pub fn trouble(&self) -> watch::Receiver<Trouble> {
+        self.trouble.clone()
+    }
+
+    /// Starts no more runs; [`Controller::ended`] becomes true when the last one is over, within [`DRAIN`].
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Whether the loop has ended.
+    pub fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.clone()
+    }
+}
+
+/// The task of one controller.
+#[derive(Debug)]
+pub struct Loop {
+    id: u64,
+    parts: Parts,
+    rollout: watch::Receiver<Rollout<Executor>>,
+    settings: watch::Receiver<Settings>,
+    stop: watch::Receiver<bool>,
+    trouble: watch::Sender<Trouble>,
+    ended: watch::Sender<bool>,
+    gate: watch::Sender<Gate>,
+    current: Rollout<Executor>,
+    runs: JoinSet<End>,
+    flights: HashMap<Id, Flight>,
+    drain_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Flight {
+    key: ObjectKey,
+    generation: i64,
+    stop: watch::Sender<bool>,
+    _place: Place,
+}
+
+impl Loop {
+    /// Runs until [`Controller::stop`], then drains.
+    pub async fn run(mut self) {
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut asked: Option<oneshot::Receiver<Place>> = None;
+        while !*self.stop.borrow() {
+            let due = self.parts.inbox.next_due();
+            let ready = self.may_start() && due.is_some_and(|wait| wait.is_zero());
+            if !ready {
+                asked = None;
+            } else if asked.is_none() {
+                asked = Some(self.parts.places.ask(self.id));
+            }
+            let waits = !ready && self.may_start();
+            tokio::select! {
+                place = granted(&mut asked) => {
+                    asked = None;
+                    if let Some(place) = place {
+                        self.start(place);
+                    }
+                }
+                Some(ended) = self.runs.join_next_with_id(), if !self.runs.is_empty() => self.finish(ended),
+                () = tokio::time::sleep(due.unwrap_or_default()), if waits && due.is_some() => (),
+                () = self.parts.inbox.changed() => (),
+                Ok(()) = self.rollout.changed() => self.swap(),
+                Ok(()) = self.settings.changed() => (),
+                Ok(()) = self.parts.claim.changed() => self.publish_gate(None),
+                () = sleep_until(self.drain_until) => self.cut(),
+                _ = housekeeping.tick() => self.keep_house(),
+                Ok(()) = self.stop.changed() => (),
+            }
+        }
+        self.drain().await;
+        self.ended.send_replace(true);
+    }
+
+    fn may_start(&mut self) -> bool {
+        let settings = self.settings.borrow_and_update();
+        self.current.active.is_some()
+            && self.parts.claim.borrow().is_some()
+            && !settings.suspend
+            && self.runs.len() < settings.concurrency
+    }
+
+    fn start(&mut self, place: Place) {
+        let claim = *self.parts.claim.borrow();
+        let (Some(executor), Some(claim)) = (self.current.pick().cloned(), claim) else { return };
+        let Some(taken) = self.parts.inbox.take() else { return };
+        let (stop, stop_seen) = watch::channel(false);
+        let generation = self.current.generation;
+        let key = taken.key.clone();
+        let start = Start {
+            shared: self.parts.shared.clone(),
+            executor,
+            taken,
+            limits: self.settings.borrow().limits.clone(),
+            fence: Fence { generation, claim, gate: self.gate.subscribe() },
+            stop: stop_seen,
+        };
+        let id = self.runs.spawn(start.run()).id();
+        self.flights.insert(id, Flight { key, generation, stop, _place: place });
+        self.count_workers();
+    }
+
+    fn finish(&mut self, ended: Result<(Id, End), tokio::task::JoinError>) {
+        let (id, outcome, forbidden) = match ended {
+            Ok((id, end)) => (id, end.outcome, end.forbidden),
+            Err(error) => {
+                tracing::error!(%error, "a run ended in a panic of the host");
+                (error.id(), Outcome::Failed, None)
+            }
+        };
+        if let Some(flight) = self.flights.remove(&id) {
+            self.parts.inbox.done(&flight.key, outcome);
+        }
+        if forbidden.is_some() || outcome == Outcome::Done {
+            self.report(forbidden);
+        }
+        self.count_workers();
+        self.raise_floor_if_drained();
+    }
+
+    /// A new value from the manager. Runs in flight go on; nothing new starts on the old revision.
+    fn swap(&mut self) {
+        let next = self.rollout.borrow_and_update().clone();
+        if let Some(old) = &self.current.active {
+            old.view.set_live(false);
+        }
+        let replaced = next.generation != self.current.generation;
+        self.current = next;
+        if let Some(new) = &self.current.active {
+            new.view.set_live(true);
+            self.parts.inbox.forget_failures();
+            new.view.wake_all(&self.parts.inbox);
+        }
+        if replaced && !self.flights.is_empty() {
+            self.drain_until = Some(Instant::now() + DRAIN);
+        }
+        self.raise_floor_if_drained();
+    }
+
+    fn raise_floor_if_drained(&mut self) {
+        let current = self.current.generation;
+        if self.flights.values().all(|flight| flight.generation >= current) {
+            self.drain_until = None;
+            self.publish_gate(Some(current));
+        }
+    }
+
+    /// The drain is over: what still runs on an older revision is stopped, and may not write any more.
+    fn cut(&mut self) {
+        self.drain_until = None;
+        let current = self.current.generation;
+        self.publish_gate(Some(current));
+        for flight in self.flights.values().filter(|flight| flight.generation < current) {
+            tracing::warn!(object = %flight.key, "a run of the replaced revision is stopped");
+            flight.stop.send_replace(true);
+        }
+    }
+
+    fn publish_gate(&self, floor: Option<i64>) {
+        let claim = *self.parts.claim.borrow();
+        self.gate.send_if_modified(|gate| {
+            let next = Gate { floor: floor.unwrap_or(gate.floor).max(gate.floor), claim };
+            let changed = *gate != next;
+            *gate = next;
+            changed
+        });
+    }
+
+    fn keep_house(&self) {
+        let Some(active) = &self.current.active else { return };
+        active.view.deliver_missed();
+        if let Some(right) = active.view.lost_right() {
+            self.report(Some(format!("{} may not {right}", self.parts.shared.account.identity)));
+        }
+    }
+
+    fn report(&self, forbidden: Option<String>) {
+        self.trouble.send_if_modified(|trouble| {
+            let changed = trouble.forbidden != forbidden;
+            trouble.forbidden = forbidden;
+            changed
+        });
+    }
+
+    fn count_workers(&self) {
+        let running = i64::try_from(self.runs.len()).unwrap_or(i64::MAX);
+        self.parts.shared.account.metrics.active_workers.set(running);
+    }
+
+    async fn drain(&mut self) {
+        if let Some(active) = &self.current.active {
+            active.view.set_live(false);
+        }
+        let deadline = Instant::now() + DRAIN;
+        let mut cut = false;
+        while !self.runs.is_empty() {
+            tokio::select! {
+                Some(ended) = self.runs.join_next_with_id() => self.finish(ended),
+                () = tokio::time::sleep_until(deadline), if !cut => {
+                    cut = true;
+                    self.publish_gate(Some(i64::MAX));
+                    for flight in self.flights.values() {
+                        flight.stop.send_replace(true);
+                    }
+                }
+            }
+        }
+        self.publish_gate(Some(i64::MAX));
+    }
+}
+
+async fn granted(asked: &mut Option<oneshot::Receiver<Place>>) -> Option<Place> {
+    match asked {
+        Some(place) => place.await.ok(),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

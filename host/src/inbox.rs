@@ -1,0 +1,125 @@
+//! A controller's queue as others reach it: watches insert keys, the controller's loop takes them.
+//!
+//! Inserting never blocks and never waits: the queue is a set, bounded by the number of keys (R41).
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    metrics::{ControllerMetrics, QueueStats, Watched},
+    queue::{Backoff, Outcome, Queue, Taken},
+    watch::ObjectKey,
+};
+
+/// The queue of one controller, shared by its watches and its loop.
+#[derive(Debug)]
+pub struct Inbox {
+    queue: Mutex<Queue<ObjectKey>>,
+    changed: Notify,
+    metrics: OnceLock<ControllerMetrics>,
+}
+
+impl Default for Inbox {
+    fn default() -> Self {
+        Self {
+            queue: Mutex::new(Queue::new(Backoff::default())),
+            changed: Notify::new(),
+            metrics: OnceLock::new(),
+        }
+    }
+}
+
+impl Inbox {
+    /// An empty inbox whose numbers go to the controller's metrics.
+    pub fn new(metrics: impl FnOnce(&Arc<Self>) -> ControllerMetrics) -> Arc<Self> {
+        let inbox = Arc::new(Self::default());
+        let _ = inbox.metrics.set(metrics(&inbox));
+        inbox
+    }
+
+    /// Asks for `key` to run now.
+    pub fn add(&self, key: &ObjectKey, priority: i32) {
+        self.add_all([key.clone()], priority);
+    }
+
+    /// Asks for all of `keys` to run now.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    pub fn add_all(&self, keys: impl IntoIterator<Item = ObjectKey>, priority: i32) {
+        let now = Instant::now();
+        let mut queue = self.queue();
+        let mut count = 0;
+        for key in keys {
+            queue.add(&key, priority, now, now);
+            count += 1;
+        }
+        drop(queue);
+        if count > 0 {
+            if let Some(metrics) = self.metrics.get() {
+                metrics.adds.inc_by(count);
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// Takes the next ready key.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    pub fn take(&self) -> Option<Taken<ObjectKey>> {
+        let taken = self.queue().take(Instant::now())?;
+        if let Some(metrics) = self.metrics.get() {
+            metrics.queue_time.observe(taken.waited.as_secs_f64());
+        }
+        Some(taken)
+    }
+
+    /// Ends a run.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    pub fn done(&self, key: &ObjectKey, outcome: Outcome) {
+        self.queue().done(key, outcome, Instant::now());
+        if let (Some(metrics), false) = (self.metrics.get(), outcome == Outcome::Done) {
+            metrics.retries.inc();
+        }
+        self.changed.notify_one();
+    }
+
+    /// Whether a key is ready, or when the next one will be.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    pub fn next_due(&self) -> Option<Duration> {
+        let now = Instant::now();
+        Some(self.queue().next_due(now)?.saturating_duration_since(now))
+    }
+
+    /// Returns once something was added or ended since the last call.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Starts every key's backoff from the beginning (R83).
+    pub fn forget_failures(&self) {
+        self.queue().forget_failures();
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue<ObjectKey>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched for Inbox {
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn stats(&self) -> QueueStats {
+        let now = Instant::now();
+        let queue = self.queue();
+        let ages: Vec<_> = queue
+            .in_flight()
+            .map(|(_, since)| now.saturating_duration_since(since).as_secs_f64())
+            .collect();
+        QueueStats {
+            depth: queue.depth().clone(),
+            unfinished: ages.iter().sum(),
+            longest: ages.into_iter().fold(0.0, f64::max),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The nagaya binary.
+fn main() {}

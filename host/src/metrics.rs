@@ -1,0 +1,393 @@
+//! Every metric of the host, by the names that existing dashboards know (R34, R36).
+//!
+//! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
+//! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Buckets of the reconcile time, as controller-runtime has them.
+const RECONCILE_SECONDS: [f64; 40] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
+    1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0,
+    30.0, 40.0, 50.0, 60.0,
+];
+/// Buckets of the queue's and the work's duration, as client-go has them: 1e-8 × 10^k.
+const QUEUE_SECONDS: [f64; 12] =
+    [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3];
+
+type Labels = Vec<(&'static str, String)>;
+
+/// The registry and the families in it; cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Mutex<Registry>,
+    queues: Queues,
+    families: Families,
+}
+
+struct Families {
+    reconciles: Family<Labels, Counter>,
+    errors: Family<Labels, Counter>,
+    terminal_errors: Family<Labels, Counter>,
+    panics: Family<Labels, Counter>,
+    timeouts: Family<Labels, Counter>,
+    reconcile_time: Family<Labels, Histogram>,
+    max_concurrent: Family<Labels, Gauge>,
+    active_workers: Family<Labels, Gauge>,
+    adds: Family<Labels, Counter>,
+    retries: Family<Labels, Counter>,
+    queue_time: Family<Labels, Histogram>,
+    work_time: Family<Labels, Histogram>,
+    fenced: Family<Labels, Counter>,
+    traps: Family<Labels, Counter>,
+    interrupts: Family<Labels, Counter>,
+    log_dropped: Family<Labels, Counter>,
+    quota: Family<Labels, Counter>,
+}
+
+/// What one queue says of itself at the moment of a scrape.
+#[derive(Clone, Debug, Default)]
+pub struct QueueStats {
+    /// Ready keys by priority.
+    pub depth: BTreeMap<i32, usize>,
+    /// Sum of the ages of all runs in flight, in seconds.
+    pub unfinished: f64,
+    /// Age of the oldest run in flight, in seconds.
+    pub longest: f64,
+}
+
+/// Answers for a queue.
+pub trait Watched: Send + Sync {
+    /// The state now.
+    fn stats(&self) -> QueueStats;
+}
+
+#[derive(Clone, Default)]
+struct Queues(Arc<Mutex<BTreeMap<String, Weak<dyn Watched>>>>);
+
+/// The metrics of one controller, looked up once.
+#[derive(Clone)]
+pub struct ControllerMetrics {
+    metrics: Metrics,
+    controller: String,
+    reconcile_time: Histogram,
+    /// Keys added to the queue.
+    pub adds: Counter,
+    /// Of these with a delay.
+    pub retries: Counter,
+    /// How long a key was ready before it ran.
+    pub queue_time: Histogram,
+    /// How long it ran.
+    pub work_time: Histogram,
+    /// Runs at this moment.
+    pub active_workers: Gauge,
+    /// Runs allowed at the same time.
+    pub max_concurrent: Gauge,
+}
+
+/// How a run ended, for the counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunEnd {
+    /// await-change.
+    Success,
+    /// requeue-after.
+    RequeueAfter,
+    /// The queue tries again at once or later without a failure.
+    Requeue,
+    /// retry.
+    Error,
+    /// terminal or invalid.
+    Terminal,
+    /// A trap.
+    Panic,
+    /// A deadline.
+    Timeout,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::default();
+        let queues = Queues::default();
+        let families = Families::register(&mut registry);
+        registry.register_collector(Box::new(queues.clone()));
+        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families }))
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// The page in the text format of `OpenMetrics`.
+    pub fn page(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        let registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        prometheus_client::encoding::text::encode(&mut text, &registry)?;
+        Ok(text)
+    }
+
+    /// The metrics of `controller` (`namespace/name`), whose queue is asked at every scrape.
+    pub fn controller(&self, controller: &str, queue: Weak<dyn Watched>) -> ControllerMetrics {
+        let families = &self.0.families;
+        let one = vec![("controller", controller.to_owned())];
+        let two = queue_labels(controller);
+        let queues = &self.0.queues.0;
+        queues.lock().unwrap_or_else(PoisonError::into_inner).insert(controller.to_owned(), queue);
+        ControllerMetrics {
+            metrics: self.clone(),
+            controller: controller.to_owned(),
+            reconcile_time: families.reconcile_time.get_or_create_owned(&one),
+            adds: families.adds.get_or_create_owned(&two),
+            retries: families.retries.get_or_create_owned(&two),
+            queue_time: families.queue_time.get_or_create_owned(&two),
+            work_time: families.work_time.get_or_create_owned(&two),
+            active_workers: families.active_workers.get_or_create_owned(&one),
+            max_concurrent: families.max_concurrent.get_or_create_owned(&one),
+        }
+    }
+}
+
+impl ControllerMetrics {
+    /// Counts a run that took `time`.
+    pub fn ran(&self, end: RunEnd, time: Duration) {
+        let families = &self.metrics.0.families;
+        let one = vec![("controller", self.controller.clone())];
+        let result = match end {
+            RunEnd::Success => "success",
+            RunEnd::RequeueAfter => "requeue_after",
+            RunEnd::Requeue => "requeue",
+            RunEnd::Error | RunEnd::Terminal | RunEnd::Panic | RunEnd::Timeout => "error",
+        };
+        let mut labels = one.clone();
+        labels.push(("result", result.to_owned()));
+        families.reconciles.get_or_create(&labels).inc();
+        if result == "error" {
+            families.errors.get_or_create(&one).inc();
+        }
+        match end {
+            RunEnd::Terminal => drop(families.terminal_errors.get_or_create(&one).inc()),
+            RunEnd::Panic => drop(families.panics.get_or_create(&one).inc()),
+            RunEnd::Timeout => drop(families.timeouts.get_or_create(&one).inc()),
+            _ => (),
+        }
+        self.reconcile_time.observe(time.as_secs_f64());
+        self.work_time.observe(time.as_secs_f64());
+    }
+
+    /// Counts a write that the fence refused.
+    pub fn fenced(&self, reason: &str) {
+        self.count(&self.metrics.0.families.fenced, &[("reason", reason)], 1);
+    }
+
+    /// Counts a trap.
+    pub fn trapped(&self, revision: &str, kind: &str) {
+        self.count(&self.metrics.0.families.traps, &[("revision", revision), ("kind", kind)], 1);
+    }
+
+    /// Counts a run that was ended by the clock or by a drain.
+    pub fn interrupted(&self, revision: &str, reason: &str) {
+        let labels = [("revision", revision), ("reason", reason)];
+        self.count(&self.metrics.0.families.interrupts, &labels, 1);
+    }
+
+    /// Counts a refusal for want of budget.
+    pub fn over_quota(&self, quota: &str) {
+        self.count(&self.metrics.0.families.quota, &[("quota", quota)], 1);
+    }
+
+    /// Counts bytes of the guest's log that were dropped.
+    pub fn log_dropped(&self, bytes: u64) {
+        self.count(&self.metrics.0.families.log_dropped, &[], bytes);
+    }
+
+    fn count(&self, family: &Family<Labels, Counter>, labels: &[(&'static str, &str)], by: u64) {
+        let mut all = vec![("controller", self.controller.clone())];
+        all.extend(labels.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        family.get_or_create(&all).inc_by(by);
+    }
+}
+
+fn queue_labels(controller: &str) -> Labels {
+    vec![("name", controller.to_owned()), ("controller", controller.to_owned())]
+}
+
+impl Families {
+    fn register(registry: &mut Registry) -> Self {
+        let mut counter = |name: &str, help: &str| {
+            let family = Family::<Labels, Counter>::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let reconciles = counter("controller_runtime_reconcile", "Runs by result");
+        let errors = counter("controller_runtime_reconcile_errors", "Runs that ended in an error");
+        let terminal_errors =
+            counter("controller_runtime_terminal_reconcile_errors", "Runs that ended in a terminal error");
+        let panics = counter("controller_runtime_reconcile_panics", "Runs that trapped");
+        let timeouts = counter("controller_runtime_reconcile_timeouts", "Runs that ran out of time");
+        let adds = counter("workqueue_adds", "Keys added to the queue");
+        let retries = counter("workqueue_retries", "Keys added to the queue with a delay");
+        let fenced = counter("nagaya_writes_fenced", "Writes refused by the fence");
+        let traps = counter("nagaya_guest_traps", "Traps of guests");
+        let interrupts = counter("nagaya_guest_interrupts", "Runs ended by the clock or a drain");
+        let log_dropped = counter("nagaya_guest_log_dropped_bytes", "Log bytes over the guest's quota");
+        let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
+        let mut gauge = |name: &str, help: &str| {
+            let family = Family::<Labels, Gauge>::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let max_concurrent = gauge("controller_runtime_max_concurrent_reconciles", "Runs allowed at once");
+        let active_workers = gauge("controller_runtime_active_workers", "Runs at this moment");
+        let mut histogram = |name: &str, help: &str, new: fn() -> Histogram| {
+            let family = Family::<Labels, Histogram>::new_with_constructor(new);
+            registry.register(name, help, family.clone());
+            family
+        };
+        let queue_seconds: fn() -> Histogram = || Histogram::new(QUEUE_SECONDS);
+        Self {
+            reconciles,
+            errors,
+            terminal_errors,
+            panics,
+            timeouts,
+            reconcile_time: histogram(
+                "controller_runtime_reconcile_time_seconds",
+                "How long a run took",
+                || Histogram::new(RECONCILE_SECONDS),
+            ),
+            max_concurrent,
+            active_workers,
+            adds,
+            retries,
+            queue_time: histogram(
+                "workqueue_queue_duration_seconds",
+                "How long a key was ready before it ran",
+                queue_seconds,
+            ),
+            work_time: histogram("workqueue_work_duration_seconds", "How long a key ran", queue_seconds),
+            fenced,
+            traps,
+            interrupts,
+            log_dropped,
+            quota,
+        }
+    }
+}
+
+impl fmt::Debug for Queues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queues").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Queues {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        queues.retain(|_, queue| queue.strong_count() > 0);
+        let stats: Vec<_> = queues
+            .iter()
+            .filter_map(|(name, queue)| Some((name.clone(), queue.upgrade()?.stats())))
+            .collect();
+        drop(queues);
+        let mut depth = vec![];
+        for (name, stats) in &stats {
+            for (priority, count) in &stats.depth {
+                let mut labels = queue_labels(name);
+                labels.push(("priority", priority.to_string()));
+                depth.push((labels, i64::try_from(*count).unwrap_or(i64::MAX)));
+            }
+        }
+        gauges(&mut encoder, "workqueue_depth", "Keys that are ready", depth)?;
+        let of = |value: fn(&QueueStats) -> f64| {
+            stats.iter().map(|(name, stats)| (queue_labels(name), value(stats))).collect::<Vec<_>>()
+        };
+        gauges(
+            &mut encoder,
+            "workqueue_unfinished_work_seconds",
+            "Sum of the ages of the runs in flight",
+            of(|stats| stats.unfinished),
+        )?;
+        gauges(
+            &mut encoder,
+            "workqueue_longest_running_processor_seconds",
+            "Age of the oldest run in flight",
+            of(|stats| stats.longest),
+        )
+    }
+}
+
+fn gauges<N>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: Vec<(Labels, N)>,
+) -> Result<(), fmt::Error>
+where
+    Labels: EncodeLabelSet,
+    ConstGauge<N>: EncodeMetric,
+{
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (labels, value) in values {
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed;
+
+    impl Watched for Fixed {
+        fn stats(&self) -> QueueStats {
+            QueueStats { depth: [(0, 3), (-100, 1)].into(), unfinished: 1.5, longest: 1.0 }
+        }
+    }
+
+    #[test]
+    fn the_metric_names_are_the_committed_ones() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Fixed);
+        let controller = metrics.controller("storage/bucket", Arc::downgrade(&queue));
+        controller.ran(RunEnd::Panic, Duration::from_millis(20));
+        controller.ran(RunEnd::Success, Duration::from_millis(20));
+        controller.adds.inc();
+        let page = metrics.page().unwrap();
+        for line in [
+            r#"controller_runtime_reconcile_total{controller="storage/bucket",result="success"} 1"#,
+            r#"controller_runtime_reconcile_panics_total{controller="storage/bucket"} 1"#,
+            r#"workqueue_adds_total{name="storage/bucket",controller="storage/bucket"} 1"#,
+            r#"workqueue_depth{name="storage/bucket",controller="storage/bucket",priority="-100"} 1"#,
+        ] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+        let names: Vec<_> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .map(|line| line.to_owned() + "\n")
+            .collect();
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("metrics.txt");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&file, names.concat()).unwrap();
+        }
+        assert_eq!(names.concat(), std::fs::read_to_string(file).unwrap(), "run with UPDATE=1");
+    }
+}

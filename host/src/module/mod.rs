@@ -1,0 +1,240 @@
+//! Components by content: received, verified, kept on disk under their SHA-256.
+//!
+//! No name from a request reaches the file system (U3): a file is called by the hex digits of its own hash, written
+//! under a temporary name, synced, renamed, and the folder synced. Modules are code, not secrets.
+//!
+//! Invariants: `a_file_appears_whole_or_not_at_all`, `bytes_that_changed_on_disk_are_not_given_out`.
+
+mod upload;
+
+use std::{
+    collections::HashSet,
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use ring::digest::{SHA256, digest};
+use tokio::sync::watch;
+
+pub use upload::Upload;
+
+use crate::crd::hex;
+
+/// `sha256:` and 64 hex digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(Arc<str>);
+
+/// Why bytes were not taken or not given.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a digest.
+    #[error("{0:?} is not a digest: sha256: and 64 lower-case hexadecimal digits")]
+    NotADigest(String),
+    /// The bytes have another digest.
+    #[error("the bytes have the digest {found}, not {named}")]
+    OtherBytes {
+        /// What they were sent as.
+        named: Digest,
+        /// What they are.
+        found: Digest,
+    },
+    /// Over the limit.
+    #[error("the module is larger than {0} bytes")]
+    TooLarge(u64),
+    /// The store's disk.
+    #[error("cannot {what} in the module store")]
+    Disk {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The modules on this host's disk; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Modules {
+    folder: Arc<Path>,
+    /// Moves when a module has arrived.
+    arrivals: Arc<watch::Sender<u64>>,
+    /// The digests that WasmControllers name; `None` until the API has been read.
+    named: Arc<watch::Sender<Option<HashSet<Digest>>>>,
+}
+
+/// What an upload under a digest would meet (U1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Welcome {
+    /// A WasmController names it and it is missing: send it.
+    Wanted,
+    /// It is here already.
+    Stored,
+    /// Nobody names it.
+    Unnamed,
+    /// The host has not read the API yet.
+    NotSynced,
+}
+
+impl Modules {
+    /// Opens the store in `folder`, making it if need be and removing what interrupted uploads left.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let disk = |what| move |source| Error::Disk { what, source };
+        fs::create_dir_all(folder).map_err(disk("make the folder"))?;
+        for entry in fs::read_dir(folder).map_err(disk("list the folder"))? {
+            let path = entry.map_err(disk("list the folder"))?.path();
+            if path.extension().is_some_and(|extension| extension == "part") {
+                fs::remove_file(&path).map_err(disk("remove an unfinished upload"))?;
+            }
+        }
+        Ok(Self {
+            folder: folder.into(),
+            arrivals: Arc::new(watch::channel(0).0),
+            named: Arc::new(watch::channel(None).0),
+        })
+    }
+
+    /// Says which digests WasmControllers name now.
+    pub fn name(&self, digests: HashSet<Digest>) {
+        self.named.send_if_modified(|named| {
+            let new = named.as_ref() != Some(&digests);
+            *named = Some(digests);
+            new
+        });
+    }
+
+    /// What an upload of `digest` would meet now.
+    pub fn welcome(&self, digest: &Digest) -> Welcome {
+        match &*self.named.borrow() {
+            None => Welcome::NotSynced,
+            Some(named) if !named.contains(digest) => Welcome::Unnamed,
+            Some(_) if self.path(digest).is_file() => Welcome::Stored,
+            Some(_) => Welcome::Wanted,
+        }
+    }
+
+    /// Moves on with every module that arrives.
+    pub fn arrivals(&self) -> watch::Receiver<u64> {
+        self.arrivals.subscribe()
+    }
+
+    /// The bytes of `digest`, hashed again; `None` if there are none or others.
+    pub fn read(&self, digest: &Digest) -> Result<Option<Arc<[u8]>>, Error> {
+        let path = self.path(digest);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(Error::Disk { what: "read a module", source }),
+        };
+        let found = Digest::of(&bytes);
+        if found != *digest {
+            tracing::error!(%digest, %found, "a stored module has changed on disk and is removed");
+            fs::remove_file(&path).map_err(|source| Error::Disk { what: "remove a module", source })?;
+            return Ok(None);
+        }
+        Ok(Some(bytes.into()))
+    }
+
+    fn path(&self, digest: &Digest) -> PathBuf {
+        self.folder.join(digest.hex()).with_extension("wasm")
+    }
+}
+
+impl Digest {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self::from_hash(digest(&SHA256, bytes).as_ref())
+    }
+
+    fn from_hash(hash: &[u8]) -> Self {
+        Self(format!("sha256:{}", hex(hash)).into())
+    }
+
+    /// The hex digits alone.
+    pub fn hex(&self) -> &str {
+        &self.0["sha256:".len()..]
+    }
+
+    /// The first twelve digits, for people and for logs.
+    pub fn short(&self) -> &str {
+        &self.hex()[..12]
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let digits = text.strip_prefix("sha256:").unwrap_or_default();
+        let good = digits.len() == 64
+            && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        if good { Ok(Self(text.into())) } else { Err(Error::NotADigest(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Modules) {
+        let folder = tempfile::tempdir().unwrap();
+        let modules = Modules::open(folder.path()).unwrap();
+        (folder, modules)
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let (folder, modules) = store();
+        let digest = Digest::of(b"hello");
+        let mut upload = modules.upload(digest.clone(), 5).unwrap();
+        upload.write(b"hel").unwrap();
+        assert_eq!(modules.read(&digest).unwrap(), None);
+        drop(upload);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "an aborted upload leaves nothing");
+        let mut upload = modules.upload(digest.clone(), 5).unwrap();
+        upload.write(b"hel").unwrap();
+        upload.write(b"lo").unwrap();
+        assert!(matches!(upload.write(b"!"), Err(Error::TooLarge(5))));
+        let mut upload = modules.upload(digest.clone(), 5).unwrap();
+        upload.write(b"hallo").unwrap();
+        assert!(matches!(upload.finish(), Err(Error::OtherBytes { .. })));
+        let mut upload = modules.upload(digest.clone(), 5).unwrap();
+        upload.write(b"hello").unwrap();
+        upload.finish().unwrap();
+        assert_eq!(modules.read(&digest).unwrap().as_deref(), Some(&b"hello"[..]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn bytes_that_changed_on_disk_are_not_given_out() {
+        let (folder, modules) = store();
+        let digest = Digest::of(b"hello");
+        let mut upload = modules.upload(digest.clone(), 5).unwrap();
+        upload.write(b"hello").unwrap();
+        upload.finish().unwrap();
+        let file = folder.path().join(format!("{}.wasm", digest.hex()));
+        fs::write(file, b"hallo").unwrap();
+        assert_eq!(modules.read(&digest).unwrap(), None);
+        modules.name(HashSet::from([digest.clone()]));
+        assert_eq!(modules.welcome(&digest), Welcome::Wanted, "it can be sent again");
+    }
+
+    #[test]
+    fn only_a_named_digest_is_welcome() {
+        let (_folder, modules) = store();
+        let digest = Digest::of(b"hello");
+        assert_eq!(modules.welcome(&digest), Welcome::NotSynced);
+        modules.name(HashSet::new());
+        assert_eq!(modules.welcome(&digest), Welcome::Unnamed);
+        for bad in ["", "sha256:", "sha256:../../etc/passwd", "sha256:ABCD", "md5:00"] {
+            assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+}

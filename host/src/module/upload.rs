@@ -1,0 +1,77 @@
+//! One upload: bytes hashed while they are written, kept only if they are what they were called.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::PathBuf,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use ring::digest::{Context, SHA256};
+
+use super::{Digest, Error, Modules};
+
+/// Bytes on their way into the store; dropping it removes them.
+#[derive(Debug)]
+pub struct Upload {
+    modules: Modules,
+    digest: Digest,
+    file: File,
+    part: PathBuf,
+    hash: Option<Context>,
+    left: u64,
+    limit: u64,
+}
+
+static UPLOADS: AtomicU64 = AtomicU64::new(0);
+
+impl Modules {
+    /// Begins an upload of at most `limit` bytes.
+    pub fn upload(&self, digest: Digest, limit: u64) -> Result<Upload, Error> {
+        let number = UPLOADS.fetch_add(1, Ordering::Relaxed);
+        let part = self.folder.join(format!("{}.{}.{number}.part", digest.hex(), std::process::id()));
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&part)
+            .map_err(|source| Error::Disk { what: "begin an upload", source })?;
+        let hash = Some(Context::new(&SHA256));
+        Ok(Upload { modules: self.clone(), digest, file, part, hash, left: limit, limit })
+    }
+}
+
+impl Upload {
+    /// Adds `bytes`; blocks on the disk.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.left = self.left.checked_sub(length).ok_or(Error::TooLarge(self.limit))?;
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
+        self.file.write_all(bytes).map_err(|source| Error::Disk { what: "write an upload", source })
+    }
+
+    /// Checks the digest and puts the file in its place; blocks until the disk has it.
+    pub fn finish(mut self) -> Result<(), Error> {
+        let found = self.hash.take().map(|hash| Digest::from_hash(hash.finish().as_ref()));
+        if let Some(found) = found.filter(|found| *found != self.digest) {
+            return Err(Error::OtherBytes { named: self.digest.clone(), found });
+        }
+        self.place().map_err(|source| Error::Disk { what: "finish an upload", source })?;
+        self.modules.arrivals.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    fn place(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        fs::rename(&self.part, self.modules.path(&self.digest))?;
+        File::open(&self.modules.folder)?.sync_all()
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Gone already if the upload was finished.
+        let _ = fs::remove_file(&self.part);
+    }
+}

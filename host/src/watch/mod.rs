@@ -1,0 +1,3 @@
+//! The watch hub.
+
+pub mod selector;

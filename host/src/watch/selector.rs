@@ -1,0 +1,1 @@
+//! Label selectors in the API server's own notation; pure.

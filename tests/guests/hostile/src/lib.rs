@@ -1,0 +1,252 @@
+//! Does what its config says, mostly harm.
+//!
+//! ```text
+//! {
+//!   "describe": "ok" | steps,    what describe does, then answers; besides the steps below:
+//!                                refuse          answers an error, `message`
+//!   "reconcile": "ok" | steps,   what a run does
+//!   "gone": "ok" | steps,        what a run does if the primary is gone
+//!   "message": "…",              the text of refuse, retry, terminal and invalid
+//!   "value": …,                  what `write` writes
+//!   "primary": …, "manifest": …  see the crate `declared`
+//! }
+//! ```
+//!
+//! Steps are separated by commas and done in order, `write,sleep:500,write,trap`. An annotation
+//! `hostile.nagaya.dev/reconcile` of the primary goes before the config's, likewise `hostile.nagaya.dev/value`.
+//!
+//! | step | |
+//! |---|---|
+//! | `ok` | nothing |
+//! | `trap`, `panic`, `exit:<code>` | ends at once: `unreachable`, a Rust panic, `wasi:cli/exit` |
+//! | `loop`, `spin:<n>` | computes for ever, or n million rounds |
+//! | `stack` | recurses for ever |
+//! | `alloc`, `fill` | takes memory until there is none; overwrites 32 MiB for ever |
+//! | `sleep:<ms>` | waits by the clock of WASI |
+//! | `log-flood`, `stdout-flood` | 1 KiB lines for ever; `log-flood:<n>` only n |
+//! | `now:<n>` | n host calls |
+//! | `huge-output` | applies an object of 4 MiB |
+//! | `huge-answer` | answers `retry` with 8 MiB |
+//! | `write` | applies a `ConfigMap` of the primary's name, as its child, with data `{"config": value}` |
+//! | `grab:<name>` | the same under that name, with force and without an owner: two controllers can fight over it |
+//! | `storm:<n>` | applies that `ConfigMap` n times, each time with another value |
+//! | `events:<n>` | n Events about the primary |
+//! | `retry`, `terminal`, `invalid` | answers that failure |
+//! | `requeue:<ms>` | answers `requeue-after` |
+
+#![cfg(target_family = "wasm")]
+
+use nagaya_sdk::bindings::{
+    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    nagaya::controller::{
+        cluster::{self, Event, Ownership, Severity},
+        runtime::{self, Level},
+        types::ObjectReference,
+    },
+};
+use serde_json::{Value, json};
+
+struct Hostile;
+
+nagaya_sdk::bindings::export!(Hostile with_types_in nagaya_sdk::bindings);
+
+impl Guest for Hostile {
+    fn describe() -> Result<Manifest, String> {
+        let config = config();
+        let steps = config["describe"].as_str().unwrap_or("ok");
+        let run = Run { message: text(&config, "message"), ..Run::default() };
+        if steps.split(',').any(|step| step == "refuse") {
+            return Err(run.message);
+        }
+        if let Err(Failure::Retry(text) | Failure::Terminal(text) | Failure::Invalid(text)) =
+            run.all(steps)
+        {
+            return Err(text);
+        }
+        declared::manifest(&config)
+    }
+
+    fn reconcile(request: Request) -> Result<Action, Failure> {
+        let config = config();
+        let kind = declared::manifest(&config).map_err(Failure::Terminal)?.primary.kind;
+        let found = cluster::get(&kind, request.namespace.as_deref(), &request.name);
+        let primary = match found {
+            Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
+            Err(cluster::Error::NotFound) => Value::Null,
+            Err(error) => return Err(Failure::Retry(format!("{error:?}"))),
+        };
+        let annotation = |name: &str| {
+            primary["metadata"]["annotations"].get(format!("hostile.nagaya.dev/{name}")).cloned()
+        };
+        let steps = if primary.is_null() {
+            config["gone"].clone()
+        } else {
+            annotation("reconcile").unwrap_or_else(|| config["reconcile"].clone())
+        };
+        let run = Run {
+            message: text(&config, "message"),
+            value: annotation("value").unwrap_or_else(|| config["value"].clone()),
+            primary: ObjectReference { kind, namespace: request.namespace, name: request.name },
+            uid: primary["metadata"]["uid"].as_str().map(str::to_owned),
+        };
+        run.all(steps.as_str().unwrap_or("ok"))
+    }
+}
+
+fn config() -> Value {
+    serde_json::from_str(&runtime::config()).unwrap_or_default()
+}
+
+fn text(config: &Value, key: &str) -> String {
+    config[key].as_str().unwrap_or("as configured").to_owned()
+}
+
+struct Run {
+    message: String,
+    value: Value,
+    primary: ObjectReference,
+    uid: Option<String>,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        let kind =
+            cluster::Kind { group: String::new(), version: String::new(), kind: String::new() };
+        let primary = ObjectReference { kind, namespace: None, name: String::new() };
+        Self { message: String::new(), value: Value::Null, primary, uid: None }
+    }
+}
+
+impl Run {
+    fn all(&self, steps: &str) -> Result<Action, Failure> {
+        for step in steps.split(',') {
+            let (name, argument) = step.split_once(':').unwrap_or((step, ""));
+            if let Some(action) = self.step(name, argument)? {
+                return Ok(action);
+            }
+        }
+        Ok(Action::AwaitChange)
+    }
+
+    fn step(&self, name: &str, argument: &str) -> Result<Option<Action>, Failure> {
+        let number = argument.parse::<u32>();
+        match name {
+            "retry" => return Err(Failure::Retry(self.message.clone())),
+            "terminal" => return Err(Failure::Terminal(self.message.clone())),
+            "invalid" => return Err(Failure::Invalid(self.message.clone())),
+            "huge-answer" => return Err(Failure::Retry("x".repeat(8 << 20))),
+            "requeue" => return Ok(Some(Action::RequeueAfter(number.unwrap_or(0)))),
+            "sleep" => {
+                std::thread::sleep(std::time::Duration::from_millis(number.unwrap_or(0).into()));
+            }
+            "log-flood" => flood(number.unwrap_or(u32::MAX)),
+            "now" => (0..number.unwrap_or(0)).for_each(|_| drop(runtime::now().to_string())),
+            "write" => self.apply(&self.primary.name, &self.value)?,
+            "grab" => self.apply(argument, &self.value)?,
+            "storm" => {
+                for n in 0..number.unwrap_or(0) {
+                    self.apply(&self.primary.name, &json!(n))?;
+                }
+            }
+            "huge-output" => self.apply(&self.primary.name, &json!("x".repeat(4 << 20)))?,
+            "events" => (0..number.unwrap_or(0)).try_for_each(|n| self.event(n))?,
+            "spin" => spin(u64::from(number.unwrap_or(1)) * 1_000_000),
+            _ => end(name, argument),
+        }
+        Ok(None)
+    }
+
+    fn apply(&self, name: &str, value: &Value) -> Result<(), Failure> {
+        let is_own = name == self.primary.name;
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let mut object = json!({
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": { "name": name, "namespace": self.primary.namespace.as_deref().unwrap_or("default") },
+            "data": { "config": text },
+        });
+        let ownership = if is_own { Ownership::Standard } else { Ownership::Force };
+        if let (true, Some(uid)) = (is_own, &self.uid) {
+            object["metadata"]["ownerReferences"] = self.owners(uid);
+        }
+        let answer = cluster::apply(&object.to_string(), ownership);
+        answer.map(drop).map_err(|error| Failure::Retry(format!("{error:?}")))
+    }
+
+    fn owners(&self, uid: &str) -> Value {
+        let kind = &self.primary.kind;
+        let api_version = if kind.group.is_empty() {
+            kind.version.clone()
+        } else {
+            format!("{}/{}", kind.group, kind.version)
+        };
+        json!([{
+            "apiVersion": api_version, "kind": kind.kind, "name": self.primary.name, "uid": uid, "controller": true,
+        }])
+    }
+
+    fn event(&self, n: u32) -> Result<(), Failure> {
+        let event = Event {
+            regarding: self.primary.clone(),
+            severity: Severity::Normal,
+            reason: format!("Reason{n}"),
+            action: "Act".to_owned(),
+            note: self.message.clone(),
+        };
+        cluster::emit_event(&event).map_err(|error| Failure::Retry(format!("{error:?}")))
+    }
+}
+
+/// The steps after which there is nothing more, and the unknown ones.
+#[expect(clippy::panic, reason = "that is what is asked for")]
+fn end(name: &str, argument: &str) {
+    match name {
+        "ok" | "refuse" => (),
+        "trap" => core::arch::wasm32::unreachable(),
+        "exit" => std::process::exit(argument.parse().unwrap_or(1)),
+        "loop" => spin(u64::MAX),
+        "stack" => drop(recurse(1).to_string()),
+        "alloc" => alloc(),
+        "fill" => fill(),
+        "stdout-flood" => loop {
+            println!("{}", "x".repeat(1_023));
+        },
+        "panic" => panic!("this guest was told to panic"),
+        other => panic!("no such step: {other}"),
+    }
+}
+
+fn spin(rounds: u64) {
+    let mut number = 1_u64;
+    for round in 0..rounds {
+        number = std::hint::black_box(number.wrapping_mul(3) ^ round);
+    }
+}
+
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 32]);
+    if frame[0] == 0 { 0 } else { recurse(depth + 1) + frame[31] }
+}
+
+fn alloc() {
+    let mut all = vec![];
+    loop {
+        all.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+fn fill() {
+    let mut block = vec![0_u8; 32 << 20];
+    for byte in (0..=u8::MAX).cycle() {
+        std::hint::black_box(&mut block).fill(byte);
+    }
+}
+
+fn flood(lines: u32) {
+    let line = "x".repeat(1_024);
+    let mut left = lines;
+    while left > 0 {
+        runtime::log(Level::Info, &line, &[]);
+        left = if lines == u32::MAX { left } else { left - 1 };
+    }
+}
