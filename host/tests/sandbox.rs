@@ -14,8 +14,8 @@ use nagaya::{
     metrics::{Metrics, QueueStats, Watched},
     module::Digest,
     sandbox::{
-        Allocation, CompilerConfig, Error, Failure, LogQuota, NoManifest, Program, Returned, Run, RunLimits,
-        Sandbox, SandboxConfig,
+        Allocation, CompilerConfig, Error, Failure, LogQuota, NoManifest, Program, Returned, Run,
+        RunLimits, Sandbox, SandboxConfig,
     },
 };
 use serde_json::{Value, json};
@@ -29,12 +29,15 @@ fn guest(name: &str) -> Arc<[u8]> {
     BUILT.get_or_init(|| {
         let mut cargo = Command::new("cargo");
         cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2"]);
-        for leak in ["CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTFLAGS"] {
+        for leak in
+            ["CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTFLAGS"]
+        {
             cargo.env_remove(leak);
         }
         assert!(cargo.current_dir(GUESTS).status().unwrap().success(), "the guests do not build");
     });
-    let file = Path::new(GUESTS).join("target/wasm32-wasip2/release").join(name).with_extension("wasm");
+    let file =
+        Path::new(GUESTS).join("target/wasm32-wasip2/release").join(name).with_extension("wasm");
     std::fs::read(file).unwrap().into()
 }
 
@@ -45,7 +48,10 @@ fn config() -> SandboxConfig {
 }
 
 fn compiler() -> CompilerConfig {
-    CompilerConfig { program: Some(PathBuf::from(env!("CARGO_BIN_EXE_nagaya"))), ..CompilerConfig::default() }
+    CompilerConfig {
+        program: Some(PathBuf::from(env!("CARGO_BIN_EXE_nagaya"))),
+        ..CompilerConfig::default()
+    }
 }
 
 /// A compiler that cannot be started.
@@ -129,7 +135,8 @@ impl Hostile {
 
     fn dropped_bytes(&self) -> u64 {
         let page = self.metrics.page().unwrap();
-        let line = page.lines().find(|line| line.starts_with("nagaya_guest_log_dropped_bytes_total{"));
+        let line =
+            page.lines().find(|line| line.starts_with("nagaya_guest_log_dropped_bytes_total{"));
         line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
     }
 }
@@ -167,7 +174,10 @@ async fn a_guest_says_what_it_needs() {
     assert_eq!(manifest.owned[0].mapping, Mapping::Controller);
     assert_eq!(manifest.watches[0].mapping, Mapping::Index("theme".into()));
     assert!(manifest.live[0].is_secret());
-    assert_eq!(manifest.verbs(&Kind::new("example.com/v1", "Page")), [Verb::Apply, Verb::Delete].into());
+    assert_eq!(
+        manifest.verbs(&Kind::new("example.com/v1", "Page")),
+        [Verb::Apply, Verb::Delete].into()
+    );
     assert_eq!(manifest.indexes[0].path, "spec.theme");
     assert_eq!(manifest.finalizer.as_deref(), Some("example.com/site"));
 }
@@ -175,7 +185,8 @@ async fn a_guest_says_what_it_needs() {
 #[tokio::test]
 async fn a_guest_may_refuse_its_config_and_the_host_its_manifest() {
     let hostile = Hostile::new().await;
-    let refused = hostile.configured(json!({ "describe": "refuse", "message": "no such region" })).await;
+    let refused =
+        hostile.configured(json!({ "describe": "refuse", "message": "no such region" })).await;
     assert!(matches!(refused, Err(NoManifest::Refused(text)) if text == "no such region"));
     let unfit = hostile.configured(json!({ "manifest": {
         "primary": { "kind": { "group": "a.b", "version": "v1", "kind": "C" } }, "finalizer": "plain" } }));
@@ -186,7 +197,10 @@ async fn a_guest_may_refuse_its_config_and_the_host_its_manifest() {
 async fn describe_reads_no_cluster() {
     let hostile = Hostile::new().await;
     let Err(NoManifest::Refused(text)) = hostile.does("write").await else { panic!("it wrote") };
-    assert!(text.contains("NotDeclared") && text.contains("describe may not read the cluster"), "{text}");
+    assert!(
+        text.contains("NotDeclared") && text.contains("describe may not read the cluster"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -195,7 +209,10 @@ async fn what_a_run_returns_is_data() {
     let run = hostile.run(&json!({}));
     let result = hostile.sandbox.reconcile(&hostile.program, run, Some("demo"), "a").await;
     let Err(Failure::Returned(Returned::Retry(text))) = result else { panic!("{result:?}") };
-    assert!(text.contains("NotDeclared"), "the hostile guest hands on what the cluster said: {text}");
+    assert!(
+        text.contains("NotDeclared"),
+        "the hostile guest hands on what the cluster said: {text}"
+    );
 }
 
 #[tokio::test]
@@ -252,13 +269,20 @@ async fn a_panic_is_a_trap_with_its_words() {
 async fn an_exit_is_a_failure() {
     let hostile = Hostile::new().await;
     assert_eq!(hostile.fails("exit:0").await, Failure::Exit(0));
-    assert_eq!(hostile.fails("exit:3").await, Failure::Exit(1), "WASI 0.2 knows good and bad alone");
+    assert_eq!(
+        hostile.fails("exit:3").await,
+        Failure::Exit(1),
+        "WASI 0.2 knows good and bad alone"
+    );
 }
 
 #[tokio::test]
 async fn a_huge_answer_is_too_large() {
     let hostile = Hostile::new().await;
-    for (steps, words) in [("huge-answer", "in its answer"), ("now:1,huge-output", "import called before was runtime.now")] {
+    for (steps, words) in [
+        ("huge-answer", "in its answer"),
+        ("now:1,huge-output", "import called before was runtime.now"),
+    ] {
         let Failure::TooLarge(text) = hostile.fails(steps).await else { panic!("{steps}") };
         assert!(text.contains(words), "{text}");
     }
@@ -304,7 +328,8 @@ async fn a_slot_is_free_again_after_every_end() {
         hostile.fails(steps).await;
         hostile.does("ok").await.unwrap();
     }
-    let dropped = tokio::time::timeout(Duration::from_millis(20), hostile.does("sleep:60000")).await;
+    let dropped =
+        tokio::time::timeout(Duration::from_millis(20), hostile.does("sleep:60000")).await;
     assert!(dropped.is_err());
     hostile.does("ok").await.unwrap();
 }
@@ -329,12 +354,16 @@ async fn an_endless_loop_does_not_keep_others_from_running() {
         hostile.stop.send_replace(true);
     };
     let (failures, ()) = tokio::join!(loops, bystander);
-    assert!(failures.iter().all(|failure| *failure == Failure::Drained), "they ran all the time: {failures:?}");
+    assert!(
+        failures.iter().all(|failure| *failure == Failure::Drained),
+        "they ran all the time: {failures:?}"
+    );
 }
 
 #[tokio::test]
 async fn the_fallback_allocator_works_too() {
-    let hostile = Hostile::with(SandboxConfig { allocation: Allocation::OnDemand, ..config() }).await;
+    let hostile =
+        Hostile::with(SandboxConfig { allocation: Allocation::OnDemand, ..config() }).await;
     hostile.does("ok").await.unwrap();
     assert_eq!(hostile.fails("alloc").await, Failure::Memory);
     let text = trap(hostile.fails("stack").await);
@@ -346,7 +375,10 @@ async fn an_import_that_is_not_built_is_refused_by_name() {
     let sandbox = sandbox(config());
     let error = compile(&sandbox, guest("http_user")).await.unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("nagaya:controller/http@0.1.0") && text.contains("not built yet"), "{text}");
+    assert!(
+        text.contains("nagaya:controller/http@0.1.0") && text.contains("not built yet"),
+        "{text}"
+    );
     assert!(error.is_refusal());
 }
 
@@ -408,7 +440,10 @@ async fn a_refused_proposal_is_named() {
     for (bytes, words) in [
         (around(&[section(5, &[1, 4, 1])]), "memory64"),
         (around(&[section(5, &[1, 3, 1, 1])]), "threads must be enabled for shared memories"),
-        (around(&[section(1, &[1, 0x60, 0, 0]), section(13, &[1, 0, 0])]), "exceptions proposal not enabled"),
+        (
+            around(&[section(1, &[1, 0x60, 0, 0]), section(13, &[1, 0, 0])]),
+            "exceptions proposal not enabled",
+        ),
         (around(&[section(1, &[1, 0x5f, 0])]), "gc types are disabled"),
         (function(&relaxed), "relaxed SIMD"),
         (component(&section(7, &[1, 0x43, 0, 1, 0])), "component model async"),
@@ -485,7 +520,11 @@ async fn a_compiler_that_crashes_or_does_not_start_is_told_apart() {
 #[tokio::test]
 async fn loaded_code_needs_no_second_compilation() {
     let folder = tempfile::tempdir().unwrap();
-    let with = |compiler| SandboxConfig { compiler, slots: 2, ..SandboxConfig::new(folder.path().to_owned()) };
+    let with = |compiler| SandboxConfig {
+        compiler,
+        slots: 2,
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
     compile(&sandbox(with(compiler())), guest("hostile")).await.unwrap();
     Hostile::with(with(no_compiler())).await.does("ok").await.unwrap();
     let on_demand = SandboxConfig { allocation: Allocation::OnDemand, ..with(no_compiler()) };
@@ -495,10 +534,15 @@ async fn loaded_code_needs_no_second_compilation() {
 #[tokio::test]
 async fn changed_code_on_disk_is_compiled_again() {
     let folder = tempfile::tempdir().unwrap();
-    let with = |compiler| SandboxConfig { compiler, slots: 2, ..SandboxConfig::new(folder.path().to_owned()) };
+    let with = |compiler| SandboxConfig {
+        compiler,
+        slots: 2,
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
     Hostile::with(with(compiler())).await;
     let code = |end: &str| {
-        let mut files = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut files =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
         files.find(|path| path.extension().is_some_and(|extension| extension == end))
     };
     let file = code("cwasm").unwrap();

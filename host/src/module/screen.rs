@@ -35,7 +35,9 @@ pub enum Error {
     #[error("this is not valid WebAssembly: {0}")]
     Malformed(String),
     /// The file is too large.
-    #[error("the file has {size} bytes, the limit is {FILE}; strip debug information (`strip = true`)")]
+    #[error(
+        "the file has {size} bytes, the limit is {FILE}; strip debug information (`strip = true`)"
+    )]
     File {
         /// Its size.
         size: usize,
@@ -93,7 +95,12 @@ impl Module {
 
     fn functions(&self, count: u32) -> Result<(), Error> {
         let what = format!("the number of functions in core module {}", self.number);
-        limit(what, count.into(), FUNCTIONS.into(), "build with link-time optimisation, which removes unused code")
+        limit(
+            what,
+            count.into(),
+            FUNCTIONS.into(),
+            "build with link-time optimisation, which removes unused code",
+        )
     }
 
     fn function(&mut self, body: &FunctionBody<'_>) -> Result<(), Error> {
@@ -175,7 +182,8 @@ mod tests {
     fn component(functions: &[(usize, Vec<u8>)]) -> Vec<u8> {
         let mut code = leb(functions.len());
         for (locals, instructions) in functions {
-            let declared = if *locals == 0 { vec![0] } else { [vec![1], leb(*locals), vec![0x7f]].concat() };
+            let declared =
+                if *locals == 0 { vec![0] } else { [vec![1], leb(*locals), vec![0x7f]].concat() };
             let body = [declared, instructions.clone(), vec![0x0b]].concat();
             code.extend([leb(body.len()), body].concat());
         }
@@ -209,12 +217,15 @@ mod tests {
     #[test]
     fn every_limit_is_named_when_it_is_exceeded() {
         let nop = |count| vec![1; count];
-        let table = |targets: usize| {
-            [vec![0x41, 0, 0x0e], leb(targets), vec![0; targets + 1]].concat()
-        };
+        let table =
+            |targets: usize| [vec![0x41, 0, 0x0e], leb(targets), vec![0; targets + 1]].concat();
         for (functions, words, found) in [
             (vec![(0, nop(1)); 20_001], "number of functions in core module 1", 20_001),
-            (vec![(0, vec![]), (0, nop(BODY))], "size of function 1 of core module 1", BODY as u64 + 2),
+            (
+                vec![(0, vec![]), (0, nop(BODY))],
+                "size of function 1 of core module 1",
+                BODY as u64 + 2,
+            ),
             (vec![(1_001, vec![])], "number of locals of function 0", 1_001),
             (vec![(1_000, loops(1_000))], "compile cost of function 0", 1_001 * 1_001),
             (vec![(999, table(999))], "compile cost of function 0", 1_000 * 1_001),
@@ -233,7 +244,12 @@ mod tests {
         let count = leb(u32::MAX as usize);
         let body = [vec![2], count.clone(), vec![0x7f], count, vec![0x7f, 0x0b]].concat();
         let code = [vec![1], leb(body.len()), body].concat();
-        let module = [b"\0asm\x01\0\0\0".to_vec(), section(1, &[1, 0x60, 0, 0]), section(3, &[1, 0]), section(10, &code)];
+        let module = [
+            b"\0asm\x01\0\0\0".to_vec(),
+            section(1, &[1, 0x60, 0, 0]),
+            section(3, &[1, 0]),
+            section(10, &code),
+        ];
         let bytes = [b"\0asm\x0d\0\x01\0".to_vec(), section(1, &module.concat())].concat();
         assert!(screen(&bytes).is_err());
     }

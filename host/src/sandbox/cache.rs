@@ -185,9 +185,12 @@ mod tests {
         cache.keep("a", b"code").unwrap();
         assert!(cache.find("a").unwrap().is_some());
         assert_eq!(names(folder.path()), ["a.cwasm", "a.hmac", "key"]);
-        for (file, bytes) in
-            [("a.cwasm", &b"codf"[..]), ("a.cwasm", b"code2"), ("a.hmac", b""), ("a.hmac", &[7; 32])]
-        {
+        for (file, bytes) in [
+            ("a.cwasm", &b"codf"[..]),
+            ("a.cwasm", b"code2"),
+            ("a.hmac", b""),
+            ("a.hmac", &[7; 32]),
+        ] {
             cache.keep("a", b"code").unwrap();
             fs::write(folder.path().join(file), bytes).unwrap();
             assert!(cache.find("a").unwrap().is_none(), "{file}");

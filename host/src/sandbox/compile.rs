@@ -63,7 +63,9 @@ pub enum Error {
     #[error("the compiler refuses the component: {0}")]
     Refused(String),
     /// A limit of the child.
-    #[error("compiling the component took more than {0}, which is the limit; make it smaller or simpler")]
+    #[error(
+        "compiling the component took more than {0}, which is the limit; make it smaller or simpler"
+    )]
     Limit(String),
     /// The compiler has a bug that this component triggers.
     #[error("the compiler crashed on the component ({status}): {words}")]
@@ -99,14 +101,17 @@ impl Compiler {
     /// The code of `component`.
     pub(super) async fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Error> {
         let host = |what| move |source| Error::Host { what, source };
-        let closed = |_| Error::Host { what: "wait for a turn", source: io::ErrorKind::Other.into() };
+        let closed =
+            |_| Error::Host { what: "wait for a turn", source: io::ErrorKind::Other.into() };
         let _permit = self.permits.acquire().await.map_err(closed)?;
         // The running binary itself, even if its file has been replaced by an upgrade since.
         let own = Path::new("/proc/self/exe");
         let program = self.config.program.as_deref().unwrap_or(own);
         let input = sealed(component).map_err(host("make a memory file for the component"))?;
-        let (mut code, code_end) = shared("code").map_err(host("make a memory file for the code"))?;
-        let (mut words, words_end) = shared("words").map_err(host("make a memory file for errors"))?;
+        let (mut code, code_end) =
+            shared("code").map_err(host("make a memory file for the code"))?;
+        let (mut words, words_end) =
+            shared("words").map_err(host("make a memory file for errors"))?;
         let mut child = Command::new(program)
             .arg(SUBCOMMAND)
             .env_clear()
@@ -183,12 +188,16 @@ fn contents(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
 
 /// The child: limits, then the component from standard input, then its code to standard output.
 pub fn child_main() -> ExitCode {
-    let result = limit_myself().map_err(|error| (1, format!("cannot set limits: {error}"))).and_then(|()| {
-        let mut component = vec![];
-        io::stdin().lock().read_to_end(&mut component).map_err(|error| (1, error.to_string()))?;
-        let code = compile_here(&component).map_err(|error| (REFUSED, format!("{error:#}")))?;
-        io::stdout().lock().write_all(&code).map_err(|error| (1, error.to_string()))
-    });
+    let result =
+        limit_myself().map_err(|error| (1, format!("cannot set limits: {error}"))).and_then(|()| {
+            let mut component = vec![];
+            io::stdin()
+                .lock()
+                .read_to_end(&mut component)
+                .map_err(|error| (1, error.to_string()))?;
+            let code = compile_here(&component).map_err(|error| (REFUSED, format!("{error:#}")))?;
+            io::stdout().lock().write_all(&code).map_err(|error| (1, error.to_string()))
+        });
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err((code, words)) => {

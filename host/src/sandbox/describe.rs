@@ -99,8 +99,11 @@ fn write(write: wit::Write) -> Write {
         (wit::Verbs::PATCH, Verb::Patch),
         (wit::Verbs::DELETE, Verb::Delete),
     ];
-    let verbs: BTreeSet<Verb> =
-        all.into_iter().filter(|(flag, _)| write.verbs.contains(*flag)).map(|(_, verb)| verb).collect();
+    let verbs: BTreeSet<Verb> = all
+        .into_iter()
+        .filter(|(flag, _)| write.verbs.contains(*flag))
+        .map(|(_, verb)| verb)
+        .collect();
     Write { kind: write.kind.into(), verbs }
 }
 

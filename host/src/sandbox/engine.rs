@@ -62,12 +62,14 @@ impl Reset {
     pub(super) fn for_this_machine() -> Self {
         let read = |path: &Path| fs::read_to_string(path).ok();
         let cgroup = read(Path::new("/proc/self/cgroup"));
-        let limit = cgroup.as_deref().and_then(swap_limit_file).and_then(|path| read(path.as_ref()));
+        let limit =
+            cgroup.as_deref().and_then(swap_limit_file).and_then(|path| read(path.as_ref()));
         Self::choose(read(Path::new("/proc/meminfo")).as_deref(), limit.as_deref())
     }
 
     fn choose(meminfo: Option<&str>, swap_limit: Option<&str>) -> Self {
-        let total = meminfo.and_then(|text| text.lines().find_map(|l| l.strip_prefix("SwapTotal:")));
+        let total =
+            meminfo.and_then(|text| text.lines().find_map(|l| l.strip_prefix("SwapTotal:")));
         let none = total.is_some_and(|total| total.split_whitespace().next() == Some("0"));
         let forbidden = swap_limit.is_some_and(|limit| limit.trim() == "0");
         if none || forbidden { Self::Scan } else { Self::Memset }
@@ -110,8 +112,7 @@ pub(super) fn engine(role: Role) -> wasmtime::Result<Engine> {
         .debug_symbols(false)
         // On by default, whatever the crate's features are.
         .wasm_memory64(false)
-        .wasm_relaxed_simd(false)
-        .coredump_on_trap(false);
+        .wasm_relaxed_simd(false);
     match role {
         Role::CompileChild => {
             config.parallel_compilation(true);
@@ -185,7 +186,10 @@ mod tests {
             assert_eq!(engine.get_native_unwind_info(), Some(false));
             let features = format!("{:?}", engine.get_wasm_features());
             for off in ["MEMORY64", "THREADS", "EXCEPTIONS", "GC", "RELAXED_SIMD", "CM_ASYNC"] {
-                assert!(!features.split(" | ").any(|f| f.ends_with(&format!("({off})")) || f == off), "{off} is on: {features}");
+                assert!(
+                    !features.split(" | ").any(|f| f.ends_with(&format!("({off})")) || f == off),
+                    "{off} is on: {features}"
+                );
             }
             for on in ["SIMD", "TAIL_CALL", "MULTI_MEMORY"] {
                 assert!(features.contains(on), "{on} is off: {features}");

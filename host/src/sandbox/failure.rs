@@ -94,9 +94,15 @@ fn judge_text(text: &str, is_in_guest: bool, state: &State) -> Failure {
     if text.contains("fuel allocated for hostcalls has been exhausted") {
         let limit = HOSTCALL_FUEL >> 20;
         return Failure::TooLarge(if is_in_guest {
-            format!("over {limit} MiB in the call of an import; the import called before was {}", state.last_call)
+            format!(
+                "over {limit} MiB in the call of an import; the import called before was {}",
+                state.last_call
+            )
         } else {
-            format!("over {limit} MiB in its answer; the last import called was {}", state.last_call)
+            format!(
+                "over {limit} MiB in its answer; the last import called was {}",
+                state.last_call
+            )
         });
     }
     if text.contains("exceeds memory limits") || text.contains("exceeds the limit of") {

@@ -24,8 +24,6 @@ use crate::{
 
 /// What wasmtime makes of `wit/`.
 pub(super) mod bindings {
-    #![expect(missing_docs, unreachable_pub, clippy::pedantic, reason = "generated from the WIT files")]
-
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "reconciler",
@@ -112,7 +110,8 @@ impl Calls {
     fn client(&self) -> Result<Client, cluster::Error> {
         self.client.clone().ok_or_else(|| {
             cluster::Error::NotDeclared(
-                "describe may not read the cluster; it only says what the revision needs".to_owned(),
+                "describe may not read the cluster; it only says what the revision needs"
+                    .to_owned(),
             )
         })
     }
@@ -164,9 +163,8 @@ impl cluster::Host for State {
         name: String,
     ) -> Result<String, cluster::Error> {
         self.last_call = "cluster.get";
-        let call = async move |client: Client| {
-            client.get(&kind.into(), namespace.as_deref(), &name).await
-        };
+        let call =
+            async move |client: Client| client.get(&kind.into(), namespace.as_deref(), &name).await;
         self.calls.read(call).await.map(|text| text.to_string())
     }
 

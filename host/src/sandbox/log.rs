@@ -58,7 +58,8 @@ impl LogQuota {
 
 impl Bucket {
     fn take(&mut self, bytes: usize, now: Instant) -> bool {
-        let since = now.saturating_duration_since(self.at.unwrap_or(now)).min(Duration::from_secs(1));
+        let since =
+            now.saturating_duration_since(self.at.unwrap_or(now)).min(Duration::from_secs(1));
         let refill = RATE * u64::try_from(since.as_micros()).unwrap_or(u64::MAX) / 1_000_000;
         if refill > 0 || self.at.is_none() {
             self.at = Some(now);
@@ -91,8 +92,8 @@ impl GuestLog {
 
     /// Writes one line.
     pub(super) fn line(&self, level: Level, message: &str, fields: &[(String, String)]) {
-        let given: usize =
-            message.len() + fields.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
+        let given: usize = message.len()
+            + fields.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
         let message = clean(message, LINE);
         let fields = joined(fields, LINE - message.len());
         message.clone_into(&mut self.last());
@@ -291,7 +292,11 @@ mod tests {
     #[test]
     fn a_line_is_an_event_in_the_span_of_its_run() {
         let (lines, _) = seen(|log| {
-            log.line(Level::Warn, "hello", &[("target".into(), "host".into()), ("n".into(), "1".into())]);
+            log.line(
+                Level::Warn,
+                "hello",
+                &[("target".into(), "host".into()), ("n".into(), "1".into())],
+            );
         });
         let line = &lines[0];
         assert_eq!(message(line), "hello");
@@ -312,7 +317,10 @@ mod tests {
         assert_eq!(message(&lines[0]), "ä".repeat(2_048));
         assert_eq!(message(&lines[1]), "y".repeat(4_096));
         assert_eq!(lines[2..].iter().map(message).collect::<Vec<_>>(), ["short", "end"]);
-        assert!(page.contains("nagaya_guest_log_dropped_bytes_total{controller=\"a/b\"}"), "{page}");
+        assert!(
+            page.contains("nagaya_guest_log_dropped_bytes_total{controller=\"a/b\"}"),
+            "{page}"
+        );
     }
 
     #[test]
@@ -329,10 +337,12 @@ mod tests {
         assert_eq!(kept(60_000), 64, "silence saves up one second, no more");
         let (lines, page) = seen(|log| (0..1_000).for_each(|_| log.line(Level::Info, "", &[])));
         assert!(lines.len() < 1_000 || page.contains("log_dropped"), "empty lines cost too");
-        let (lines, page) = seen(|log| (0..200).for_each(|_| log.line(Level::Info, &"z".repeat(1_000), &[])));
+        let (lines, page) =
+            seen(|log| (0..200).for_each(|_| log.line(Level::Info, &"z".repeat(1_000), &[])));
         assert!((61..200).contains(&lines.len()), "{}", lines.len());
         let dropped = format!("}} {}", (200 - lines.len()) * 1_000);
-        let line = page.lines().find(|l| l.starts_with("nagaya_guest_log_dropped_bytes_total{")).unwrap();
+        let line =
+            page.lines().find(|l| l.starts_with("nagaya_guest_log_dropped_bytes_total{")).unwrap();
         assert!(line.ends_with(&dropped), "{line} {dropped}");
     }
 

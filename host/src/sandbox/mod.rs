@@ -41,13 +41,6 @@ use wasmtime::{
 };
 use wasmtime_wasi::WasiCtx;
 
-pub use self::{
-    compile::{CompilerConfig, SUBCOMMAND, child_main},
-    engine::Allocation,
-    failure::{Failure, Returned},
-    limits::RunLimits,
-    log::LogQuota,
-};
 use self::{
     cache::{CodeCache, Verified},
     compile::Compiler,
@@ -61,6 +54,13 @@ use self::{
     },
     limits::{HANDLES, HOSTCALL_FUEL, Meter, TICK},
     log::GuestLog,
+};
+pub use self::{
+    compile::{CompilerConfig, SUBCOMMAND, child_main},
+    engine::Allocation,
+    failure::{Failure, Returned},
+    limits::RunLimits,
+    log::LogQuota,
 };
 use crate::{
     client::Client,
@@ -315,10 +315,8 @@ impl Sandbox {
         let request = Request { namespace: namespace.map(str::to_owned), name: name.to_owned() };
         let answer = self
             .call(program, run, move |guest, store| {
-                async move {
-                    guest.nagaya_controller_guest().call_reconcile(store, &request).await
-                }
-                .boxed()
+                async move { guest.nagaya_controller_guest().call_reconcile(store, &request).await }
+                    .boxed()
             })
             .await?;
         match answer {
@@ -348,7 +346,8 @@ impl Sandbox {
         let Some(guests) = &self.0.guests else { return Err(Failure::Drained) };
         let (open, mut all_answered) = mpsc::channel(1);
         let (pre, permits, stop) = (program.pre.clone(), self.0.permits.clone(), run.stop.clone());
-        let (engine, control, span) = (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
+        let (engine, control, span) =
+            (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
         let once = async move {
             let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
             let wall = run.limits.wall;
