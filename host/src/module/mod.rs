@@ -5,6 +5,7 @@
 //!
 //! Invariants: `a_file_appears_whole_or_not_at_all`, `bytes_that_changed_on_disk_are_not_given_out`.
 
+pub mod screen;
 mod upload;
 
 use std::{
