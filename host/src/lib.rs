@@ -11,6 +11,7 @@ pub mod apiserver;
 pub mod app;
 pub mod authority;
 pub mod budget;
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod controller;

@@ -1,10 +1,9 @@
-//! The nagaya binary.
+//! The nagaya binary: host and command line in one.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some(nagaya::sandbox::SUBCOMMAND) {
-        return nagaya::sandbox::child_main();
-    }
-    ExitCode::SUCCESS
+    // The TLS libraries come without a provider; whoever installed one before wins.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    nagaya::cli::main()
 }
