@@ -5,15 +5,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::crds;
 
 /// Folders with a cargo workspace of their own.
 const WORKSPACES: [&str; 3] = [".", "examples", "tests/guests"];
-/// Where the tests may be that hold the architecture to its own rules.
-const TIDY: [(&str, &str); 2] = [("nagaya", "host/tests/tidy.rs"), ("e2e", "tests/tests/tidy.rs")];
-
 /// Runs every check, the quick ones first, and names those that failed.
 pub(crate) fn run() -> Result<()> {
     let root = crate::root()?;
@@ -28,7 +25,7 @@ pub(crate) fn run() -> Result<()> {
         step(&format!("rustfmt in {workspace}"), rustfmt(&root.join(workspace)));
     }
     step("crds", crds::run(&crds::Args::checking()));
-    step("tidy", tidy(&root));
+    step("tidy", cargo(&root, &["test", "--package", "xtask", "--test", "tidy"]));
     step(
         "clippy",
         cargo(&root, &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]),
@@ -46,13 +43,6 @@ fn rustfmt(workspace: &Path) -> Result<()> {
         workspace.display()
     );
     cargo(workspace, &["fmt", "--all", "--check"])
-}
-
-fn tidy(root: &Path) -> Result<()> {
-    let Some((package, _)) = TIDY.iter().find(|(_, file)| root.join(file).is_file()) else {
-        bail!("there is no tidy test in {}", TIDY.map(|(_, file)| file).join(" or "));
-    };
-    cargo(root, &["test", "--package", package, "--test", "tidy"])
 }
 
 /// The one tool that does not come with the toolchain: without it the check is left to CI, and that is said.

@@ -74,7 +74,10 @@ pub(super) async fn carry_out(
     });
     if waited.await?.is_none() {
         let limit = waiting.patience.timeout;
-        bail!("it is written, but not done after {limit:?}: {}", wait::overdue(&last, generation, &revision));
+        bail!(
+            "it is written, but not done after {limit:?}: {}",
+            wait::overdue(&last, generation, &revision)
+        );
     }
     done.took = Some(sent.elapsed());
     Ok(done)

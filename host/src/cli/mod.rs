@@ -17,6 +17,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 mod abort;
 mod cluster;
 mod component;
+mod decision;
 mod get;
 pub mod logs;
 mod print;
@@ -24,7 +25,9 @@ mod promote;
 mod push;
 mod rollback;
 mod serve;
+mod tree;
 mod upload;
+mod wait;
 mod wish;
 
 use cluster::Cluster;
@@ -90,7 +93,7 @@ struct Patience {
 pub fn main() -> ExitCode {
     let args = parse(std::env::args_os());
     if matches!(args.command, Command::CompileChild) {
-        return crate::sandbox::compile::child_main();
+        return crate::sandbox::child_main();
     }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,7 +38,8 @@ pub(super) fn draw(seen: &Seen, now: Timestamp) -> String {
         let conditions = status.conditions.iter().map(|condition| of_condition(condition, now));
         tree.push(Tree::with("conditions", conditions));
     }
-    let revisions = seen.newest_first().into_iter().map(|revision| of_revision(seen, revision, now));
+    let revisions =
+        seen.newest_first().into_iter().map(|revision| of_revision(seen, revision, now));
     let title = if seen.revisions.is_empty() { "revisions: none" } else { "revisions" };
     tree.push(Tree::with(title, revisions));
     tree.push(watches(seen));

@@ -31,10 +31,14 @@ pub(super) enum Error {
         message: String,
     },
     /// Another push.
-    #[error("somebody else changed the module or the config of {0} meanwhile; `nagaya get {0}` shows what is there now")]
+    #[error(
+        "somebody else changed the module or the config of {0} meanwhile; `nagaya get {0}` shows what is there now"
+    )]
     OtherModule(String),
     /// Another promote, abort or rollback.
-    #[error("somebody else changed the rollout of {0} meanwhile; `nagaya get {0}` shows what is there now")]
+    #[error(
+        "somebody else changed the rollout of {0} meanwhile; `nagaya get {0}` shows what is there now"
+    )]
     OtherDecision(String),
 }
 
@@ -117,7 +121,9 @@ pub(super) fn overdue(seen: &Seen, generation: i64, revision: &str) -> String {
     for condition in seen.status().conditions.iter().filter(|condition| is_trouble(condition)) {
         text.push_str(&format!("\n{}: {}", condition.reason, condition.message));
     }
-    text.push_str(&format!("\nthe host goes on by itself; `nagaya get {name}` shows how far it is"));
+    text.push_str(&format!(
+        "\nthe host goes on by itself; `nagaya get {name}` shows how far it is"
+    ));
     text
 }
 

@@ -26,16 +26,16 @@ const MAX_REJECTED: usize = 100;
 
 /// A controller with its revisions, as they were read.
 #[derive(Clone, Debug)]
-pub struct Seen {
+pub(super) struct Seen {
     /// The controller.
-    pub controller: WasmController,
+    pub(super) controller: WasmController,
     /// Its revisions, in no order.
-    pub revisions: Vec<WasmRevision>,
+    pub(super) revisions: Vec<WasmRevision>,
 }
 
 /// A decided wish.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Plan {
+pub(super) enum Plan {
     /// The spec says so already.
     Stands {
         /// The revision it is about.
@@ -52,7 +52,7 @@ pub enum Plan {
 
 /// Why a wish is refused; nothing was written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub(super) enum Error {
     /// Promote without a candidate.
     #[error("{name} has no candidate to promote: {why}")]
     NoCandidate {
@@ -120,48 +120,48 @@ pub enum Error {
 
 impl Seen {
     /// The controller's name.
-    pub fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         self.controller.metadata.name.as_deref().unwrap_or_default()
     }
 
     /// Its `metadata.generation`.
-    pub fn generation(&self) -> i64 {
+    pub(super) fn generation(&self) -> i64 {
         self.controller.metadata.generation.unwrap_or_default()
     }
 
     /// What the host says of it.
-    pub fn status(&self) -> WasmControllerStatus {
+    pub(super) fn status(&self) -> WasmControllerStatus {
         self.controller.status.clone().unwrap_or_default()
     }
 
     /// The revision of this name.
-    pub fn revision(&self, name: &str) -> Option<&WasmRevision> {
+    pub(super) fn revision(&self, name: &str) -> Option<&WasmRevision> {
         self.revisions.iter().find(|revision| revision.metadata.name.as_deref() == Some(name))
     }
 
     /// The name of the revision that the spec's digest and config make.
-    pub fn desired(&self) -> String {
+    pub(super) fn desired(&self) -> String {
         self.revision_of(&self.controller.spec.module.digest)
     }
 
     /// The name of the revision that `digest` and the spec's config make.
-    pub fn revision_of(&self, digest: &str) -> String {
+    pub(super) fn revision_of(&self, digest: &str) -> String {
         revision_name(self.name(), digest, self.controller.spec.config.as_ref())
     }
 
     /// Whether the team has rejected the revision of this name.
-    pub fn rejects(&self, name: &str) -> bool {
+    pub(super) fn rejects(&self, name: &str) -> bool {
         self.rollout().rejected.iter().any(|rejected| rejected == name)
     }
 
     /// The revision's phase and what the host says about it.
-    pub fn standing(&self, name: &str) -> Option<(RevisionPhase, String)> {
+    pub(super) fn standing(&self, name: &str) -> Option<(RevisionPhase, String)> {
         let status = self.revision(name)?.status.clone().unwrap_or_default();
         Some((status.phase, status.message.unwrap_or_default()))
     }
 
     /// The revisions' names in the order of their numbers, newest first.
-    pub fn newest_first(&self) -> Vec<&WasmRevision> {
+    pub(super) fn newest_first(&self) -> Vec<&WasmRevision> {
         let mut revisions: Vec<_> = self.revisions.iter().collect();
         revisions.sort_by_key(|revision| std::cmp::Reverse(revision.spec.number));
         revisions
@@ -232,7 +232,7 @@ impl Seen {
 
 impl Plan {
     /// The revision that the wish is about.
-    pub fn revision(&self) -> &str {
+    pub(super) fn revision(&self) -> &str {
         match self {
             Self::Stands { revision } | Self::Patch { revision, .. } => revision,
         }
@@ -240,7 +240,7 @@ impl Plan {
 }
 
 /// Names `digest` in the spec, and decides nothing else: what was rejected stays rejected.
-pub fn push(seen: &Seen, digest: &Digest) -> Plan {
+pub(super) fn push(seen: &Seen, digest: &Digest) -> Plan {
     let text = digest.to_string();
     let revision = seen.revision_of(&text);
     if seen.controller.spec.module.digest == text {
@@ -250,7 +250,7 @@ pub fn push(seen: &Seen, digest: &Digest) -> Plan {
 }
 
 /// Makes `revision` live, or else the candidate.
-pub fn promote(seen: &Seen, revision: Option<&str>) -> Result<Plan, Error> {
+pub(super) fn promote(seen: &Seen, revision: Option<&str>) -> Result<Plan, Error> {
     let target = match (revision, seen.status().candidate) {
         (Some(revision), _) => revision.to_owned(),
         (None, Some(candidate)) => candidate,
@@ -261,7 +261,7 @@ pub fn promote(seen: &Seen, revision: Option<&str>) -> Result<Plan, Error> {
 }
 
 /// Rejects the candidate, or the revision that is on its way to become it.
-pub fn abort(seen: &Seen) -> Result<Plan, Error> {
+pub(super) fn abort(seen: &Seen) -> Result<Plan, Error> {
     let status = seen.status();
     let desired = seen.desired();
     let staging = || {
@@ -284,7 +284,7 @@ pub fn abort(seen: &Seen) -> Result<Plan, Error> {
 }
 
 /// Leaves the live revision for `to`, or else for the previous one, and rejects it.
-pub fn rollback(seen: &Seen, to: Option<&str>) -> Result<Plan, Error> {
+pub(super) fn rollback(seen: &Seen, to: Option<&str>) -> Result<Plan, Error> {
     let status = seen.status();
     let name = seen.name().to_owned();
     let Some(loser) = status.active else { return Err(Error::NothingLive(name)) };
@@ -301,7 +301,7 @@ pub fn rollback(seen: &Seen, to: Option<&str>) -> Result<Plan, Error> {
 }
 
 /// After a 409: whether the patch may be made again from `now`, since only the status has moved since `read`.
-pub fn after_conflict(read: &Seen, now: &Seen) -> Result<(), Error> {
+pub(super) fn after_conflict(read: &Seen, now: &Seen) -> Result<(), Error> {
     let same = read.controller.metadata.uid == now.controller.metadata.uid
         && read.generation() == now.generation();
     if same { Ok(()) } else { Err(Error::Edited { name: now.name().to_owned() }) }

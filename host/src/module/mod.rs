@@ -229,6 +229,7 @@ mod tests {
         upload.write(b"hel").unwrap();
         upload.write(b"lo").unwrap();
         assert!(matches!(upload.write(b"!"), Err(Error::TooLarge(5))));
+        drop(upload);
         let mut upload = modules.upload(digest.clone(), 5).unwrap();
         upload.write(b"hallo").unwrap();
         assert!(matches!(upload.finish(), Err(Error::OtherBytes { .. })));
