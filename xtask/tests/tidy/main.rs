@@ -290,10 +290,9 @@ fn every_invariant_of_the_architecture_names_a_test() {
     let mut problems = vec![];
     for item in section.split("\n- ").skip(1).map(|item| item.split("\n\n").next().unwrap_or(item))
     {
-        let names = item
-            .rsplit_once("Held by")
-            .map(|(_, names)| quoted_names(names, 1))
-            .unwrap_or_default();
+        let item = item.split_whitespace().collect::<Vec<_>>().join(" ");
+        let held_by = item.rsplit_once("Held by");
+        let names = held_by.map(|(_, names)| quoted_names(names, 1)).unwrap_or_default();
         let shown: String = item.chars().take(60).collect();
         if names.is_empty() {
             problems.push(format!(
