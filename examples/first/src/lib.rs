@@ -67,7 +67,10 @@ mod tests {
     fn the_readme_shows_this_reconciler_in_thirty_lines() {
         let (_, rest) = SOURCE.split_once("// README begins\n").unwrap();
         let (shown, _) = rest.split_once("// README ends\n").unwrap();
-        assert!(README.contains(&format!("```rust\n{shown}```\n")), "copy the lines into README.md");
+        assert!(
+            README.contains(&format!("```rust\n{shown}```\n")),
+            "copy the lines into README.md"
+        );
         let code = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with("///");
         let lines = shown.lines().filter(code).count();
         assert!(lines <= 30, "{lines} lines of code are no longer a first reconciler");
