@@ -1,6 +1,8 @@
 //! Probes and metrics (R29): `/healthz`, `/readyz`, `/metrics`.
 
-use axum::{Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get,
+};
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;

@@ -202,9 +202,12 @@ impl ApiServer {
         let wrong = |error: Box<dyn std::error::Error + Send + Sync>| Error::Connection(error);
         let mut config = match kubeconfig {
             Some(path) => {
-                let file = kube::config::Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
+                let file =
+                    kube::config::Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
                 let options = kube::config::KubeConfigOptions::default();
-                kube::Config::from_custom_kubeconfig(file, &options).await.map_err(|e| wrong(e.into()))?
+                kube::Config::from_custom_kubeconfig(file, &options)
+                    .await
+                    .map_err(|e| wrong(e.into()))?
             }
             None => kube::Config::infer().await.map_err(|e| wrong(e.into()))?,
         };
@@ -286,13 +289,13 @@ impl ApiServer {
             }
             None => Body::empty(),
         };
-        request.body(body).map_err(|error| Error::Request(format!("cannot build the request: {error}")))
+        request
+            .body(body)
+            .map_err(|error| Error::Request(format!("cannot build the request: {error}")))
     }
 }
 
-async fn refuse_unless_ok(
-    response: http::Response<Body>,
-) -> Result<http::Response<Body>, Error> {
+async fn refuse_unless_ok(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
     let code = response.status();
     if code.is_success() {
         return Ok(response);
@@ -357,8 +360,14 @@ impl Resource {
         let root = if self.kind.group.is_empty() { "api" } else { "apis" };
         let mut path = format!("/{root}/{}", encode(&self.kind.api_version(), "/"));
         let mut push = |segment: &str| {
-            if segment.is_empty() || segment == "." || segment == ".." || segment.contains(['/', '%']) {
-                return Err(Error::Request(format!("{segment:?} is not a name of an object or namespace")));
+            if segment.is_empty()
+                || segment == "."
+                || segment == ".."
+                || segment.contains(['/', '%'])
+            {
+                return Err(Error::Request(format!(
+                    "{segment:?} is not a name of an object or namespace"
+                )));
             }
             path.push('/');
             path.push_str(&encode(segment, ""));
@@ -366,14 +375,20 @@ impl Resource {
         };
         match namespace {
             Some(_) if !self.namespaced => {
-                return Err(Error::Request(format!("{} is cluster-scoped, but a namespace was given", self.kind)));
+                return Err(Error::Request(format!(
+                    "{} is cluster-scoped, but a namespace was given",
+                    self.kind
+                )));
             }
             Some(namespace) => {
                 push("namespaces")?;
                 push(namespace)?;
             }
             None if self.namespaced && name.is_some() => {
-                return Err(Error::Request(format!("{} is namespaced, but no namespace was given", self.kind)));
+                return Err(Error::Request(format!(
+                    "{} is namespaced, but no namespace was given",
+                    self.kind
+                )));
             }
             None => (),
         }
@@ -427,7 +442,8 @@ struct ServedResource {
 
 impl ResourceList {
     fn find(&self, kind: &Kind) -> Option<Resource> {
-        let served = self.resources.iter().find(|r| r.kind == kind.kind && !r.name.contains('/'))?;
+        let served =
+            self.resources.iter().find(|r| r.kind == kind.kind && !r.name.contains('/'))?;
         let status = format!("{}/status", served.name);
         Some(Resource {
             kind: kind.clone(),
@@ -473,8 +489,11 @@ mod tests {
         };
         let account = Identity::ServiceAccount { namespace: "n".into(), name: "s".into() };
         let request = api.request(Call::new(Method::GET, "/x").identity(account)).unwrap();
-        let sent: Vec<_> =
-            request.headers().iter().filter(|(k, _)| k.as_str().starts_with("impersonate")).collect();
+        let sent: Vec<_> = request
+            .headers()
+            .iter()
+            .filter(|(k, _)| k.as_str().starts_with("impersonate"))
+            .collect();
         assert_eq!(sent.len(), 1);
         assert_eq!(sent[0].1, "system:serviceaccount:n:s");
         let request = api.request(Call::new(Method::GET, "/x")).unwrap();

@@ -114,7 +114,8 @@ impl Authority {
     }
 }
 
-const _: () = assert!(REFRESH_AFTER.as_millis() + 2 * LOOK_EVERY.as_millis() < ALLOW_VALID.as_millis());
+const _: () =
+    assert!(REFRESH_AFTER.as_millis() + 2 * LOOK_EVERY.as_millis() < ALLOW_VALID.as_millis());
 
 impl Drop for Interest {
     fn drop(&mut self) {

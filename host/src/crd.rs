@@ -316,7 +316,8 @@ impl LimitsSpec {
 
     /// `deadline` as a span.
     pub fn deadline(&self) -> Result<Duration, BadLimits> {
-        let wrong = || BadLimits(format!("limits.deadline {:?} is not like 5s or 250ms", self.deadline));
+        let wrong =
+            || BadLimits(format!("limits.deadline {:?} is not like 5s or 250ms", self.deadline));
         if let Some(number) = self.deadline.strip_suffix("ms") {
             return Ok(Duration::from_millis(number.parse().map_err(|_| wrong())?));
         }
@@ -374,7 +375,13 @@ pub fn set_condition(conditions: &mut Vec<Condition>, mut condition: Condition) 
 }
 
 /// A condition as of now.
-pub fn condition(kind: &str, status: bool, reason: &str, message: &str, generation: Option<i64>) -> Condition {
+pub fn condition(
+    kind: &str,
+    status: bool,
+    reason: &str,
+    message: &str,
+    generation: Option<i64>,
+) -> Condition {
     Condition {
         type_: kind.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
@@ -429,8 +436,14 @@ mod tests {
     fn the_same_digest_and_config_name_the_same_revision() {
         let a = json!({"b": 1, "a": {"y": [1, 2], "x": null}});
         let b = json!({"a": {"x": null, "y": [1, 2]}, "b": 1});
-        assert_eq!(revision_name("web", "sha256:1", Some(&a)), revision_name("web", "sha256:1", Some(&b)));
-        assert_ne!(revision_name("web", "sha256:1", Some(&a)), revision_name("web", "sha256:1", None));
+        assert_eq!(
+            revision_name("web", "sha256:1", Some(&a)),
+            revision_name("web", "sha256:1", Some(&b))
+        );
+        assert_ne!(
+            revision_name("web", "sha256:1", Some(&a)),
+            revision_name("web", "sha256:1", None)
+        );
         assert_ne!(revision_name("web", "sha256:1", None), revision_name("web", "sha256:2", None));
         assert_eq!(revision_name("web", "sha256:1", None).len(), "web-".len() + 10);
     }
@@ -441,7 +454,10 @@ mod tests {
         let time = Time("2026-01-01T00:00:00Z".parse().unwrap());
         conditions[0].last_transition_time = time.clone();
         set_condition(&mut conditions, condition("Ready", true, "B", "", None));
-        assert_eq!((&conditions[0].last_transition_time, conditions[0].reason.as_str()), (&time, "B"));
+        assert_eq!(
+            (&conditions[0].last_transition_time, conditions[0].reason.as_str()),
+            (&time, "B")
+        );
         set_condition(&mut conditions, condition("Ready", false, "B", "", None));
         assert_ne!(conditions[0].last_transition_time, time);
         assert_eq!(conditions.len(), 1);

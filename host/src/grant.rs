@@ -181,7 +181,10 @@ pub fn rbac_for_account(account: &Identity, rights: &BTreeSet<Right>) -> String 
 /// The YAML that lets the host use `rights` as `account` (security.md 6.1).
 pub fn rbac_for_impersonation(account: &Identity, host: &str, rights: &BTreeSet<Right>) -> String {
     let Identity::ServiceAccount { name, .. } = account else { return String::new() };
-    let subject = match host.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':')) {
+    let subject = match host
+        .strip_prefix("system:serviceaccount:")
+        .and_then(|rest| rest.split_once(':'))
+    {
         Some((namespace, name)) => {
             format!("{{ kind: ServiceAccount, name: {name}, namespace: {namespace} }}")
         }
@@ -292,7 +295,8 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let (which, asked, allowed) = (random % 3, random / 3 % 9_000, random / 64 % 2 == 0);
+                let (which, asked, allowed) =
+                    (random % 3, random / 3 % 9_000, random / 64 % 2 == 0);
                 let right = right("get", Some(["a", "b", "c"][usize::try_from(which).unwrap()]));
                 answers.learn(&account(), &right, allowed, start + Duration::from_millis(asked));
                 let known = newest.entry(which).or_insert((asked, allowed));

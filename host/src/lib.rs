@@ -1,11 +1,30 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
-//! In reading order. The path of an event: [`watch`], [`queue`], [`schedule`], [`controller`], [`rollout`],
-//! [`sandbox`], [`client`], [`grant`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
-//! [`manifest`], [`manager`]. Around them: [`app`], [`events`], [`api`], [`admin`], [`metrics`].
+//! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
+//! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
+//! [`authority`], [`budget`], [`fence`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
+//! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
 
+pub mod admin;
+pub mod api;
 pub mod apiserver;
+pub mod authority;
+pub mod budget;
 pub mod client;
+pub mod controller;
+pub mod crd;
+pub mod events;
+pub mod fence;
+pub mod grant;
+pub mod inbox;
 pub mod manifest;
+pub mod metrics;
+pub mod module;
+pub mod places;
+pub mod queue;
+pub mod rollout;
+pub mod run;
 pub mod sandbox;
+pub mod schedule;
+pub mod view;
 pub mod watch;

@@ -266,7 +266,10 @@ impl Manifest {
                 return refuse(format!("two indexes are called {}", index.name));
             }
             if !self.all_watches().any(|watch| same_kind(&watch.kind, &index.kind)) {
-                return refuse(format!("index {} is over {}, which no watch declares", index.name, index.kind));
+                return refuse(format!(
+                    "index {} is over {}, which no watch declares",
+                    index.name, index.kind
+                ));
             }
             if index.path.split('.').any(str::is_empty) {
                 return refuse(format!("index {} has the path {:?}", index.name, index.path));
@@ -292,13 +295,15 @@ impl Manifest {
             );
         }
         if let Some(text) = &watch.label_selector {
-            Selector::parse(text).map_err(|e| Error(format!("the label selector of {kind}: {e}")))?;
+            Selector::parse(text)
+                .map_err(|e| Error(format!("the label selector of {kind}: {e}")))?;
         }
-        check_predicate(&watch.predicate).map_err(|e| Error(format!("the predicate of {kind}: {e}")))?;
+        check_predicate(&watch.predicate)
+            .map_err(|e| Error(format!("the predicate of {kind}: {e}")))?;
         match &watch.mapping {
-            Mapping::Field(_) if watch.projection == Projection::Metadata => refuse(format!(
-                "{kind} is mapped by a field, which needs the projection full"
-            )),
+            Mapping::Field(_) if watch.projection == Projection::Metadata => {
+                refuse(format!("{kind} is mapped by a field, which needs the projection full"))
+            }
             Mapping::Index(name) => match self.indexes.iter().find(|index| &index.name == name) {
                 None => refuse(format!("{kind} is mapped by index {name}, which is not declared")),
                 Some(index) if !same_kind(&index.kind, &self.primary.kind) => refuse(format!(
@@ -353,14 +358,20 @@ fn check_predicate(steps: &[Step]) -> Result<(), String> {
             _ => 0,
         };
         if depth < takes {
-            return Err(format!("step {position} ({step:?}) takes {takes} values, but there are {depth}"));
+            return Err(format!(
+                "step {position} ({step:?}) takes {takes} values, but there are {depth}"
+            ));
         }
         if let Step::MatchesLabels(text) = step {
             Selector::parse(text).map_err(|error| error.to_string())?;
         }
         depth = depth - takes + 1;
     }
-    if depth == 1 { Ok(()) } else { Err(format!("{depth} values are left at the end; there must be one")) }
+    if depth == 1 {
+        Ok(())
+    } else {
+        Err(format!("{depth} values are left at the end; there must be one"))
+    }
 }
 
 fn is_qualified_name(name: &str) -> bool {
@@ -418,14 +429,23 @@ pub(crate) mod tests {
     #[test]
     fn a_manifest_is_refused_by_name_for_what_is_not_built() {
         manifest().check().unwrap();
-        refused(|m| m.http.push("https://example.com:443".into()), "outbound HTTP is not built yet");
+        refused(
+            |m| m.http.push("https://example.com:443".into()),
+            "outbound HTTP is not built yet",
+        );
         refused(|m| m.finalizer = Some("cleanup".into()), "group.example/name");
-        refused(|m| m.watches.push(watch(Kind::new("v1", "Secret"), Mapping::Every)), "Secret is watched");
+        refused(
+            |m| m.watches.push(watch(Kind::new("v1", "Secret"), Mapping::Every)),
+            "Secret is watched",
+        );
         refused(
             |m| m.watches.push(watch(Kind::new("v2", "ConfigMap"), Mapping::Every)),
             "used as v1 and as v2",
         );
-        refused(|m| m.watches.push(watch(config_map(), Mapping::Index("x".into()))), "not declared");
+        refused(
+            |m| m.watches.push(watch(config_map(), Mapping::Index("x".into()))),
+            "not declared",
+        );
     }
 
     #[test]
@@ -433,7 +453,10 @@ pub(crate) mod tests {
         use Step::{Both, GenerationChanged as G, LabelsChanged as L, Negate};
         refused(|m| m.primary.predicate = vec![G, L], "2 values are left");
         refused(|m| m.primary.predicate = vec![G, Both], "takes 2 values");
-        refused(|m| m.primary.predicate = vec![Step::MatchesLabels("a in b".into())], "predicate of Site");
+        refused(
+            |m| m.primary.predicate = vec![Step::MatchesLabels("a in b".into())],
+            "predicate of Site",
+        );
         let mut good = manifest();
         good.primary.predicate = vec![G, L, Both, Negate];
         good.check().unwrap();

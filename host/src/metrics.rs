@@ -13,15 +13,18 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
-    metrics::{MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge, histogram::Histogram},
+    metrics::{
+        MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 
 /// Buckets of the reconcile time, as controller-runtime has them.
 const RECONCILE_SECONDS: [f64; 40] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0,
-    1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0, 25.0,
-    30.0, 40.0, 50.0, 60.0,
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.8, 0.9,
+    1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 15.0, 20.0,
+    25.0, 30.0, 40.0, 50.0, 60.0,
 ];
 /// Buckets of the queue's and the work's duration, as client-go has them: 1e-8 × 10^k.
 const QUEUE_SECONDS: [f64; 12] =
@@ -164,6 +167,12 @@ impl Metrics {
     }
 }
 
+impl fmt::Debug for ControllerMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControllerMetrics").field("controller", &self.controller).finish_non_exhaustive()
+    }
+}
+
 impl ControllerMetrics {
     /// Counts a run that took `time`.
     pub fn ran(&self, end: RunEnd, time: Duration) {
@@ -237,23 +246,28 @@ impl Families {
         };
         let reconciles = counter("controller_runtime_reconcile", "Runs by result");
         let errors = counter("controller_runtime_reconcile_errors", "Runs that ended in an error");
-        let terminal_errors =
-            counter("controller_runtime_terminal_reconcile_errors", "Runs that ended in a terminal error");
+        let terminal_errors = counter(
+            "controller_runtime_terminal_reconcile_errors",
+            "Runs that ended in a terminal error",
+        );
         let panics = counter("controller_runtime_reconcile_panics", "Runs that trapped");
-        let timeouts = counter("controller_runtime_reconcile_timeouts", "Runs that ran out of time");
+        let timeouts =
+            counter("controller_runtime_reconcile_timeouts", "Runs that ran out of time");
         let adds = counter("workqueue_adds", "Keys added to the queue");
         let retries = counter("workqueue_retries", "Keys added to the queue with a delay");
         let fenced = counter("nagaya_writes_fenced", "Writes refused by the fence");
         let traps = counter("nagaya_guest_traps", "Traps of guests");
         let interrupts = counter("nagaya_guest_interrupts", "Runs ended by the clock or a drain");
-        let log_dropped = counter("nagaya_guest_log_dropped_bytes", "Log bytes over the guest's quota");
+        let log_dropped =
+            counter("nagaya_guest_log_dropped_bytes", "Log bytes over the guest's quota");
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
         let mut gauge = |name: &str, help: &str| {
             let family = Family::<Labels, Gauge>::default();
             registry.register(name, help, family.clone());
             family
         };
-        let max_concurrent = gauge("controller_runtime_max_concurrent_reconciles", "Runs allowed at once");
+        let max_concurrent =
+            gauge("controller_runtime_max_concurrent_reconciles", "Runs allowed at once");
         let active_workers = gauge("controller_runtime_active_workers", "Runs at this moment");
         let mut histogram = |name: &str, help: &str, new: fn() -> Histogram| {
             let family = Family::<Labels, Histogram>::new_with_constructor(new);
@@ -281,7 +295,11 @@ impl Families {
                 "How long a key was ready before it ran",
                 queue_seconds,
             ),
-            work_time: histogram("workqueue_work_duration_seconds", "How long a key ran", queue_seconds),
+            work_time: histogram(
+                "workqueue_work_duration_seconds",
+                "How long a key ran",
+                queue_seconds,
+            ),
             fenced,
             traps,
             interrupts,

@@ -91,9 +91,19 @@ struct Entry {
 enum Place {
     #[default]
     Nowhere,
-    Ready { priority: i32, arrival: u64, since: Instant },
-    Waiting { priority: i32, arrival: u64, due: Instant },
-    InFlight { priority: i32 },
+    Ready {
+        priority: i32,
+        arrival: u64,
+        since: Instant,
+    },
+    Waiting {
+        priority: i32,
+        arrival: u64,
+        due: Instant,
+    },
+    InFlight {
+        priority: i32,
+    },
 }
 
 impl<K: Clone + Eq + Hash> Queue<K> {
@@ -126,7 +136,9 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         let (due, priority, old) = match place {
             Place::Ready { priority: old, .. } if old >= priority => return,
             Place::Ready { since, .. } => (since.min(due), priority, place),
-            Place::Waiting { due: old, priority: was, .. } => (old.min(due), was.max(priority), place),
+            Place::Waiting { due: old, priority: was, .. } => {
+                (old.min(due), was.max(priority), place)
+            }
             Place::Nowhere | Place::InFlight { .. } => (due, priority, place),
         };
         self.remove(old);
@@ -326,7 +338,11 @@ mod tests {
         assert_eq!(take(&mut queue, now), Some(2), "the change overtakes");
         assert_eq!(queue.depth()[&BACKGROUND], 1);
         let later = now + SECOND * 9;
-        assert_eq!(take(&mut queue, later), Some(3), "due at the earlier time, at the higher priority");
+        assert_eq!(
+            take(&mut queue, later),
+            Some(3),
+            "due at the earlier time, at the higher priority"
+        );
         assert_eq!(queue.take(later), Some(Taken { key: 1, waited: SECOND * 9, failures: 0 }));
         queue.done(&2, Outcome::RequeueAfter(SECOND), later);
         assert_eq!(queue.next_due(later), Some(later + SECOND));

@@ -88,7 +88,8 @@ pub fn decide(intent: &Intent<'_>, stage: impl Fn(&str) -> Stage) -> Decision {
     };
     let changed = target != intent.active;
     let before = if changed { intent.active } else { intent.previous };
-    let keep = |name: &&str| Some(*name) != target && stage(name) != Stage::Unknown && !rejected(name);
+    let keep =
+        |name: &&str| Some(*name) != target && stage(name) != Stage::Unknown && !rejected(name);
     let waits = may_start(intent.desired) && Some(intent.desired) != target;
     Decision {
         active: target.map(str::to_owned),
@@ -107,12 +108,10 @@ fn unnamed<'a>(
     match intent.active {
         None => (wanted, None),
         Some(_) if intent.strategy == Strategy::Immediate && wanted.is_some() => (wanted, None),
-        Some(active) if rejected(active) => {
-            match intent.previous.filter(|name| may_start(name)) {
-                Some(previous) => (Some(previous), None),
-                None => (Some(active), Some(Problem::NothingElse(active.to_owned()))),
-            }
-        }
+        Some(active) if rejected(active) => match intent.previous.filter(|name| may_start(name)) {
+            Some(previous) => (Some(previous), None),
+            None => (Some(active), Some(Problem::NothingElse(active.to_owned()))),
+        },
         Some(active) => (Some(active), None),
     }
 }
@@ -164,7 +163,10 @@ mod tests {
         let first = decide(&intent("v1", None), ready);
         assert_eq!(first.active.as_deref(), Some("v1"));
         let second = decide(&intent("v2", Some("v1")), ready);
-        assert_eq!((second.active.as_deref(), second.candidate.as_deref()), (Some("v1"), Some("v2")));
+        assert_eq!(
+            (second.active.as_deref(), second.candidate.as_deref()),
+            (Some("v1"), Some("v2"))
+        );
         let immediate = Intent { strategy: Strategy::Immediate, ..intent("v2", Some("v1")) };
         let third = decide(&immediate, ready);
         assert_eq!((third.active.as_deref(), third.previous.as_deref()), (Some("v2"), Some("v1")));
@@ -173,8 +175,7 @@ mod tests {
     #[test]
     fn the_named_revision_wins_over_every_strategy() {
         for strategy in [Strategy::BlueGreen, Strategy::Immediate] {
-            let intent =
-                Intent { strategy, named: Some("v1"), ..intent("v2", Some("v1")) };
+            let intent = Intent { strategy, named: Some("v1"), ..intent("v2", Some("v1")) };
             let decision = decide(&intent, ready);
             assert_eq!(decision.active.as_deref(), Some("v1"));
             assert_eq!(decision.candidate.as_deref(), Some("v2"));
@@ -184,7 +185,8 @@ mod tests {
     #[test]
     fn an_unknown_name_keeps_what_runs() {
         let intent = Intent { named: Some("v9"), ..intent("v1", Some("v1")) };
-        let decision = decide(&intent, |name| if name == "v9" { Stage::Unknown } else { Stage::Ready });
+        let decision =
+            decide(&intent, |name| if name == "v9" { Stage::Unknown } else { Stage::Ready });
         assert_eq!(decision.active.as_deref(), Some("v1"));
         assert_eq!(decision.problem, Some(Problem::Unknown("v9".into())));
     }
@@ -193,7 +195,10 @@ mod tests {
     fn promote_then_rollback_is_the_identity() {
         let promote = Intent { named: Some("v2"), ..intent("v2", Some("v1")) };
         let promoted = decide(&promote, ready);
-        assert_eq!((promoted.active.as_deref(), promoted.previous.as_deref()), (Some("v2"), Some("v1")));
+        assert_eq!(
+            (promoted.active.as_deref(), promoted.previous.as_deref()),
+            (Some("v2"), Some("v1"))
+        );
         let rejected = ["v2".to_owned()];
         let rollback = Intent {
             named: Some("v1"),
@@ -252,7 +257,8 @@ mod tests {
             let mut stages: HashMap<&str, Stage> = HashMap::new();
             for _ in 0..60 {
                 let name = NAMES[random.below(5)];
-                let stage = [Stage::Staging, Stage::Ready, Stage::Ready, Stage::Failed][random.below(4)];
+                let stage =
+                    [Stage::Staging, Stage::Ready, Stage::Ready, Stage::Failed][random.below(4)];
                 if status.active.as_deref() != Some(name) {
                     stages.insert(name, stage);
                 }
@@ -270,7 +276,8 @@ mod tests {
                     active: status.active.as_deref(),
                     previous: status.previous.as_deref(),
                 };
-                let after = decide(&intent, |name| stages.get(name).copied().unwrap_or(Stage::Unknown));
+                let after =
+                    decide(&intent, |name| stages.get(name).copied().unwrap_or(Stage::Unknown));
                 check(&status, &after, &intent, &stages);
                 status = after;
             }

@@ -126,11 +126,15 @@ impl Start {
         primary: Option<&Entry>,
         span: tracing::Span,
     ) -> Result<Action, Failure> {
-        if let (Some(primary), Some(finalizer)) = (primary, &self.executor.view.manifest().finalizer) {
+        if let (Some(primary), Some(finalizer)) =
+            (primary, &self.executor.view.manifest().finalizer)
+        {
             let has = primary.finalizers().any(|name| name == finalizer);
             if !has && !primary.is_deleting() {
                 client.add_finalizer(primary, finalizer).await.map_err(|error| {
-                    Failure::Returned(Returned::Retry(format!("cannot add the finalizer {finalizer}: {error}")))
+                    Failure::Returned(Returned::Retry(format!(
+                        "cannot add the finalizer {finalizer}: {error}"
+                    )))
                 })?;
             }
         }
@@ -159,7 +163,9 @@ impl Start {
         let (outcome, end) = match result {
             Ok(_) if client.is_unsettled() => (Outcome::Failed, RunEnd::Error),
             Ok(Action::AwaitChange) => (Outcome::Done, RunEnd::Success),
-            Ok(Action::RequeueAfter(delay)) => (Outcome::RequeueAfter(*delay), RunEnd::RequeueAfter),
+            Ok(Action::RequeueAfter(delay)) => {
+                (Outcome::RequeueAfter(*delay), RunEnd::RequeueAfter)
+            }
             Err(Failure::Drained) => (Outcome::Postponed(Duration::ZERO), RunEnd::Requeue),
             Err(Failure::Returned(Returned::Terminal(message))) => {
                 self.tell(primary, "ReconcileFailed", message);
@@ -212,7 +218,8 @@ impl Start {
 
     fn event_on_controller(&self, reason: &str, note: String) -> Event {
         let account = &self.shared.account;
-        let (namespace, name) = account.controller.split_once('/').unwrap_or(("", &account.controller));
+        let (namespace, name) =
+            account.controller.split_once('/').unwrap_or(("", &account.controller));
         Event {
             identity: crate::apiserver::Identity::Host,
             controller: format!("nagaya.dev/{}", account.controller),
@@ -276,7 +283,8 @@ impl Start {
     async fn call_valid(&self, client: &Client, primary: Option<&Entry>) {
         let known = self.invalid().remove(&self.taken.key).is_some();
         let Some(entry) = primary else { return };
-        let marked = entry.body().contains(r#""type":"Accepted""#) && entry.body().contains(r#""reason":"Invalid""#);
+        let marked = entry.body().contains(r#""type":"Accepted""#)
+            && entry.body().contains(r#""reason":"Invalid""#);
         if !known && !marked {
             return;
         }

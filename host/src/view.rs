@@ -112,7 +112,15 @@ impl View {
         let _ = live.primaries.set(primaries);
         let rights = sights.iter().flat_map(|sight| sight.rights.iter().cloned()).collect();
         let interest = authority.keep_fresh(account.clone(), rights);
-        Self { account, authority, manifest, resources, sights, gatekeeper: live, _interest: interest }
+        Self {
+            account,
+            authority,
+            manifest,
+            resources,
+            sights,
+            gatekeeper: live,
+            _interest: interest,
+        }
     }
 
     /// What the revision declared.
@@ -261,7 +269,8 @@ impl Wakes for Gatekeeper {
                 let Some(path) = self.index_paths.get(&index) else { return };
                 for cache in self.primaries() {
                     for (namespace, value) in &values {
-                        self.inbox.add_all(cache.indexed(path, namespace.as_deref(), value), priority);
+                        self.inbox
+                            .add_all(cache.indexed(path, namespace.as_deref(), value), priority);
                     }
                 }
             }

@@ -90,7 +90,8 @@ async fn receive(
         let text = "send the component as it is, without a Content-Encoding";
         return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
     }
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     if length.is_some_and(|length: u64| length > uploads.max_bytes) {
         return refused(&Error::TooLarge(uploads.max_bytes));
     }
@@ -113,7 +114,8 @@ async fn store(uploads: &Uploads, digest: Digest, mut body: Body) -> Result<(), 
     let max_bytes = uploads.max_bytes;
     let mut upload = blocking(move || modules.upload(digest, max_bytes)).await?;
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| Failure::Body(format!("the upload broke off: {error}")))?;
+        let frame =
+            frame.map_err(|error| Failure::Body(format!("the upload broke off: {error}")))?;
         let Ok(bytes) = frame.into_data() else { continue };
         upload = blocking(move || {
             let mut upload: Upload = upload;

@@ -45,7 +45,8 @@ mod tests {
     #[test]
     fn every_status_has_one_meaning() {
         let refused = |code, reason: &str| {
-            let status = Status { code, reason: reason.into(), message: "m".into(), ..Status::default() };
+            let status =
+                Status { code, reason: reason.into(), message: "m".into(), ..Status::default() };
             apiserver::Error::Refused(Box::new(status))
         };
         let m = || "m".to_owned();

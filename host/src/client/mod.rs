@@ -293,7 +293,9 @@ impl Client {
             Some(entry) => Ok(Some(entry.uid().to_owned())),
             None if is_primary => Ok(self.0.run.uid.as_deref().map(str::to_owned)),
             None if view.sights(&regarding.kind).next().is_some() => Err(Error::NotFound),
-            None if resource.namespaced && namespace == self.0.run.request.namespace.as_deref() => Ok(None),
+            None if resource.namespaced && namespace == self.0.run.request.namespace.as_deref() => {
+                Ok(None)
+            }
             None => Err(Error::NotDeclared(format!(
                 "an event about {} {} of another namespace, which the manifest does not watch",
                 regarding.kind, regarding.name
@@ -302,15 +304,18 @@ impl Client {
     }
 
     fn resource(&self, kind: &Kind) -> Result<&Resource, Error> {
-        self.0.view.resource(kind).ok_or_else(|| {
-            Error::NotDeclared(format!("{kind} is not in the manifest"))
-        })
+        self.0
+            .view
+            .resource(kind)
+            .ok_or_else(|| Error::NotDeclared(format!("{kind} is not in the manifest")))
     }
 
     /// Grant: the manifest names the verb, and the kind is none that no guest may touch.
     fn may_write(&self, kind: &Kind, verb: Verb) -> Result<&Resource, Error> {
         if !self.0.view.manifest().verbs(kind).contains(&verb) {
-            return Err(Error::NotDeclared(format!("the manifest does not declare {verb:?} on {kind}")));
+            return Err(Error::NotDeclared(format!(
+                "the manifest does not declare {verb:?} on {kind}"
+            )));
         }
         let resource = self.resource(kind)?;
         match crate::grant::denied_to_guests(&resource.kind.group, &resource.plural) {

@@ -51,7 +51,10 @@ struct Metadata {
 impl Object {
     pub(super) fn parse(text: String) -> Result<Self, Error> {
         if text.len() > LIMIT {
-            return Err(Error::Invalid(format!("the object has {} bytes, more than {LIMIT}", text.len())));
+            return Err(Error::Invalid(format!(
+                "the object has {} bytes, more than {LIMIT}",
+                text.len()
+            )));
         }
         let wrong = |error: serde_json::Error| {
             Error::Invalid(format!("not an object with apiVersion, kind and metadata: {error}"))
@@ -77,7 +80,8 @@ impl Object {
     /// Namespace and name; an error if there is no name.
     pub(super) fn key(&self) -> Result<ObjectKey, Error> {
         let name = self.name.as_deref().filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| Error::Invalid("the object has no metadata.name".to_owned()))?;
+        let name =
+            name.ok_or_else(|| Error::Invalid("the object has no metadata.name".to_owned()))?;
         Ok(ObjectKey::new(self.namespace.as_deref(), name))
     }
 
@@ -116,14 +120,16 @@ mod tests {
         assert_eq!(bound["metadata"], expected);
         assert_eq!(bound["spec"]["metadata"], json!({"uid": "no"}));
         assert_eq!(object.bound_to(None, None), text);
-        let empty = Object::parse(r#"{"kind":"T","apiVersion":"v1","metadata":{ }}"#.to_owned()).unwrap();
+        let empty =
+            Object::parse(r#"{"kind":"T","apiVersion":"v1","metadata":{ }}"#.to_owned()).unwrap();
         assert!(empty.key().is_err());
         let bound: Value = serde_json::from_str(&empty.bound_to(Some("u"), None)).unwrap();
         assert_eq!(bound["metadata"], json!({"uid": "u"}));
         for bad in ["", "[]", "{}", r#"{"kind":"T","apiVersion":"v1"}"#, r#"{"kind":1}"#] {
             assert!(matches!(Object::parse(bad.to_owned()), Err(Error::Invalid(_))), "{bad}");
         }
-        let own = Object::parse(r#"{"kind":"T","apiVersion":"v1","metadata":{"uid":"mine"}}"#.to_owned());
+        let own =
+            Object::parse(r#"{"kind":"T","apiVersion":"v1","metadata":{"uid":"mine"}}"#.to_owned());
         assert!(!own.unwrap().bound_to(Some("other"), None).contains("other"));
     }
 }

@@ -29,7 +29,8 @@ impl Client {
         name: &str,
     ) -> Result<Arc<str>, Error> {
         let key = ObjectKey::new(namespace, name);
-        let entry = self.readable(kind, namespace).await?.into_iter().find_map(|s| s.cache().get(&key));
+        let entry =
+            self.readable(kind, namespace).await?.into_iter().find_map(|s| s.cache().get(&key));
         entry.map(|entry| entry.body().clone()).ok_or(Error::NotFound)
     }
 
@@ -75,12 +76,15 @@ impl Client {
         name: &str,
     ) -> Result<String, Error> {
         if !self.0.view.manifest().reads(kind) {
-            return Err(Error::NotDeclared(format!("the manifest does not declare reading {kind}")));
+            return Err(Error::NotDeclared(format!(
+                "the manifest does not declare reading {kind}"
+            )));
         }
         let resource = self.resource(kind)?;
         let path = resource.path(namespace, Some(name), None).map_err(|e| answer::error(&e))?;
         let text = self.read(self.call(Method::GET, path)).await.map_err(|e| self.heard(&e))?;
-        let object = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let object =
+            envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
         Ok(object.body().to_string())
     }
 
@@ -92,7 +96,8 @@ impl Client {
             loop {
                 match api.call(call.clone()).await {
                     Err(error) if tries < TRIES && answer::is_worth_another_read(&error) => {
-                        let pause = error.retry_after().unwrap_or(Duration::from_millis(50 << tries));
+                        let pause =
+                            error.retry_after().unwrap_or(Duration::from_millis(50 << tries));
                         tokio::time::sleep(pause).await;
                         tries += 1;
                     }
@@ -152,7 +157,9 @@ impl Client {
         let index = indexes.iter().find(|index| index.name == name);
         match index {
             Some(index) if crate::manifest::same_kind(&index.kind, kind) => Ok(&index.path),
-            _ => Err(Error::NotDeclared(format!("the manifest declares no index {name} over {kind}"))),
+            _ => Err(Error::NotDeclared(format!(
+                "the manifest declares no index {name} over {kind}"
+            ))),
         }
     }
 }

@@ -71,23 +71,32 @@ impl Client {
             None => self.live(&resource, &key).await?,
         };
         let uid = self.expected_uid(&object, &key).unwrap_or_else(|| current.uid().to_owned());
-        if self.is_no_op(&at, current.uid(), body, envelope::fingerprint(current.body(), Part::Status)) {
+        if self.is_no_op(
+            &at,
+            current.uid(),
+            body,
+            envelope::fingerprint(current.body(), Part::Status),
+        ) {
             return Ok(current.body().clone());
         }
         for attempt in 1.. {
             if current.uid() != uid {
-                let text = format!("{} {key} is another object than the one of this run", object.kind);
+                let text =
+                    format!("{} {key} is another object than the one of this run", object.kind);
                 return Err(Error::Conflict(text));
             }
             let version = current.resource_version();
             let bound = object.bound_to(Some(&uid), Some(&version));
             let answer = self.patch_as_manager(&path, true, bound).await;
-            if matches!(&answer, Err(Failure::Call(error)) if error.code() == Some(409)) && attempt < STATUS_TRIES {
+            if matches!(&answer, Err(Failure::Call(error)) if error.code() == Some(409))
+                && attempt < STATUS_TRIES
+            {
                 current = self.live(&resource, &key).await?;
                 continue;
             }
             let text = self.written(&object.kind, &key, answer)?;
-            let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+            let now =
+                envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
             let returned = envelope::fingerprint(now.body(), Part::Status);
             self.applied().learn(at, now.uid(), body, returned);
             return Ok(now.body().clone());
@@ -102,11 +111,15 @@ impl Client {
         if object.name.is_none() && !object.generate_name {
             return Err(Error::Invalid("the object has neither name nor generateName".to_owned()));
         }
-        let path = resource.path(object.namespace.as_deref(), None, None).map_err(|e| answer::error(&e))?;
+        let path = resource
+            .path(object.namespace.as_deref(), None, None)
+            .map_err(|e| answer::error(&e))?;
         let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
         self.spend(Verb::Create)?;
-        let answer = self.send(self.call(Method::POST, path).body(Media::Json, object.text.clone())).await;
-        let key = ObjectKey::new(object.namespace.as_deref(), object.name.as_deref().unwrap_or_default());
+        let answer =
+            self.send(self.call(Method::POST, path).body(Media::Json, object.text.clone())).await;
+        let key =
+            ObjectKey::new(object.namespace.as_deref(), object.name.as_deref().unwrap_or_default());
         let text = self.written(&object.kind, &key, answer)?;
         stripped(&text)
     }
@@ -205,9 +218,17 @@ impl Client {
         self.written(&kind, key, answer).map(drop)
     }
 
-    async fn patch_as_manager(&self, path: &str, force: bool, text: String) -> Result<String, Failure> {
+    async fn patch_as_manager(
+        &self,
+        path: &str,
+        force: bool,
+        text: String,
+    ) -> Result<String, Failure> {
         let force = if force { "true" } else { "false" };
-        let path = query(path, [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)]);
+        let path = query(
+            path,
+            [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)],
+        );
         self.spend(Verb::Apply).map_err(Failure::Refused)?;
         self.send(self.call(Method::PATCH, path).body(Media::Apply, text)).await
     }
@@ -221,9 +242,8 @@ impl Client {
             client.0.sent.send_modify(|count| *count -= 1);
             result
         });
-        task.await.unwrap_or_else(|error| {
-            Err(Failure::Call(apiserver::Error::Connection(error.into())))
-        })
+        task.await
+            .unwrap_or_else(|error| Err(Failure::Call(apiserver::Error::Connection(error.into()))))
     }
 
     async fn send_now(&self, call: Call) -> Result<String, Failure> {
@@ -298,7 +318,10 @@ impl Client {
 
     fn is_controlled_by_primary(&self, entry: &Entry) -> bool {
         let Some(primary) = &self.0.run.uid else { return false };
-        entry.owners().iter().any(|owner| owner.controller && owner.uid.as_ref() == primary.as_ref())
+        entry
+            .owners()
+            .iter()
+            .any(|owner| owner.controller && owner.uid.as_ref() == primary.as_ref())
     }
 
     /// The uid that a status write is bound to: the run's own for the primary, else the one that the guest gave.

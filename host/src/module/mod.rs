@@ -130,7 +130,8 @@ impl Modules {
         let found = Digest::of(&bytes);
         if found != *digest {
             tracing::error!(%digest, %found, "a stored module has changed on disk and is removed");
-            fs::remove_file(&path).map_err(|source| Error::Disk { what: "remove a module", source })?;
+            fs::remove_file(&path)
+                .map_err(|source| Error::Disk { what: "remove a module", source })?;
             return Ok(None);
         }
         Ok(Some(bytes.into()))
@@ -197,7 +198,11 @@ mod tests {
         upload.write(b"hel").unwrap();
         assert_eq!(modules.read(&digest).unwrap(), None);
         drop(upload);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "an aborted upload leaves nothing");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            0,
+            "an aborted upload leaves nothing"
+        );
         let mut upload = modules.upload(digest.clone(), 5).unwrap();
         upload.write(b"hel").unwrap();
         upload.write(b"lo").unwrap();

@@ -1,6 +1,7 @@
 //! One upload: bytes hashed while they are written, kept only if they are what they were called.
 
 use std::{
+    fmt,
     fs::{self, File, OpenOptions},
     io::{self, Write},
     path::PathBuf,
@@ -12,7 +13,6 @@ use ring::digest::{Context, SHA256};
 use super::{Digest, Error, Modules};
 
 /// Bytes on their way into the store; dropping it removes them.
-#[derive(Debug)]
 pub struct Upload {
     modules: Modules,
     digest: Digest,
@@ -29,7 +29,8 @@ impl Modules {
     /// Begins an upload of at most `limit` bytes.
     pub fn upload(&self, digest: Digest, limit: u64) -> Result<Upload, Error> {
         let number = UPLOADS.fetch_add(1, Ordering::Relaxed);
-        let part = self.folder.join(format!("{}.{}.{number}.part", digest.hex(), std::process::id()));
+        let part =
+            self.folder.join(format!("{}.{}.{number}.part", digest.hex(), std::process::id()));
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -66,6 +67,12 @@ impl Upload {
         self.file.sync_all()?;
         fs::rename(&self.part, self.modules.path(&self.digest))?;
         File::open(&self.modules.folder)?.sync_all()
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload").field("digest", &self.digest).finish_non_exhaustive()
     }
 }
 

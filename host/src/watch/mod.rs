@@ -1,3 +1,219 @@
-//! The watch hub.
+//! One shared list-watch per kind, scope, selector, projection and identity, counted by its users.
+//!
+//! A task per [`WatchKey`] owns the [`Stream`] and is the [`Cache`]'s only writer (R38–R41). Subscribers are told
+//! keys, never objects, by inserting into a set that never blocks. A watch that nobody uses lingers for a minute, so
+//! that a swap of revisions never lists a kind again.
+//!
+//! Invariants, on a real server: `thirty_controllers_share_one_watch`, `two_revisions_share_their_watches`.
 
+pub mod cache;
+pub mod envelope;
+pub mod intern;
 pub mod selector;
+pub mod stream;
+mod task;
+pub mod trigger;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, oneshot, watch},
+};
+
+pub use cache::{Cache, Change, Query};
+pub use envelope::{Entry, ObjectKey};
+pub use stream::{Fault, Stream};
+pub use trigger::{Trigger, Wake};
+
+use crate::{
+    apiserver::{ApiServer, Identity, Resource},
+    manifest::Projection,
+};
+
+/// Initial lists at the same time, to bound the peak of memory (R44).
+const LISTS_AT_ONCE: usize = 4;
+
+/// What one watch is about; equal keys share a watch (R38).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WatchKey {
+    /// The kind, as it is served.
+    pub resource: Resource,
+    /// The one namespace; `None`: all.
+    pub namespace: Option<Arc<str>>,
+    /// Label selector on the server.
+    pub label_selector: Option<String>,
+    /// Field selector on the server.
+    pub field_selector: Option<String>,
+    /// How much of each object is kept.
+    pub projection: Projection,
+    /// As whom it is opened.
+    pub identity: Identity,
+}
+
+/// Hears of changes. It is called by the watch's task: it must neither block nor wait.
+pub trait Wakes: Send + Sync {
+    /// Wakes primaries.
+    fn wake(&self, wake: Wake, priority: i32);
+}
+
+/// Who hears of a watch's changes, and how they are turned into primaries.
+pub struct Subscriber {
+    /// Predicate and mapping.
+    pub trigger: Trigger,
+    /// Whom to tell.
+    pub wakes: Arc<dyn Wakes>,
+    /// Paths of fields that the cache must index.
+    pub indexes: Vec<String>,
+}
+
+/// How a watch is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Whether the first state was complete: the cache can be read.
+    pub synced: bool,
+    /// The last failure, unless something has gone well since.
+    pub trouble: Option<Fault>,
+}
+
+/// All watches of the host; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    api: ApiServer,
+    control: Handle,
+    lists: Arc<Semaphore>,
+    subscribed: AtomicU64,
+    open: Mutex<HashMap<WatchKey, Watching>>,
+}
+
+#[derive(Clone, Debug)]
+struct Watching {
+    messages: Messages,
+    cache: Arc<Cache>,
+    state: watch::Receiver<State>,
+}
+
+/// Unbounded, but every subscription sends one message at its start, one at its end, and waits for the others.
+type Messages = mpsc::UnboundedSender<Message>;
+
+enum Message {
+    Subscribe(u64, Subscriber),
+    Unsubscribe(u64),
+    /// Deliver every object to one subscriber as if it had just come.
+    Resync(u64, i32),
+    /// Answer once everything before was done.
+    Barrier(oneshot::Sender<()>),
+}
+
+/// One use of a watch; dropping it gives it up.
+#[derive(Debug)]
+pub struct Subscription {
+    id: u64,
+    watching: Watching,
+}
+
+impl Hub {
+    /// No watches yet; their tasks run on `control`.
+    pub fn new(api: ApiServer, control: Handle) -> Self {
+        Self(Arc::new(Inner {
+            api,
+            control,
+            lists: Arc::new(Semaphore::new(LISTS_AT_ONCE)),
+            subscribed: AtomicU64::new(0),
+            open: Mutex::default(),
+        }))
+    }
+
+    /// Uses the watch `key`, opening it if nobody does yet. The subscriber first hears of all objects that are there.
+    pub fn subscribe(&self, key: &WatchKey, subscriber: Subscriber) -> Subscription {
+        let id = self.0.subscribed.fetch_add(1, Ordering::Relaxed);
+        let mut open = self.open();
+        let known = open.get(key).filter(|watching| !watching.messages.is_closed()).cloned();
+        let watching = known.unwrap_or_else(|| {
+            let (watching, task) = task::Task::new(self.clone(), key.clone());
+            open.insert(key.clone(), watching.clone());
+            self.0.control.spawn(task.run());
+            watching
+        });
+        for path in &subscriber.indexes {
+            watching.cache.add_index(path);
+        }
+        // Sent under the lock: the task gives up only under it, and only if nothing was sent.
+        let _ = watching.messages.send(Message::Subscribe(id, subscriber));
+        drop(open);
+        Subscription { id, watching }
+    }
+
+    /// The keys of all open watches, for people and tests.
+    pub fn open_watches(&self) -> Vec<WatchKey> {
+        let mut keys: Vec<_> = self.open().keys().cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<WatchKey, Watching>> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Subscription {
+    /// The objects.
+    pub fn cache(&self) -> &Arc<Cache> {
+        &self.watching.cache
+    }
+
+    /// How the watch is doing.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.watching.state.clone()
+    }
+
+    /// Delivers every object once more, at `priority`.
+    pub fn resync(&self, priority: i32) {
+        let _ = self.watching.messages.send(Message::Resync(self.id, priority));
+    }
+
+    /// Returns once every change that the watch saw before this call has been delivered.
+    pub async fn barrier(&self) {
+        let (done, waiting) = oneshot::channel();
+        let _ = self.watching.messages.send(Message::Barrier(done));
+        let _ = waiting.await;
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let _ = self.watching.messages.send(Message::Unsubscribe(self.id));
+    }
+}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber").field("trigger", &self.trigger).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for WatchKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.resource.kind)?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, " in {namespace}")?;
+        }
+        for selector in [&self.label_selector, &self.field_selector].into_iter().flatten() {
+            write!(f, " with {selector}")?;
+        }
+        if self.projection == Projection::Metadata {
+            f.write_str(", metadata only")?;
+        }
+        write!(f, ", as {}", self.identity)
+    }
+}

@@ -1,1 +1,182 @@
 //! Label selectors in the API server's own notation; pure.
+//!
+//! `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, joined by commas. As on the server, `!=` and
+//! `notin` also match objects that do not have the label.
+//!
+//! Invariant: `a_selector_matches_as_the_server_does`.
+
+use std::collections::BTreeSet;
+
+/// A parsed selector: all of its requirements must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector(Vec<Requirement>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Requirement {
+    key: String,
+    test: Test,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Test {
+    Exists,
+    Missing,
+    In(BTreeSet<String>),
+    NotIn(BTreeSet<String>),
+}
+
+/// Not a label selector.
+#[derive(Debug, thiserror::Error)]
+#[error("{text:?} is not a label selector: {why}")]
+pub struct Error {
+    text: String,
+    why: String,
+}
+
+impl Selector {
+    /// Reads `text`; the empty text matches everything.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let wrong = |why: String| Error { text: text.to_owned(), why };
+        let parts = split(text).map_err(wrong)?;
+        let requirements = parts.into_iter().map(requirement).collect::<Result<_, _>>();
+        requirements.map(Self).map_err(wrong)
+    }
+
+    /// Whether an object with these labels matches.
+    pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        self.0.iter().all(|requirement| {
+            let value = label(&requirement.key);
+            match &requirement.test {
+                Test::Exists => value.is_some(),
+                Test::Missing => value.is_none(),
+                Test::In(values) => value.is_some_and(|value| values.contains(value)),
+                Test::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+            }
+        })
+    }
+}
+
+/// Splits at the commas outside parentheses.
+fn split(text: &str) -> Result<Vec<&str>, String> {
+    let (mut parts, mut start, mut inside) = (vec![], 0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '(' if inside => return Err("a parenthesis inside parentheses".to_owned()),
+            '(' => inside = true,
+            ')' if !inside => {
+                return Err("a closing parenthesis without its opening one".to_owned());
+            }
+            ')' => inside = false,
+            ',' if !inside => {
+                parts.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => (),
+        }
+    }
+    if inside {
+        return Err("a parenthesis is not closed".to_owned());
+    }
+    parts.push(&text[start..]);
+    if parts.len() == 1 && parts[0].trim().is_empty() {
+        parts.clear();
+    }
+    Ok(parts)
+}
+
+fn requirement(part: &str) -> Result<Requirement, String> {
+    let part = part.trim();
+    if let Some(key) = part.strip_prefix('!') {
+        return Ok(Requirement { key: label_key(key)?, test: Test::Missing });
+    }
+    if let Some(list) = part.strip_suffix(')') {
+        let (head, values) =
+            list.split_once('(').ok_or_else(|| format!("{part:?} has no opening parenthesis"))?;
+        let words: Vec<_> = head.split_whitespace().collect();
+        let values = values.split(',').map(label_value).collect::<Result<_, _>>()?;
+        return match words[..] {
+            [key, "in"] => Ok(Requirement { key: label_key(key)?, test: Test::In(values) }),
+            [key, "notin"] => Ok(Requirement { key: label_key(key)?, test: Test::NotIn(values) }),
+            _ => Err(format!("{part:?} is neither `key in (…)` nor `key notin (…)`")),
+        };
+    }
+    if let Some((key, value)) = part.split_once("!=") {
+        let values = BTreeSet::from([label_value(value)?]);
+        return Ok(Requirement { key: label_key(key)?, test: Test::NotIn(values) });
+    }
+    if let Some((key, value)) = part.split_once('=') {
+        let value = value.strip_prefix('=').unwrap_or(value);
+        let values = BTreeSet::from([label_value(value)?]);
+        return Ok(Requirement { key: label_key(key)?, test: Test::In(values) });
+    }
+    Ok(Requirement { key: label_key(part)?, test: Test::Exists })
+}
+
+fn label_key(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    if text.is_empty() || !text.chars().all(good) || text.matches('/').count() > 1 {
+        return Err(format!("{text:?} is no label key"));
+    }
+    Ok(text.to_owned())
+}
+
+fn label_value(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if text.len() > 63 || !text.chars().all(good) {
+        return Err(format!("{text:?} is no label value"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn matches(selector: &str, labels: &[(&str, &str)]) -> bool {
+        let label = |key: &str| labels.iter().find(|(k, _)| *k == key).map(|(_, value)| *value);
+        Selector::parse(selector).unwrap().matches(label)
+    }
+
+    #[test]
+    fn a_selector_matches_as_the_server_does() {
+        let labels = [("app", "web"), ("example.com/tier", "front"), ("empty", "")];
+        for (selector, expected) in [
+            ("", true),
+            ("app=web", true),
+            ("app == web, example.com/tier in (front, back)", true),
+            ("app!=web", false),
+            ("other!=web", true),
+            ("app in (a,b)", false),
+            ("app notin (a,b),!other", true),
+            ("other notin (a)", true),
+            ("other in (a)", false),
+            ("app,empty", true),
+            ("empty=", true),
+            ("!app", false),
+            ("app=web,other", false),
+        ] {
+            assert_eq!(matches(selector, &labels), expected, "{selector}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_text() {
+        for bad in [
+            "a in b",
+            "a in (b",
+            "a)",
+            "=b",
+            "a=b=c",
+            "a b",
+            "in (b)",
+            "a,,b",
+            "a in ((b))",
+            "a=b/c",
+        ] {
+            let error = Selector::parse(bad).expect_err(bad).to_string();
+            assert!(error.contains(bad), "{error}");
+        }
+    }
+}
