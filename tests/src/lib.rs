@@ -1,3 +1,25 @@
-//! What the end-to-end tests and the demo stand on: a real API server on loopback.
+//! What the end-to-end tests and the demo stand on: a real API server on loopback and the real
+//! host.
+//!
+//! In reading order: [`control_plane`] starts the server, [`install`] puts on it what a platform
+//! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
+//! of its own. [`controller`] is a WasmController as its team sees it, [`cli`] the same through the
+//! command line, [`component`] what is uploaded, [`account`] and [`manifest`] the objects around
+//! it, [`site`] the objects that tests reconcile. [`wait`] and [`witness`] look at what happens.
 
+pub mod account;
+pub mod cli;
+pub mod component;
 pub mod control_plane;
+pub mod controller;
+mod evidence;
+pub mod host;
+pub mod install;
+pub mod log;
+pub mod manifest;
+pub mod site;
+mod test;
+pub mod wait;
+pub mod witness;
+
+pub use test::{Test, test};

@@ -8,7 +8,10 @@ use clap::{Parser, Subcommand};
 mod check;
 mod control_plane;
 mod crds;
+mod demo;
 mod guests;
+mod progress;
+mod test;
 
 /// The project's own commands.
 #[derive(Debug, Parser)]
@@ -26,8 +29,12 @@ enum Command {
     ControlPlane(control_plane::Args),
     /// Generate the CustomResourceDefinitions in deploy/crd
     Crds(crds::Args),
+    /// Show the main job on a real API server, step by step
+    Demo(demo::Args),
     /// Build the reconcilers of examples/ and tests/guests for WebAssembly, and print their paths
     Guests,
+    /// Run every test there is
+    Test(test::Args),
 }
 
 #[tokio::main]
@@ -36,7 +43,9 @@ async fn main() -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::ControlPlane(args) => control_plane::run(args).await,
         Command::Crds(args) => crds::run(&args),
+        Command::Demo(args) => demo::run(args).await,
         Command::Guests => guests::run(),
+        Command::Test(args) => test::run(args).await,
     }
 }
 

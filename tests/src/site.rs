@@ -1,0 +1,65 @@
+//! Websites and their children, as the example `website` and the guests of `tests/guests` make them.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use crate::manifest::resource;
+
+/// The label of every child of the example; its value is the Website's name.
+pub const WEBSITE: &str = "examples.nagaya.dev/website";
+/// The label that only version 2 of the example puts on its children.
+pub const DESIGN: &str = "examples.nagaya.dev/design";
+
+/// A Website as YAML would have it.
+pub fn website(namespace: &str, name: &str, title: &str) -> Value {
+    json!({
+        "apiVersion": "examples.nagaya.dev/v1",
+        "kind": "Website",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"title": title},
+    })
+}
+
+/// The kinds of a Website's children.
+pub fn child_kinds() -> [ApiResource; 3] {
+    [("v1", "ConfigMap"), ("apps/v1", "Deployment"), ("v1", "Service")]
+        .map(|(version, kind)| resource(version, kind))
+}
+
+/// All children of all Websites of the example in a namespace.
+pub async fn children(client: &Client, namespace: &str) -> Result<Vec<DynamicObject>> {
+    let mut all = vec![];
+    for kind in child_kinds() {
+        let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &kind);
+        let list = api.list(&ListParams::default().labels(WEBSITE)).await;
+        all.extend(list.with_context(|| format!("listing {}", kind.plural))?.items);
+    }
+    Ok(all)
+}
+
+/// One entry of a ConfigMap's data.
+pub async fn datum(maps: &Api<ConfigMap>, name: &str, key: &str) -> Result<String> {
+    let map = maps.get_opt(name).await?.with_context(|| format!("no ConfigMap {name}"))?;
+    let found = map.data.as_ref().and_then(|data| data.get(key).cloned());
+    found.with_context(|| format!("the ConfigMap {name} has no {key}: {:?}", map.data))
+}
+
+/// A config by which `hostile` does these steps and owns the ConfigMaps that it writes: a change of
+/// one wakes its Website.
+pub fn owning(steps: &str) -> Value {
+    let map = json!({"version": "v1", "kind": "ConfigMap"});
+    json!({
+        "reconcile": steps,
+        "manifest": {
+            "primary": {
+                "kind": {"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"},
+                "predicate": ["generationChanged"],
+            },
+            "owned": [{"kind": map}],
+            "writes": [{"kind": map, "verbs": ["create", "apply", "patch", "delete"]}],
+        },
+    })
+}

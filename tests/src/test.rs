@@ -1,0 +1,308 @@
+//! One end-to-end test: a namespace, a host, and the evidence if it fails.
+
+use std::fs;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
+use kube::{Api, Client};
+use nagaya::crd::WasmController;
+use serde_json::{Value, json};
+
+use crate::account::{self, Rule};
+use crate::cli::Cli;
+use crate::component::profile_folder;
+use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, User, audit};
+use crate::controller::{Controller, SEEN_WITHIN};
+use crate::evidence;
+use crate::host::{self, Host};
+use crate::install;
+use crate::manifest;
+use crate::site;
+use crate::wait::within;
+
+/// The label that says which host serves a controller; its value is the test's namespace.
+pub const LABEL: &str = "nagaya.dev/test";
+
+/// No component has this digest: a controller waits with it until something is pushed.
+const NO_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+/// What a test has for itself.
+#[derive(Debug)]
+pub struct Test {
+    /// The server, shared with others.
+    pub control_plane: &'static ControlPlane,
+    /// The administrator.
+    pub admin: Client,
+    /// The namespace.
+    pub namespace: String,
+    /// The host, which serves the controllers of this test and no others.
+    pub host: Host,
+    options: host::Options,
+    others: Vec<String>,
+}
+
+/// Runs `body` with a namespace and a host of its own, and looks after both afterwards: the host
+/// must end well when asked, and without having logged an error. A failure keeps the namespace's
+/// objects, the host's log and the audit lines, and says where.
+pub fn test(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().context("starting a runtime")?;
+    runtime.block_on(async {
+        let mut test = Test::start().await?;
+        let outcome = AssertUnwindSafe(async {
+            body(&mut test).await?;
+            test.end().await
+        });
+        match outcome.catch_unwind().await {
+            Ok(Ok(())) => {
+                // Nothing in it is needed any more; a leftover is removed by the next run.
+                let _ = fs::remove_dir_all(&test.options.folder);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                let kept = test.keep_evidence().await;
+                Err(error.context(kept))
+            }
+            Err(panic) => {
+                eprintln!("{}", test.keep_evidence().await);
+                resume_unwind(panic)
+            }
+        }
+    })
+}
+
+impl Test {
+    async fn start() -> Result<Self> {
+        let control_plane = install::shared().await?;
+        let admin = control_plane.client(User::Admin).await?;
+        let namespace = create_namespace(&admin, None).await?;
+        let folder = new_folder()?;
+        let options = host::Options {
+            folder,
+            kubeconfig: host::kubeconfig(control_plane, &format!("host-{namespace}")).await?,
+            controllers: Some(format!("{LABEL}={namespace}")),
+            arguments: vec![],
+        };
+        let host = Host::start(&options).await?;
+        Ok(Self { control_plane, admin, namespace, host, options, others: vec![] })
+    }
+
+    /// Starts the host again on the same data, after [`Host::stop`] or [`Host::kill`].
+    pub async fn start_host(&mut self) -> Result<()> {
+        self.host = Host::start(&self.options).await?;
+        Ok(())
+    }
+
+    /// Another namespace, with labels.
+    pub async fn another_namespace(&mut self, labels: &[(&str, &str)]) -> Result<String> {
+        let labels = labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
+        let name = create_namespace(&self.admin, Some(labels)).await?;
+        self.others.push(name.clone());
+        Ok(name)
+    }
+
+    /// Installs an example in this test's namespace: its rights and its WasmController, without a
+    /// component.
+    pub async fn example(&self, name: &str) -> Result<Controller> {
+        let mut objects = manifest::read(&format!("examples/{name}/rbac.yaml"))?;
+        // Shared by all tests, and there already.
+        objects.retain(|object| object["metadata"]["labels"].is_null());
+        objects.extend(manifest::read(&format!("examples/{name}/controller.yaml"))?);
+        for object in &mut objects {
+            *object = manifest::moved(object, &self.namespace);
+            if object["kind"] == "WasmController" {
+                object["metadata"]["labels"] = json!({LABEL: self.namespace});
+            }
+        }
+        manifest::apply(&self.admin, &objects).await?;
+        self.controller(name)
+    }
+
+    /// Makes a controller for a guest of `tests/guests`, with an account that has `rules`.
+    pub async fn guest(&self, name: &str, rules: &[Rule], spec: Value) -> Result<Controller> {
+        self.apply(&account::objects(&self.namespace, name, rules)).await?;
+        self.bare_controller(name, name, spec).await
+    }
+
+    /// Makes a WasmController without an account of its own; `spec` goes over the usual one.
+    pub async fn bare_controller(
+        &self,
+        name: &str,
+        service_account: &str,
+        spec: Value,
+    ) -> Result<Controller> {
+        let mut object = json!({
+            "apiVersion": "nagaya.dev/v1alpha1",
+            "kind": "WasmController",
+            "metadata": {
+                "name": name,
+                "namespace": self.namespace,
+                "labels": {LABEL: self.namespace},
+            },
+            "spec": {
+                "serviceAccountName": service_account,
+                "module": {"digest": NO_DIGEST},
+                "scope": {"namespaces": [self.namespace]},
+            },
+        });
+        if let (Some(fields), Value::Object(more)) = (object["spec"].as_object_mut(), spec) {
+            fields.extend(more);
+        }
+        self.apply(&[object]).await?;
+        self.controller(name)
+    }
+
+    /// The WasmController of this name.
+    pub fn controller(&self, name: &str) -> Result<Controller> {
+        Controller::new(&self.admin, &self.namespace, name, self.host.api())
+    }
+
+    /// Applies objects as the administrator.
+    pub async fn apply(&self, objects: &[Value]) -> Result<()> {
+        manifest::apply(&self.admin, objects).await
+    }
+
+    /// Applies a Website with this title.
+    pub async fn website(&self, name: &str, title: &str) -> Result<()> {
+        self.apply(&[site::website(&self.namespace, name, title)]).await
+    }
+
+    /// An API in this test's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.admin.clone(), &self.namespace)
+    }
+
+    /// The command line in the administrator's hands.
+    pub fn cli(&self) -> Cli {
+        let kubeconfig = self.control_plane.kubeconfig(User::Admin);
+        Cli { kubeconfig, host: self.host.api().to_owned() }
+    }
+
+    /// The audit log; none on a given cluster, which is said.
+    pub fn audit(&self) -> Option<audit::Log> {
+        let log = self.control_plane.audit().ok();
+        if log.is_none() {
+            eprintln!("not looked at: the audit log ({GIVEN_CLUSTER} is set)");
+        }
+        log
+    }
+
+    /// The name by which the server knows an account of this test.
+    pub fn username(&self, account: &str) -> String {
+        account::username(&self.namespace, account)
+    }
+
+    /// How many runs of this controller have ended.
+    pub async fn runs(&self, controller: &str) -> Result<f64> {
+        let controller = format!("{}/{controller}", self.namespace);
+        let metrics = self.host.metrics().await?;
+        Ok(metrics.sum("controller_runtime_reconcile_total", &[("controller", &controller)]))
+    }
+
+    /// How many runs of this controller are going on.
+    pub async fn running(&self, controller: &str) -> Result<f64> {
+        let controller = format!("{}/{controller}", self.namespace);
+        let metrics = self.host.metrics().await?;
+        Ok(metrics.sum("controller_runtime_active_workers", &[("controller", &controller)]))
+    }
+
+    /// Waits until the controller has nothing to do now.
+    pub async fn idle(&self, controller: &str) -> Result<()> {
+        let name = format!("{}/{controller}", self.namespace);
+        within(SEEN_WITHIN, &format!("{controller} is idle"), async || {
+            let metrics = self.host.metrics().await?;
+            let waiting = metrics.sum("workqueue_depth", &[("controller", &name)]);
+            let running = self.running(controller).await?;
+            ensure!(waiting + running == 0.0, "{waiting} wait and {running} run");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn end(&mut self) -> Result<()> {
+        if self.control_plane.is_given() {
+            self.clear().await?;
+        }
+        self.host.stop().await?;
+        let errors: Vec<_> = self.host.log().lines()?;
+        let errors: Vec<_> = errors.iter().filter(|line| line.level() == "ERROR").collect();
+        ensure!(errors.is_empty(), "the host logged an error: {}", errors[0]);
+        if self.control_plane.is_given() {
+            let namespaces = Api::<Namespace>::all(self.admin.clone());
+            for name in self.others.iter().chain([&self.namespace]) {
+                namespaces.delete(name, &DeleteParams::default()).await.context("cleaning up")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// While the host lives: its finalizer holds the controllers.
+    async fn clear(&self) -> Result<()> {
+        let controllers = self.api::<WasmController>();
+        let (delete, list) = (DeleteParams::default(), ListParams::default());
+        controllers.delete_collection(&delete, &list).await.context("deleting the controllers")?;
+        within(Duration::from_secs(60), "the controllers are gone", async || {
+            let left = controllers.list(&list).await?.items.len();
+            ensure!(left == 0, "{left} are left");
+            Ok(())
+        })
+        .await
+    }
+
+    async fn keep_evidence(&mut self) -> String {
+        let folder = self.options.folder.clone();
+        let mut kept = format!("the evidence is in {}", folder.display());
+        let objects = evidence::objects(&self.admin, &self.namespace, &folder).await;
+        let audit = match self.control_plane.audit() {
+            Ok(log) => evidence::audit_lines(&log, &self.namespace, &folder),
+            Err(_) => Ok(()),
+        };
+        for error in [objects.err(), audit.err()].into_iter().flatten() {
+            kept += &format!("\nnot all of it: {error:#}");
+        }
+        kept
+    }
+}
+
+async fn create_namespace(
+    admin: &Client,
+    labels: Option<std::collections::BTreeMap<String, String>>,
+) -> Result<String> {
+    let metadata =
+        ObjectMeta { generate_name: Some("t-".into()), labels, ..ObjectMeta::default() };
+    let namespace = Namespace { metadata, ..Namespace::default() };
+    let created = Api::all(admin.clone()).create(&PostParams::default(), &namespace).await;
+    created.context("creating a namespace")?.metadata.name.context("a namespace without name")
+}
+
+/// `target/<profile>/e2e/<test>`, empty.
+fn new_folder() -> Result<PathBuf> {
+    // The test harness names each test's thread after it.
+    let name = std::thread::current().name().unwrap_or("test").replace("::", "-");
+    let program = std::env::current_exe().context("looking for this program")?;
+    let program = program.file_name().map(|name| name.to_string_lossy().into_owned());
+    let theme = program.unwrap_or_default();
+    let theme = theme.rsplit_once('-').map_or(theme.as_str(), |(theme, _)| theme);
+    let folder = profile_folder()?.join("e2e").join(format!("{theme}-{name}"));
+    remove(&folder)?;
+    fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

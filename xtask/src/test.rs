@@ -1,0 +1,208 @@
+//! `cargo xtask test`: every test there is, from pure functions to the real host on a real API
+//! server.
+//!
+//! All cargo calls build the same dependencies with the same features, so that wasmtime is compiled
+//! once for tests, demo and this program.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use e2e::component::{BINARY, profile_folder};
+use e2e::control_plane::{ControlPlane, Options, Program, Route, SHARED_INSTANCE, locate};
+use tokio::time::Instant;
+
+use crate::guests;
+use crate::progress::span;
+
+/// Set to 1 where the end-to-end tests must not be left out.
+const REQUIRED: &str = "NAGAYA_REQUIRE_CONTROL_PLANE";
+
+/// Each end-to-end test has a host that compiles a component: more at once only wait for each other
+/// on two cores.
+const TEST_THREADS: &str = "4";
+
+/// Which tests to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only these parts
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<Part>,
+    /// Arguments for the test programs of these parts, such as a part of a test's name
+    #[arg(last = true, value_name = "ARGUMENT")]
+    pass: Vec<String>,
+}
+
+/// A part of the tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The host, the guest SDK and xtask, without a server
+    Unit,
+    /// The examples' own tests, without host and WebAssembly
+    Examples,
+    /// The host on a real API server
+    E2e,
+}
+
+impl Part {
+    const ALL: [Self; 3] = [Self::Unit, Self::Examples, Self::E2e];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unit => "unit: host, guest SDK, xtask",
+            Self::Examples => "examples",
+            Self::E2e => "end to end",
+        }
+    }
+}
+
+/// How a part ended.
+#[derive(Debug)]
+enum Outcome {
+    Passed,
+    NotRun(String),
+    Failed(anyhow::Error),
+}
+
+/// Builds what the tests need, runs them and sums up.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let wanted = |part: &Part| args.only.is_empty() || args.only.contains(part);
+    let parts: Vec<_> = Part::ALL.into_iter().filter(wanted).collect();
+    let root = root()?;
+    let started = Instant::now();
+    if parts.iter().any(|part| *part != Part::Examples) {
+        say("building the guests");
+        guests::build()?;
+        say("building the host");
+        build_host(&root)?;
+    }
+    let mut outcomes = vec![];
+    for part in parts {
+        say(part.name());
+        let started = Instant::now();
+        let outcome = match part {
+            Part::Unit => judge(cargo_test(&root, &[], &args.pass)),
+            Part::Examples => judge(examples(&root, &args.pass)),
+            Part::E2e => end_to_end(&root, &args.pass).await,
+        };
+        if let Outcome::Failed(error) = &outcome {
+            eprintln!("{error:#}");
+        }
+        outcomes.push((part, outcome, started.elapsed()));
+    }
+    sum_up(&outcomes, started.elapsed())
+}
+
+fn judge(result: Result<()>) -> Outcome {
+    result.map_or_else(Outcome::Failed, |()| Outcome::Passed)
+}
+
+fn sum_up(outcomes: &[(Part, Outcome, Duration)], took: Duration) -> Result<()> {
+    say("summary");
+    for (part, outcome, took) in outcomes {
+        let said = match outcome {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::NotRun(why) => format!("not run: {why}"),
+            Outcome::Failed(_) => "FAILED".to_owned(),
+        };
+        eprintln!("{:<32} {said} ({})", part.name(), span(*took));
+    }
+    eprintln!("{:<32} {}", "all, with the builds", span(took));
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    ensure!(!outcomes.iter().any(|(_, outcome, _)| failed(outcome)), "some tests failed");
+    Ok(())
+}
+
+/// Builds the binary that the end-to-end tests and the demo start.
+pub(crate) fn build_host(root: &Path) -> Result<PathBuf> {
+    let mut cargo = cargo(root);
+    succeed(cargo.args(["build", "--locked", "--package", "nagaya", "--bin", "nagaya"]))?;
+    let binary = profile_folder()?.join("nagaya");
+    ensure!(binary.is_file(), "cargo left no host in {}", binary.display());
+    Ok(binary)
+}
+
+fn examples(root: &Path, pass: &[String]) -> Result<()> {
+    let folder = root.join("examples");
+    cargo_test(&folder, &[], pass)?;
+    // The test guests' one native crate; in the examples' folder its dependencies are compiled.
+    let mut target = folder.join("target");
+    if let Some(given) = std::env::var_os("CARGO_TARGET_DIR") {
+        target = given.into();
+    }
+    let target = target.to_string_lossy().into_owned();
+    let guests = root.join("tests/guests");
+    cargo_test(&guests, &["--package", "declared", "--target-dir", &target], pass)
+}
+
+async fn end_to_end(root: &Path, pass: &[String]) -> Outcome {
+    let route = locate();
+    if let Route::Missing(missing) = route {
+        let required = std::env::var_os(REQUIRED).is_some_and(|value| value == "1");
+        eprintln!("{missing}");
+        return if required {
+            Outcome::Failed(anyhow::anyhow!("{REQUIRED}=1, and there is no control plane"))
+        } else {
+            Outcome::NotRun(format!("no control plane (see above; {REQUIRED}=1 makes it an error)"))
+        };
+    }
+    judge(on_a_server(root, route, pass).await)
+}
+
+/// Starts the one server that all end-to-end tests share.
+async fn on_a_server(root: &Path, route: Route, pass: &[String]) -> Result<()> {
+    let binary = build_host(root)?;
+    let controller_manager = match route {
+        Route::Cluster(_) => true,
+        route => {
+            let programs = tokio::task::spawn_blocking(|| route.programs()).await;
+            programs.context("building")??.has(Program::ControllerManager)
+        }
+    };
+    let options = Options { controller_manager, ..Options::default() };
+    let mut control_plane = ControlPlane::start(options).await?;
+    let mut command = cargo(root);
+    command
+        .args(["test", "--locked", "--package", "e2e", "--no-fail-fast", "--"])
+        .args(["--test-threads", TEST_THREADS])
+        .args(pass)
+        .env(SHARED_INSTANCE, control_plane.folder())
+        .env(BINARY, binary);
+    let passed = tokio::task::spawn_blocking(move || succeed(&mut command)).await?;
+    if passed.is_err() {
+        control_plane.keep();
+    }
+    let stopped = control_plane.stop().await;
+    passed.and(stopped)
+}
+
+fn cargo_test(folder: &Path, arguments: &[&str], pass: &[String]) -> Result<()> {
+    let mut cargo = cargo(folder);
+    cargo.args(["test", "--locked", "--no-fail-fast"]).args(arguments).arg("--").args(pass);
+    succeed(&mut cargo)
+}
+
+fn cargo(folder: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(folder);
+    cargo
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+/// The repository's root.
+pub(crate) fn root() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    Ok(root.context("xtask has no parent folder")?.to_owned())
+}
+
+fn say(what: &str) {
+    eprintln!("\n=== {what}");
+}
