@@ -307,12 +307,14 @@ async fn a_sleep_is_cut_by_the_limit_of_a_host_call() {
 
 #[tokio::test]
 async fn a_stop_flag_ends_a_run() {
-    for steps in ["loop", "sleep:60000"] {
+    // The flood shows that the run has begun.
+    for steps in ["log-flood:100,loop", "log-flood:100,sleep:60000"] {
         let hostile = Hostile::new().await;
-        let (run, stop) = (hostile.fails(steps), &hostile.stop);
-        let (failure, ()) = tokio::join!(run, async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            stop.send_replace(true);
+        let (failure, ()) = tokio::join!(hostile.fails(steps), async {
+            while hostile.dropped_bytes() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            hostile.stop.send_replace(true);
         });
         assert_eq!(failure, Failure::Drained, "{steps}");
         assert_eq!(hostile.fails("ok").await, Failure::Drained, "nothing starts afterwards");
@@ -427,6 +429,28 @@ fn function(instructions: &[u8]) -> Arc<[u8]> {
     let body = [&[0], instructions, &[0x0b]].concat();
     let code = [vec![1], leb(body.len()), body].concat();
     around(&[section(1, &[1, 0x60, 0, 0]), section(3, &[1, 0]), section(10, &code)])
+}
+
+#[tokio::test]
+async fn what_no_slot_can_hold_is_refused() {
+    let sandbox = sandbox(config());
+    let with = |memory: &[u8], instances: usize| {
+        let module =
+            [b"\0asm\x01\0\0\0".to_vec(), section(5, &[&[1, 0], memory].concat())].concat();
+        let instances = [leb(instances), [0, 0, 0].repeat(instances)].concat();
+        component(&[section(1, &module), section(2, &instances)].concat())
+    };
+    for (bytes, words) in [
+        (with(&[1], 5), "contains 5 Wasm linear memories"),
+        (with(&leb(1_025), 1), "exceeds the limit"),
+        (with(&[0], 65), "core"),
+    ] {
+        let error = compile(&sandbox, bytes).await.unwrap_err();
+        assert!(matches!(error, Error::DoesNotFit(_)) && error.is_refusal(), "{error:?}");
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    }
+    let error = compile(&sandbox, with(&[1], 4)).await.unwrap_err();
+    assert!(matches!(error, Error::Link(_)), "four memories fit: {error}");
 }
 
 fn v128_const() -> Vec<u8> {

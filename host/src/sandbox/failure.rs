@@ -84,7 +84,7 @@ pub(super) fn judge(error: &wasmtime::Error, state: &State) -> Failure {
             _ => Failure::Deadline,
         },
         Some(Trap::UnreachableCodeReached) if state.meter.has_refused() => Failure::Memory,
-        Some(trap) => Failure::Trap(report(*trap, backtrace, &state.log.last_line())),
+        Some(trap) => Failure::Trap(report(*trap, backtrace, &state.log.last_lines())),
         None => judge_text(&format!("{:#}", error.root_cause()), backtrace.is_some(), state),
     }
 }
@@ -114,7 +114,7 @@ fn judge_text(text: &str, is_in_guest: bool, state: &State) -> Failure {
     if is_hosts { Failure::Host(text.to_owned()) } else { Failure::Trap(cut(text.to_owned())) }
 }
 
-fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_line: &str) -> String {
+fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_lines: &str) -> String {
     let frames = backtrace.map_or(&[][..], |backtrace| backtrace.frames());
     let functions: Vec<u32> = frames.iter().map(wasmtime::FrameInfo::func_index).collect();
     let most = functions.iter().map(|f| functions.iter().filter(|other| *other == f).count()).max();
@@ -127,9 +127,9 @@ fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_line: &str) -> Str
         }
         other => other.to_string(),
     };
-    if !last_line.is_empty() {
+    if !last_lines.is_empty() {
         // Writing to a String cannot fail.
-        let _ = write!(text, "; its last log line: {last_line}");
+        let _ = write!(text, "; its last log lines: {last_lines}");
     }
     for (number, frame) in frames.iter().take(FRAMES).enumerate() {
         let before = if number == 0 { "; at" } else { " <-" };

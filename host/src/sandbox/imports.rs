@@ -3,6 +3,9 @@
 //! A call of the cluster is never polled by a guest's thread beyond its first step: it goes on in the control runtime.
 //! A read dies with its guest; a write does not, and the run is over only when the write is. No call waits for a
 //! place in the sandbox.
+//!
+//! Invariants: `a_write_outlives_its_guest_and_keeps_the_run_open`, `a_read_ends_with_its_guest`,
+//! `a_call_without_an_answer_is_unavailable_in_time`.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -76,26 +79,41 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 }
 
 impl Calls {
-    /// A call that may be given up at any time.
     async fn read<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T, cluster::Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, client::Error>> + Send + 'static,
     {
-        let call = call(self.client()?);
+        self.attached(call(self.client()?)).await
+    }
+
+    async fn write<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T, cluster::Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, client::Error>> + Send + 'static,
+    {
+        self.detached(call(self.client()?)).await
+    }
+
+    /// A call that ends with its guest.
+    async fn attached<T, F>(&self, call: F) -> Result<T, cluster::Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, client::Error>> + Send + 'static,
+    {
         match self.first_step(call) {
             Ok(answer) => Ok(answer?),
             Err(rest) => self.answer(&mut AbortOnDrop(self.control.spawn(rest)).0).await,
         }
     }
 
-    /// A call that goes on when its guest is gone.
-    async fn write<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T, cluster::Error>
+    /// A call that goes on when its guest is gone, and keeps the run open.
+    async fn detached<T, F>(&self, call: F) -> Result<T, cluster::Error>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, client::Error>> + Send + 'static,
     {
-        let (call, open) = (call(self.client()?), self.open.clone());
+        let open = self.open.clone();
         let call = async move {
             let answer = call.await;
             drop(open);
@@ -359,5 +377,56 @@ impl From<cluster::Event> for client::GuestEvent {
             name: regarding.name,
         };
         Self { regarding, severity, reason, action, note }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn calls(limit: Duration) -> (Calls, mpsc::Receiver<()>) {
+        let (open, closed) = mpsc::channel(1);
+        (Calls { client: None, control: Handle::current(), limit, open }, closed)
+    }
+
+    /// A call that has begun and is answered by the sender; it holds the sender's other end.
+    fn slow() -> (oneshot::Sender<u8>, impl Future<Output = Result<u8, client::Error>>) {
+        let (answer, answered) = oneshot::channel();
+        (answer, async move { Ok(answered.await.unwrap()) })
+    }
+
+    #[tokio::test]
+    async fn a_write_outlives_its_guest_and_keeps_the_run_open() {
+        let (calls, mut closed) = calls(Duration::from_secs(60));
+        let (answer, call) = slow();
+        assert!(calls.detached(call).now_or_never().is_none());
+        drop(calls);
+        tokio::task::yield_now().await;
+        assert!(closed.recv().now_or_never().is_none(), "the write is not over");
+        answer.send(1).unwrap();
+        assert_eq!(closed.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_read_ends_with_its_guest() {
+        let (calls, _closed) = calls(Duration::from_secs(60));
+        let (mut answer, call) = slow();
+        assert!(calls.attached(call).now_or_never().is_none());
+        answer.closed().await;
+    }
+
+    #[tokio::test]
+    async fn a_call_without_an_answer_is_unavailable_in_time() {
+        let (calls, _closed) = calls(Duration::from_millis(20));
+        let (_answer, call) = slow();
+        let result = calls.attached(call).await;
+        assert!(
+            matches!(&result, Err(cluster::Error::Unavailable(text)) if text.contains("20ms")),
+            "{result:?}"
+        );
+        let at_once = async { Err::<(), _>(client::Error::NotFound) };
+        assert!(matches!(calls.detached(at_once).await, Err(cluster::Error::NotFound)));
     }
 }

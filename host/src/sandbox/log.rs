@@ -6,6 +6,7 @@
 //! Invariants: `a_line_is_cut_at_4_kib`, `a_controller_gets_64_kib_a_second`, `escape_codes_do_not_reach_the_log`.
 
 use std::{
+    collections::VecDeque,
     fmt::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -21,6 +22,11 @@ const LINE: usize = 4 << 10;
 const RATE: u64 = 64 << 10;
 /// What a line costs besides its text: span fields and time are written with each.
 const OVERHEAD: u64 = 64;
+
+/// A Rust panic has three lines: where, what, and a hint.
+const LAST_LINES: usize = 3;
+/// How much of each is kept for a report.
+const LAST_LINE: usize = 240;
 
 /// How much a line matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +88,7 @@ pub(super) struct GuestLog(Arc<Inner>);
 struct Inner {
     span: Span,
     quota: Arc<LogQuota>,
-    last: Mutex<String>,
+    last: Mutex<VecDeque<String>>,
 }
 
 impl GuestLog {
@@ -96,7 +102,7 @@ impl GuestLog {
             + fields.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
         let message = clean(message, LINE);
         let fields = joined(fields, LINE - message.len());
-        message.clone_into(&mut self.last());
+        self.remember(&message);
         let kept = message.len() + fields.len();
         let dropped = if self.0.quota.take(kept) {
             self.emit(level, &message, &fields);
@@ -114,12 +120,21 @@ impl GuestLog {
         self.0.quota.metrics.log_dropped(bytes as u64);
     }
 
-    /// The last thing the guest said, whether or not it reached the log: a panic says why.
-    pub(super) fn last_line(&self) -> String {
-        self.last().clone()
+    /// The last things the guest said, whether or not they reached the log: a panic says why.
+    pub(super) fn last_lines(&self) -> String {
+        self.last().make_contiguous().join(" | ")
     }
 
-    fn last(&self) -> MutexGuard<'_, String> {
+    fn remember(&self, line: &str) {
+        let end = line.floor_char_boundary(LAST_LINE);
+        let mut last = self.last();
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line[..end].to_owned());
+    }
+
+    fn last(&self) -> MutexGuard<'_, VecDeque<String>> {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -236,7 +251,7 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Weak;
 
     use super::*;
@@ -248,6 +263,12 @@ mod tests {
         fn stats(&self) -> QueueStats {
             QueueStats::default()
         }
+    }
+
+    /// A quota with counters of its own.
+    pub(in crate::sandbox) fn quota(metrics: &Metrics) -> Arc<LogQuota> {
+        let queue: Weak<NoQueue> = Weak::new();
+        Arc::new(LogQuota::new(metrics.controller("a/b", queue)))
     }
 
     /// What reaches the host's log, as `level target fields message`.
@@ -267,8 +288,7 @@ mod tests {
 
     fn seen(act: impl FnOnce(&GuestLog)) -> (Vec<serde_json::Value>, String) {
         let metrics = Metrics::default();
-        let queue: Weak<NoQueue> = Weak::new();
-        let quota = Arc::new(LogQuota::new(metrics.controller("a/b", queue)));
+        let quota = quota(&metrics);
         let seen = Seen::default();
         let writer = seen.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -335,8 +355,8 @@ mod tests {
         assert_eq!(kept(500), 32);
         assert_eq!(kept(600), 6);
         assert_eq!(kept(60_000), 64, "silence saves up one second, no more");
-        let (lines, page) = seen(|log| (0..1_000).for_each(|_| log.line(Level::Info, "", &[])));
-        assert!(lines.len() < 1_000 || page.contains("log_dropped"), "empty lines cost too");
+        let (lines, _) = seen(|log| (0..5_000).for_each(|_| log.line(Level::Info, "", &[])));
+        assert!(lines.len() < 5_000, "empty lines cost too");
         let (lines, page) =
             seen(|log| (0..200).for_each(|_| log.line(Level::Info, &"z".repeat(1_000), &[])));
         assert!((61..200).contains(&lines.len()), "{}", lines.len());
@@ -369,7 +389,8 @@ mod tests {
         seen(|log| {
             (0..200).for_each(|_| log.line(Level::Info, &"z".repeat(1_000), &[]));
             log.line(Level::Error, "panicked at src/lib.rs:1", &[]);
-            assert_eq!(log.last_line(), "panicked at src/lib.rs:1");
+            assert!(log.last_lines().ends_with("z | panicked at src/lib.rs:1"));
+            assert!(log.last_lines().len() <= 3 * LAST_LINE + 6);
         });
     }
 }

@@ -4,7 +4,7 @@
 //! linker. One run: a permit, a fresh store, one call, and all of it dropped. Ticks end a guest that computes, timeouts
 //! one that waits, the stop flag either.
 //!
-//! Invariants, held by `tests/sandbox.rs`: `an_instance_lives_for_one_call`, `a_stop_flag_ends_a_run`,
+//! Invariants, held by `tests/sandbox.rs`: `a_slot_is_free_again_after_every_end`, `a_stop_flag_ends_a_run`,
 //! `an_endless_loop_does_not_keep_others_from_running`, `loaded_code_needs_no_second_compilation`,
 //! `changed_code_on_disk_is_compiled_again`.
 
@@ -16,6 +16,7 @@ mod failure;
 mod imports;
 mod limits;
 mod log;
+mod machine;
 mod wasi;
 
 use std::{
@@ -44,7 +45,7 @@ use wasmtime_wasi::WasiCtx;
 use self::{
     cache::{CodeCache, Verified},
     compile::Compiler,
-    engine::{Reset, Role},
+    engine::Role,
     imports::{
         AbortOnDrop, Calls, Cut, State,
         bindings::{
@@ -54,6 +55,7 @@ use self::{
     },
     limits::{HANDLES, HOSTCALL_FUEL, Meter, TICK},
     log::GuestLog,
+    machine::Reset,
 };
 pub use self::{
     compile::{CompilerConfig, SUBCOMMAND, child_main},
@@ -61,6 +63,7 @@ pub use self::{
     failure::{Failure, Returned},
     limits::RunLimits,
     log::LogQuota,
+    machine::Mappings,
 };
 use crate::{
     client::Client,
@@ -134,8 +137,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A task of the host died.
-    #[error("the host failed while it loaded the component: {0}")]
+    /// The host's own trouble.
+    #[error("the host cannot load the component: {0}")]
     Host(String),
 }
 
@@ -175,6 +178,7 @@ struct Inner {
     cache: CodeCache,
     permits: Arc<Semaphore>,
     memory_ceiling: usize,
+    reset: Reset,
     control: Handle,
     guests: Option<Runtime>,
 }
@@ -254,6 +258,7 @@ impl Sandbox {
             cache,
             permits: Arc::new(Semaphore::new(slots as usize)),
             memory_ceiling,
+            reset,
             control,
             guests: Some(guests),
         })))
@@ -262,6 +267,12 @@ impl Sandbox {
     /// The largest `limits.memory` that can be served.
     pub fn memory_ceiling(&self) -> usize {
         self.0.memory_ceiling
+    }
+
+    /// Whether swap has come to the machine while used memories are cleaned page by page: a page in swap would not
+    /// be cleaned. The host must then drain and start anew.
+    pub fn must_restart(&self) -> bool {
+        self.0.reset == Reset::Scan && Reset::for_this_machine() == Reset::Memset
     }
 
     /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked.
@@ -273,6 +284,11 @@ impl Sandbox {
                 return Err(Error::OtherBytes { named, found });
             }
             screen(&screened)?;
+            if let Some(Mappings { used, limit }) = Mappings::now().filter(|now| now.are_scarce()) {
+                return Err(Error::Host(format!(
+                    "{used} of {limit} memory mappings are in use; raise vm.max_map_count or remove controllers"
+                )));
+            }
             let name = inner.code_name(&named);
             let found = inner.find(&name);
             Ok((name, found))

@@ -4,7 +4,7 @@
 //! error go to the guest's log; sockets and name lookups are refused before a socket exists; `wasi:http` is not
 //! linked. Time and chance come from the same source as `nagaya:controller/runtime`, time in whole milliseconds.
 //!
-//! Invariants: `no_clock_is_finer_than_a_millisecond`; by `tests/sandbox.rs`: `a_sleep_is_cut_by_the_limit_of_a_host_call`.
+//! Invariants: `no_clock_is_finer_than_a_millisecond`, `nothing_is_opened_and_nothing_inherited`; by `tests/sandbox.rs`: `a_sleep_is_cut_by_the_limit_of_a_host_call`.
 
 use std::{
     future::Future,
@@ -330,5 +330,56 @@ mod tests {
         assert!(random(RANDOM as u64 + 1).is_err());
         assert!(random(u64::MAX).is_err());
         assert_ne!(random_number().unwrap(), random_number().unwrap());
+    }
+    struct Guest(WasiCtx, ResourceTable);
+
+    impl WasiView for Guest {
+        fn ctx(&mut self) -> WasiCtxView<'_> {
+            WasiCtxView { ctx: &mut self.0, table: &mut self.1 }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_opened_and_nothing_inherited() {
+        use sockets::network::{ErrorCode, IpAddressFamily::Ipv4};
+        use wasmtime_wasi::p2::SocketError;
+
+        let metrics = crate::metrics::Metrics::default();
+        let quota = crate::sandbox::log::tests::quota(&metrics);
+        let log = GuestLog::new(tracing::Span::none(), quota);
+        let mut guest = Guest(context(&log), ResourceTable::new());
+
+        assert!(cli::environment::Host::get_environment(&mut guest.cli()).unwrap().is_empty());
+        assert!(cli::environment::Host::get_arguments(&mut guest.cli()).unwrap().is_empty());
+        assert!(
+            cli::terminal_stdout::Host::get_terminal_stdout(&mut guest.cli()).unwrap().is_none()
+        );
+        let directories = filesystem::preopens::Host::get_directories(&mut guest.filesystem());
+        assert!(directories.unwrap().is_empty());
+        let stdin = cli::stdin::Host::get_stdin(&mut guest.cli()).unwrap();
+        assert!(guest.1.get_mut(&stdin).unwrap().read(1).is_err(), "closed");
+
+        let denied = |error: SocketError| {
+            let code = error.downcast().unwrap();
+            assert!(
+                matches!(code, ErrorCode::AccessDenied | ErrorCode::PermanentResolverFailure),
+                "{code:?}"
+            );
+        };
+        denied(
+            sockets::tcp_create_socket::Host::create_tcp_socket(&mut guest.sockets(), Ipv4)
+                .unwrap_err(),
+        );
+        denied(
+            sockets::udp_create_socket::Host::create_udp_socket(&mut guest.sockets(), Ipv4)
+                .await
+                .unwrap_err(),
+        );
+        let network =
+            sockets::instance_network::Host::instance_network(&mut guest.sockets()).unwrap();
+        let name = "localhost".to_owned();
+        let looked_up =
+            sockets::ip_name_lookup::Host::resolve_addresses(&mut guest.sockets(), network, name);
+        denied(looked_up.unwrap_err());
     }
 }
