@@ -1,5 +1,7 @@
 //! Where log lines go: stderr, as text or JSON, filtered by `NAGAYA_LOG`.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// The environment variable with the filter, for example `info,nagaya::watch=debug`.
@@ -19,7 +21,11 @@ pub fn start(format: Format, default: &str) {
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
     let registry = tracing_subscriber::registry().with(filter);
     let started = match format {
-        Format::Text => registry.with(fmt::layer().with_writer(std::io::stderr)).try_init(),
+        Format::Text => {
+            let colours = std::io::stderr().is_terminal();
+            let lines = fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+            registry.with(lines).try_init()
+        }
         Format::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     };
     if started.is_err() {

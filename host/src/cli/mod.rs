@@ -121,7 +121,8 @@ fn run(args: Args) -> Result<()> {
 
 /// Runs a client verb on a runtime of its own.
 fn client(global: Global, verb: impl AsyncFnOnce(Cluster) -> Result<()>) -> Result<()> {
-    logs::start(logs::Format::Text, "warn");
+    // What the libraries have to say comes back as an error and is shown once.
+    logs::start(logs::Format::Text, "nagaya=warn");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let cluster = Cluster::connect(global.kubeconfig, global.namespace).await?;
