@@ -100,6 +100,7 @@ impl Controller {
             runs: JoinSet::new(),
             flights: HashMap::new(),
             drain_until: None,
+            closing: JoinSet::new(),
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
     }
@@ -156,6 +157,8 @@ pub struct Loop {
     runs: JoinSet<End>,
     flights: HashMap<Id, Flight>,
     drain_until: Option<Instant>,
+    /// Replaced views, until the new one is sure to have missed nothing.
+    closing: JoinSet<Arc<Executor>>,
 }
 
 #[derive(Debug)]
@@ -195,6 +198,7 @@ impl Loop {
                 Ok(()) = self.settings.changed() => (),
                 Ok(()) = self.parts.claim.changed() => self.publish_gate(None),
                 () = sleep_until(self.drain_until) => self.cut(),
+                Some(Ok(old)) = self.closing.join_next(), if !self.closing.is_empty() => self.close(&old),
                 _ = housekeeping.tick() => self.keep_house(),
                 Ok(()) = self.stop.changed() => (),
             }
@@ -250,22 +254,37 @@ impl Loop {
     }
 
     /// A new value from the manager. Runs in flight go on; nothing new starts on the old revision.
+    ///
+    /// The new view is opened before the old one is closed, and that one only when the watches have delivered all that
+    /// they saw before: no change falls between the two.
     fn swap(&mut self) {
         let next = self.rollout.borrow_and_update().clone();
-        if let Some(old) = &self.current.active {
-            old.view.set_live(false);
-        }
         let replaced = next.generation != self.current.generation;
-        self.current = next;
+        let old = std::mem::replace(&mut self.current, next).active;
         if let Some(new) = &self.current.active {
             new.view.set_live(true);
             self.parts.inbox.forget_failures();
             new.view.wake_all(&self.parts.inbox);
         }
+        if let Some(old) = old {
+            let new = self.current.active.clone();
+            self.closing.spawn(async move {
+                if let Some(new) = new {
+                    new.view.barrier().await;
+                }
+                old
+            });
+        }
         if replaced && !self.flights.is_empty() {
             self.drain_until = Some(Instant::now() + DRAIN);
         }
         self.raise_floor_if_drained();
+    }
+
+    fn close(&self, old: &Arc<Executor>) {
+        if !self.current.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, old)) {
+            old.view.set_live(false);
+        }
     }
 
     fn raise_floor_if_drained(&mut self) {

@@ -169,7 +169,9 @@ impl Metrics {
 
 impl fmt::Debug for ControllerMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ControllerMetrics").field("controller", &self.controller).finish_non_exhaustive()
+        f.debug_struct("ControllerMetrics")
+            .field("controller", &self.controller)
+            .finish_non_exhaustive()
     }
 }
 

@@ -186,6 +186,18 @@ impl View {
         Ok(readable)
     }
 
+    /// All cached primaries.
+    pub fn primaries(&self) -> impl Iterator<Item = Arc<Entry>> {
+        self.gatekeeper.primaries().flat_map(|cache| cache.entries())
+    }
+
+    /// Returns once every change that its watches saw before this call has been delivered.
+    pub async fn barrier(&self) {
+        for sight in &self.sights {
+            sight.subscription.barrier().await;
+        }
+    }
+
     /// Lets the watches wake the controller, or stops them.
     pub fn set_live(&self, live: bool) {
         self.gatekeeper.open.store(live, Ordering::SeqCst);
@@ -193,7 +205,7 @@ impl View {
 
     /// Wakes every primary (R83).
     pub fn wake_all(&self, inbox: &Inbox) {
-        for cache in self.gatekeeper.primaries.get().into_iter().flatten() {
+        for cache in self.gatekeeper.primaries() {
             inbox.add_all(cache.keys(), queue::BACKGROUND);
         }
     }
@@ -213,6 +225,12 @@ impl View {
             .iter()
             .flat_map(|sight| sight.rights.iter())
             .find(|right| self.authority.verdict(&self.account, right) == Verdict::Denied)
+    }
+}
+
+impl Live {
+    fn primaries(&self) -> impl Iterator<Item = &Arc<Cache>> {
+        self.primaries.get().into_iter().flatten()
     }
 }
 
@@ -242,10 +260,6 @@ impl Gatekeeper {
             namespaces.iter().any(|namespace| Some(namespace.as_ref()) == key.namespace.as_deref())
         })
     }
-
-    fn primaries(&self) -> impl Iterator<Item = &Arc<Cache>> {
-        self.live.primaries.get().into_iter().flatten()
-    }
 }
 
 impl Wakes for Gatekeeper {
@@ -261,13 +275,13 @@ impl Wakes for Gatekeeper {
             Wake::One(key) if self.in_scope(&key) => self.inbox.add(&key, priority),
             Wake::One(_) => (),
             Wake::Every => {
-                for cache in self.primaries() {
+                for cache in self.live.primaries() {
                     self.inbox.add_all(cache.keys(), priority);
                 }
             }
             Wake::Indexed { index, values } => {
                 let Some(path) = self.index_paths.get(&index) else { return };
-                for cache in self.primaries() {
+                for cache in self.live.primaries() {
                     for (namespace, value) in &values {
                         self.inbox
                             .add_all(cache.indexed(path, namespace.as_deref(), value), priority);

@@ -1,8 +1,13 @@
 //! The project's own commands, run as `cargo xtask <command>`.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+mod check;
 mod control_plane;
+mod crds;
 mod demo;
 mod guests;
 mod progress;
@@ -18,8 +23,12 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Format, lints, tidy tests, generated files and dependencies
+    Check,
     /// Build kube-apiserver and etcd for tests and the demo, once
     ControlPlane(control_plane::Args),
+    /// Generate the CustomResourceDefinitions in deploy/crd
+    Crds(crds::Args),
     /// Show the main job on a real API server, step by step
     Demo(demo::Args),
     /// Build the reconcilers of examples/ and tests/guests for WebAssembly, and print their paths
@@ -31,9 +40,17 @@ enum Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     match Args::parse().command {
+        Command::Check => check::run(),
         Command::ControlPlane(args) => control_plane::run(args).await,
+        Command::Crds(args) => crds::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Guests => guests::run(),
         Command::Test(args) => test::run(args).await,
     }
+}
+
+/// The repository's top folder.
+fn root() -> anyhow::Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    folder.map(Path::to_path_buf).context("xtask has no parent folder")
 }

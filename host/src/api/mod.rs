@@ -34,7 +34,20 @@ pub struct Uploads {
 
 /// `PUT` and `HEAD /v1/modules/{digest}`.
 pub fn router(uploads: Uploads) -> Router {
-    Router::new().route("/v1/modules/{digest}", put(receive).head(look)).with_state(uploads)
+    router_with_limit(uploads, BODY_LIMIT)
+}
+
+/// The same with another time limit for a whole body.
+pub fn router_with_limit(uploads: Uploads, body_limit: Duration) -> Router {
+    Router::new()
+        .route("/v1/modules/{digest}", put(receive).head(look))
+        .with_state(Uploading { uploads, body_limit })
+}
+
+#[derive(Clone)]
+struct Uploading {
+    uploads: Uploads,
+    body_limit: Duration,
 }
 
 /// Serves `router` until `stop` becomes true.
@@ -50,9 +63,9 @@ pub async fn serve(
     axum::serve(listener, service).with_graceful_shutdown(stopped).await
 }
 
-async fn look(State(uploads): State<Uploads>, Path(digest): Path<String>) -> Response {
+async fn look(State(state): State<Uploading>, Path(digest): Path<String>) -> Response {
     match digest.parse::<Digest>() {
-        Ok(digest) => match uploads.modules.welcome(&digest) {
+        Ok(digest) => match state.uploads.modules.welcome(&digest) {
             Welcome::Stored => StatusCode::OK.into_response(),
             Welcome::Wanted => StatusCode::ACCEPTED.into_response(),
             Welcome::Unnamed => StatusCode::NOT_FOUND.into_response(),
@@ -63,7 +76,7 @@ async fn look(State(uploads): State<Uploads>, Path(digest): Path<String>) -> Res
 }
 
 async fn receive(
-    State(uploads): State<Uploads>,
+    State(Uploading { uploads, body_limit }): State<Uploading>,
     Path(digest): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -95,34 +108,65 @@ async fn receive(
     if length.is_some_and(|length: u64| length > uploads.max_bytes) {
         return refused(&Error::TooLarge(uploads.max_bytes));
     }
-    match tokio::time::timeout(BODY_LIMIT, store(&uploads, digest, body)).await {
+    match tokio::time::timeout(body_limit, store(&uploads, digest, body)).await {
         Ok(Ok(())) => answer(StatusCode::CREATED, "stored"),
         Ok(Err(Failure::Store(error))) => refused(&error),
         Ok(Err(Failure::Body(text))) => answer(StatusCode::BAD_REQUEST, &text),
-        Err(_) => answer(StatusCode::REQUEST_TIMEOUT, "the body did not arrive within 30 s"),
+        Ok(Err(Failure::NotWasm)) => {
+            let text =
+                "the body is not WebAssembly; send the component as it is, not in an archive";
+            answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, text)
+        }
+        Err(_) => {
+            let text = format!("the body did not arrive within {body_limit:?}");
+            answer(StatusCode::REQUEST_TIMEOUT, &text)
+        }
     }
 }
 
 enum Failure {
     Store(Error),
     Body(String),
+    NotWasm,
+}
+
+/// Looks at the first bytes of a body as they come: archives and texts are refused before they reach the disk.
+struct Start(&'static [u8]);
+
+impl Start {
+    fn new() -> Self {
+        Self(b"\0asm")
+    }
+
+    fn admit(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let (due, later) = self.0.split_at(bytes.len().min(self.0.len()));
+        self.0 = later;
+        if bytes.starts_with(due) { Ok(()) } else { Err(Failure::NotWasm) }
+    }
+
+    fn finish(&self) -> Result<(), Failure> {
+        if self.0.is_empty() { Ok(()) } else { Err(Failure::NotWasm) }
+    }
 }
 
 /// Writes go to a blocking thread a chunk at a time, so that a slow disk holds up one upload and nothing else.
 async fn store(uploads: &Uploads, digest: Digest, mut body: Body) -> Result<(), Failure> {
     let modules = uploads.modules.clone();
     let max_bytes = uploads.max_bytes;
+    let mut start = Start::new();
     let mut upload = blocking(move || modules.upload(digest, max_bytes)).await?;
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| Failure::Body(format!("the upload broke off: {error}")))?;
         let Ok(bytes) = frame.into_data() else { continue };
+        start.admit(&bytes)?;
         upload = blocking(move || {
             let mut upload: Upload = upload;
             upload.write(&bytes).map(|()| upload)
         })
         .await?;
     }
+    start.finish()?;
     blocking(move || upload.finish()).await
 }
 

@@ -70,3 +70,50 @@ impl Applied {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watch::envelope::fingerprint_text;
+
+    fn at(target: Target, name: &str) -> (Target, Kind, ObjectKey) {
+        (target, Kind::new("v1", "ConfigMap"), ObjectKey::new(Some("demo"), name))
+    }
+
+    fn print(text: u8) -> Fingerprint {
+        fingerprint_text(&text.to_string())
+    }
+
+    #[test]
+    fn only_the_same_body_on_an_untouched_object_is_a_no_op() {
+        let mut applied = Applied::default();
+        let (body, returned) = (print(1), print(2));
+        let web = at(Target::Main, "web");
+        assert!(!applied.is_no_op(&web, "uid", body, returned), "nothing was applied yet");
+        applied.learn(web.clone(), "uid", body, returned);
+        assert!(applied.is_no_op(&web, "uid", body, returned));
+        assert!(!applied.is_no_op(&web, "uid", print(3), returned), "another body");
+        assert!(!applied.is_no_op(&web, "uid", body, print(3)), "somebody touched the object");
+        assert!(!applied.is_no_op(&web, "another", body, returned), "it was made again");
+        assert!(!applied.is_no_op(&at(Target::Status, "web"), "uid", body, returned));
+        assert!(!applied.is_no_op(&at(Target::Main, "db"), "uid", body, returned));
+        applied.learn(web.clone(), "uid", print(4), print(5));
+        assert!(!applied.is_no_op(&web, "uid", body, returned), "only the last apply counts");
+    }
+
+    #[test]
+    fn an_unknown_outcome_is_forgotten_for_object_and_status() {
+        let mut applied = Applied::default();
+        for target in [Target::Main, Target::Status] {
+            for name in ["web", "db"] {
+                applied.learn(at(target, name), "uid", print(1), print(2));
+            }
+        }
+        let (_, kind, key) = at(Target::Main, "web");
+        applied.forget(&kind, &key);
+        for target in [Target::Main, Target::Status] {
+            assert!(!applied.is_no_op(&at(target, "web"), "uid", print(1), print(2)));
+            assert!(applied.is_no_op(&at(target, "db"), "uid", print(1), print(2)));
+        }
+    }
+}

@@ -5,10 +5,11 @@
 //!
 //! Invariants: `a_file_appears_whole_or_not_at_all`, `bytes_that_changed_on_disk_are_not_given_out`.
 
+pub mod screen;
 mod upload;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fmt, fs, io,
     path::{Path, PathBuf},
     str::FromStr,
@@ -60,8 +61,8 @@ pub struct Modules {
     folder: Arc<Path>,
     /// Moves when a module has arrived.
     arrivals: Arc<watch::Sender<u64>>,
-    /// The digests that WasmControllers name; `None` until the API has been read.
-    named: Arc<watch::Sender<Option<HashSet<Digest>>>>,
+    /// The digests that each WasmController names; `None` until the API has been read.
+    named: Arc<watch::Sender<Option<BTreeMap<String, HashSet<Digest>>>>>,
 }
 
 /// What an upload under a digest would meet (U1).
@@ -95,21 +96,42 @@ impl Modules {
         })
     }
 
-    /// Says which digests WasmControllers name now.
-    pub fn name(&self, digests: HashSet<Digest>) {
-        self.named.send_if_modified(|named| {
-            let new = named.as_ref() != Some(&digests);
-            *named = Some(digests);
-            new
+    /// The API has been read: what nobody names now is not welcome.
+    pub fn synced(&self) {
+        self.named.send_modify(|named| {
+            named.get_or_insert_default();
         });
+    }
+
+    /// Says which digests `controller` names now.
+    pub fn name(&self, controller: &str, digests: HashSet<Digest>) {
+        self.named.send_modify(|named| {
+            named.get_or_insert_default().insert(controller.to_owned(), digests);
+        });
+    }
+
+    /// `controller` is gone and names nothing any more.
+    pub fn forget(&self, controller: &str) {
+        self.named.send_modify(|named| {
+            if let Some(named) = named {
+                named.remove(controller);
+            }
+        });
+    }
+
+    /// Whether the bytes of `digest` are stored.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).is_file()
     }
 
     /// What an upload of `digest` would meet now.
     pub fn welcome(&self, digest: &Digest) -> Welcome {
         match &*self.named.borrow() {
             None => Welcome::NotSynced,
-            Some(named) if !named.contains(digest) => Welcome::Unnamed,
-            Some(_) if self.path(digest).is_file() => Welcome::Stored,
+            Some(named) if !named.values().any(|digests| digests.contains(digest)) => {
+                Welcome::Unnamed
+            }
+            Some(_) if self.has(digest) => Welcome::Stored,
             Some(_) => Welcome::Wanted,
         }
     }
@@ -207,6 +229,7 @@ mod tests {
         upload.write(b"hel").unwrap();
         upload.write(b"lo").unwrap();
         assert!(matches!(upload.write(b"!"), Err(Error::TooLarge(5))));
+        drop(upload);
         let mut upload = modules.upload(digest.clone(), 5).unwrap();
         upload.write(b"hallo").unwrap();
         assert!(matches!(upload.finish(), Err(Error::OtherBytes { .. })));
@@ -227,7 +250,7 @@ mod tests {
         let file = folder.path().join(format!("{}.wasm", digest.hex()));
         fs::write(file, b"hallo").unwrap();
         assert_eq!(modules.read(&digest).unwrap(), None);
-        modules.name(HashSet::from([digest.clone()]));
+        modules.name("demo/web", HashSet::from([digest.clone()]));
         assert_eq!(modules.welcome(&digest), Welcome::Wanted, "it can be sent again");
     }
 
@@ -236,7 +259,7 @@ mod tests {
         let (_folder, modules) = store();
         let digest = Digest::of(b"hello");
         assert_eq!(modules.welcome(&digest), Welcome::NotSynced);
-        modules.name(HashSet::new());
+        modules.synced();
         assert_eq!(modules.welcome(&digest), Welcome::Unnamed);
         for bad in ["", "sha256:", "sha256:../../etc/passwd", "sha256:ABCD", "md5:00"] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");

@@ -594,7 +594,7 @@ mod tests {
                 }
                 let effects = match stream.next(now) {
                     Step::Wait(at) => {
-                        assert!(at - now <= 2 * LONGEST_PAUSE);
+                        assert!(at - now <= SHORTEST_WATCH + 2 * LONGEST_PAUSE);
                         now = at;
                         continue;
                     }

@@ -1,0 +1,224 @@
+//! Starts the parts in order, and ends them in the opposite one.
+//!
+//! Probes and metrics come first and go last (R26). Whatever ends by itself ends the process: Kubernetes restarts it,
+//! and half a host helps nobody.
+
+use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use axum::Router;
+use http::Method;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
+
+use crate::{
+    admin::{self, Admin},
+    api::{self, Uploads},
+    apiserver::{ApiServer, Call, Media},
+    authority::Authority,
+    config::Config,
+    crd, events,
+    fence::Claim,
+    manager::{Manager, Needs},
+    metrics::Metrics,
+    module::Modules,
+    places::Places,
+    sandbox::{Sandbox, SandboxConfig},
+    watch::Hub,
+};
+
+/// How often an API server that does not answer is asked again at the start.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A host whose parts are there, but not yet at work.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    api: ApiServer,
+    modules: Modules,
+    sandbox: Sandbox,
+    metrics: Metrics,
+    /// Name and listener of each server.
+    listeners: Option<Listeners>,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    api: TcpListener,
+    probes: TcpListener,
+    metrics: TcpListener,
+}
+
+impl App {
+    /// Opens the store, the sandbox and the listeners; an error says what cannot be had.
+    pub async fn new(config: Config) -> Result<Self> {
+        let api = ApiServer::connect(config.kubeconfig.clone(), "nagaya")
+            .await
+            .context("reading the kubeconfig")?;
+        let listeners = Listeners {
+            api: listen("api", config.api).await?,
+            probes: listen("probes", config.probes).await?,
+            metrics: listen("metrics", config.metrics).await?,
+        };
+        let folder = |name: &str| config.data.join(name);
+        let modules = Modules::open(&folder("modules")).context("opening the module store")?;
+        let sandbox = SandboxConfig {
+            slots: config.slots,
+            memory_ceiling: config.memory_ceiling,
+            ..SandboxConfig::new(folder("code"))
+        };
+        let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
+        Ok(Self {
+            config,
+            api,
+            modules,
+            sandbox,
+            metrics: Metrics::default(),
+            listeners: Some(listeners),
+        })
+    }
+
+    /// Works until `stop` becomes true or a part fails, and drains.
+    pub async fn run(mut self, stop: watch::Receiver<bool>) -> Result<()> {
+        let (shut, shut_seen) = watch::channel(false);
+        let (ready, is_ready) = watch::channel(false);
+        let mut servers = self.serve(&is_ready, &shut_seen);
+        let mut around = JoinSet::new();
+        let worked = tokio::select! {
+            worked = work(self, stop, ready, &mut around) => worked,
+            Some(ended) = servers.join_next() => ended.context("a server panicked")?.and_then(|()| bail!("a server ended by itself")),
+        };
+        shut.send_replace(true);
+        while let Some(ended) = servers.join_next().await {
+            ended.context("a server panicked")??;
+        }
+        worked
+    }
+
+    /// The three servers. Probes and metrics answer while the rest still starts.
+    fn serve(
+        &mut self,
+        ready: &watch::Receiver<bool>,
+        shut: &watch::Receiver<bool>,
+    ) -> JoinSet<Result<()>> {
+        let admin = Admin { metrics: self.metrics.clone(), ready: ready.clone() };
+        let uploads = Uploads { modules: self.modules.clone(), max_bytes: self.config.max_module };
+        let mut servers = JoinSet::new();
+        let Some(Listeners { api, probes, metrics }) = self.listeners.take() else {
+            return servers;
+        };
+        for (name, listener, router) in [
+            ("api", api, api::router(uploads)),
+            ("probes", probes, admin::router(admin.clone())),
+            ("metrics", metrics, admin::router(admin)),
+        ] {
+            servers.spawn(server(name, listener, router, shut.clone()));
+        }
+        servers
+    }
+}
+
+async fn work(
+    app: App,
+    mut stop: watch::Receiver<bool>,
+    ready: watch::Sender<bool>,
+    around: &mut JoinSet<Result<()>>,
+) -> Result<()> {
+    let user = tokio::select! {
+        user = introduce(&app.api) => user?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    };
+    tracing::info!(user = &*user, controllers = app.config.controllers, "the host starts");
+    let authority = Authority::new(app.api.clone());
+    let (recorder, sender) = events::recorder(app.api.clone(), instance());
+    let hub = Hub::new(app.api.clone(), Handle::current());
+    around.spawn(ending("the review of rights", authority.clone().run()));
+    around.spawn(ending("the sender of events", sender.run()));
+    let (_claim, claimed) = watch::channel(Some(Claim { epoch: 0 }));
+    let needs = Needs {
+        api: app.api.clone(),
+        hub,
+        authority,
+        sandbox: app.sandbox.clone(),
+        modules: app.modules.clone(),
+        recorder,
+        metrics: app.metrics.clone(),
+        places: Places::new(usize::try_from(app.config.slots).unwrap_or(1)),
+        claim: claimed,
+        user,
+        controllers: app.config.controllers.clone(),
+        memory_ceiling: app.config.memory_ceiling,
+    };
+    let (manager, mut synced) = Manager::new(needs).context("reading --controllers")?;
+    let managed = manager.run(stop.clone());
+    let told = async {
+        while synced.changed().await.is_ok() {
+            ready.send_replace(*synced.borrow());
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        ended = managed => ended.context("keeping the controllers"),
+        () = told => Ok(()),
+        Some(ended) = around.join_next() => ended.context("a part of the host panicked")?,
+    }
+}
+
+async fn ending(what: &'static str, work: impl Future<Output = ()>) -> Result<()> {
+    work.await;
+    bail!("{what} ended by itself")
+}
+
+async fn listen(name: &str, address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for {name}"))?;
+    let address = listener.local_addr().context("reading the address of a listener")?;
+    tracing::info!(server = name, %address, "listening");
+    Ok(listener)
+}
+
+async fn server(
+    name: &'static str,
+    listener: TcpListener,
+    router: Router,
+    shut: watch::Receiver<bool>,
+) -> Result<()> {
+    api::serve(listener, router, shut).await.with_context(|| format!("serving {name}"))
+}
+
+/// Asks the API server who the host is and whether it knows the host's kinds; waits for a server that is down.
+async fn introduce(api: &ApiServer) -> Result<Arc<str>> {
+    let body = json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview" });
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let review = Call::new(Method::POST, path).body(Media::Json, body.to_string());
+    let who: Value = loop {
+        match api.fetch(review.clone()).await {
+            Ok(who) => break who,
+            Err(error) if matches!(error.code(), Some(400..500)) => {
+                return Err(error).context("the API server does not let the host in: are the credentials of its kubeconfig still valid?");
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the API server does not answer, the host asks again"
+                );
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+    };
+    let user = who["status"]["userInfo"]["username"].as_str().unwrap_or_default().into();
+    let kind = crd::own_watch("WasmController").kind;
+    if api.discover(&kind).await.context("asking for the host's own kinds")?.is_none() {
+        bail!(
+            "the cluster does not know {kind}: apply deploy/crd first (kubectl apply -f deploy/crd)"
+        );
+    }
+    Ok(user)
+}
+
+/// Names this process in events.
+fn instance() -> String {
+    let name = rustix::system::uname();
+    format!("{}-{}", name.nodename().to_string_lossy(), std::process::id())
+}

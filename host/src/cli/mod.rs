@@ -1,0 +1,234 @@
+//! The command line: one file a verb, each a `run(args)`; the only reader of the environment.
+//!
+//! Verbs other than `serve` are clients: they write a WasmController with the user's own kubeconfig, exactly as
+//! kubectl would, and wait for what the host makes of it. Results go to stdout, progress to stderr.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+mod abort;
+mod cluster;
+mod component;
+mod decision;
+mod get;
+pub mod logs;
+mod print;
+mod promote;
+mod push;
+mod rollback;
+mod serve;
+mod tree;
+mod upload;
+mod wait;
+mod wish;
+
+use cluster::Cluster;
+
+/// Kubernetes controllers as WebAssembly components: many in one host, versions swapped by a pointer.
+#[derive(Debug, Parser)]
+#[command(name = "nagaya", version, propagate_version = true, after_help = EXAMPLES)]
+struct Args {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nagaya push website website.wasm -n demo     upload a component; it becomes the candidate
+  nagaya get website -n demo                   what is live, what waits, and what is wrong
+  nagaya promote website -n demo               make the candidate live
+  nagaya rollback website -n demo              go back to the revision that was live before
+
+Everything is a field of the WasmController: kubectl and GitOps can do the same.";
+
+/// What every verb understands.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// The kubeconfig to use [default: $KUBECONFIG, ~/.kube/config, or the pod's account]
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace [default: the kubeconfig's]
+    #[arg(short, long, global = true, value_name = "NS")]
+    namespace: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host
+    Serve(Box<serve::Args>),
+    /// Upload a component and stage it as a new revision
+    Push(push::Args),
+    /// Show controllers, or one with its revisions and problems
+    Get(get::Args),
+    /// Make the candidate live
+    Promote(promote::Args),
+    /// Reject the candidate
+    Abort(abort::Args),
+    /// Go back to the revision that was live before
+    Rollback(rollback::Args),
+    /// Compile one component from stdin; the host starts this by itself
+    #[command(hide = true)]
+    CompileChild,
+}
+
+/// How long a verb waits for the host.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Patience {
+    /// Give up waiting after this long, for example 90s or 5m
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = span)]
+    timeout: Duration,
+}
+
+/// Parses the process's arguments and does what they say.
+pub fn main() -> ExitCode {
+    let args = parse(std::env::args_os());
+    if matches!(args.command, Command::CompileChild) {
+        return crate::sandbox::child_main();
+    }
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint!("{}", complaint(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<()> {
+    let Args { global, command } = args;
+    match command {
+        Command::Serve(args) => serve::run(*args, global.kubeconfig),
+        Command::CompileChild => Ok(()),
+        Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
+        Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
+        Command::Promote(args) => client(global, async |cluster| promote::run(args, cluster).await),
+        Command::Abort(args) => client(global, async |cluster| abort::run(args, cluster).await),
+        Command::Rollback(args) => {
+            client(global, async |cluster| rollback::run(args, cluster).await)
+        }
+    }
+}
+
+/// Runs a client verb on a runtime of its own.
+fn client(global: Global, verb: impl AsyncFnOnce(Cluster) -> Result<()>) -> Result<()> {
+    logs::start(logs::Format::Text, "warn");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let cluster = Cluster::connect(global.kubeconfig, global.namespace).await?;
+        verb(cluster).await
+    })
+}
+
+/// Parses, under the name by which the program was called: kubectl runs `kubectl-nagaya` as `kubectl nagaya`.
+fn parse(arguments: impl IntoIterator<Item = OsString>) -> Args {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let matches = command(arguments.first().map(Path::new)).get_matches_from(&arguments);
+    Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+fn command(program: Option<&Path>) -> clap::Command {
+    let plugin = program.and_then(Path::file_stem).is_some_and(|stem| stem == "kubectl-nagaya");
+    let command = Args::command();
+    if plugin { command.bin_name("kubectl nagaya").display_name("kubectl-nagaya") } else { command }
+}
+
+/// The error and its causes, one a line.
+fn complaint(error: &anyhow::Error) -> String {
+    let mut text = format!("error: {error}\n");
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Many libraries repeat their source in their own text.
+        if !last.contains(&cause) {
+            text.push_str(&format!("  caused by: {cause}\n"));
+            last = cause;
+        }
+    }
+    text
+}
+
+/// Writes `text` to stdout; a reader that has gone away, as in `| head`, is no error.
+fn say(text: &str) -> Result<()> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to stdout")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A span of time like 500ms, 90s or 5m.
+fn span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not like 500ms, 90s or 5m");
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let span = match unit {
+        "ms" => Duration::from_millis(number),
+        "s" => Duration::from_secs(number),
+        "m" => Duration::from_secs(number.saturating_mul(60)),
+        _ => return Err(wrong()),
+    };
+    if span.is_zero() { Err(wrong()) } else { Ok(span) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command(None).debug_assert();
+    }
+
+    #[test]
+    fn help_lists_the_verbs_in_the_order_of_their_use() {
+        let help = command(None).render_help().to_string();
+        let verbs = ["serve", "push", "get", "promote", "abort", "rollback"];
+        let places: Vec<_> = verbs.map(|verb| help.find(&format!("\n  {verb} ")).unwrap()).into();
+        assert!(places.is_sorted(), "{help}");
+        assert!(!help.contains("compile-child"), "{help}");
+    }
+
+    #[test]
+    fn kubectl_calls_it_by_its_own_name() {
+        let help = command(Some(Path::new("/usr/bin/kubectl-nagaya"))).render_help().to_string();
+        assert!(help.contains("Usage: kubectl nagaya "), "{help}");
+        let help = command(Some(Path::new("/usr/bin/nagaya"))).render_help().to_string();
+        assert!(help.contains("Usage: nagaya "), "{help}");
+    }
+
+    #[test]
+    fn the_global_flags_stand_before_or_after_the_verb() {
+        for line in ["nagaya -n a --kubeconfig k get x", "nagaya get x --kubeconfig k -n a"] {
+            let args = parse(line.split(' ').map(OsString::from));
+            assert_eq!(args.global.namespace.as_deref(), Some("a"), "{line}");
+            assert_eq!(args.global.kubeconfig.as_deref(), Some(Path::new("k")), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_shown_with_its_causes_a_line_each() {
+        let error = anyhow::anyhow!("refused").context("cannot open").context("cannot open: no");
+        assert_eq!(complaint(&error), "error: cannot open: no\n  caused by: refused\n");
+    }
+
+    #[test]
+    fn a_span_has_a_unit() {
+        assert_eq!(span("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(span("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(span("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "5", "s", "0s", "5h", "-1s", "1.5s"] {
+            assert!(span(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! `nagaya serve`: runs the host.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use anyhow::{Context, Result};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use super::logs;
+use crate::{app::App, config::Config, crd::LimitsSpec};
+
+/// No uploaded module may be larger: a Python component has 18 MiB.
+const MAX_MODULE: u64 = 32 << 20;
+
+/// How the host runs.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// Folder for uploaded modules and compiled code; on a disk, and the host's alone
+    #[arg(long, value_name = "DIR", env = "NAGAYA_DATA_DIR", default_value = "/var/lib/nagaya")]
+    data_dir: PathBuf,
+    /// Where uploads are taken
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
+    api_bind_address: SocketAddr,
+    /// Where /healthz and /readyz are
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
+    health_probe_bind_address: SocketAddr,
+    /// Where /metrics is
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    metrics_bind_address: SocketAddr,
+    /// Keep only WasmControllers with these labels, so that several hosts can share a cluster
+    #[arg(long, value_name = "SELECTOR")]
+    controllers: Option<String>,
+    /// Runs at the same time, of all controllers together
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
+    slots: u32,
+    /// The largest limits.memory that a controller may ask for
+    #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = size)]
+    memory_ceiling: usize,
+    /// How log lines look; the environment variable NAGAYA_LOG filters them
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: logs::Format,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  nagaya serve --data-dir ./data                                   with your kubeconfig, on loopback
+  nagaya serve --controllers team=storage --log-format json        one of several hosts
+  NAGAYA_LOG=info,nagaya::watch=debug nagaya serve                 with the story of each watch";
+
+/// Runs the host until SIGTERM or SIGINT, then drains: no new runs, the last ones may take 30 s.
+pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
+    logs::start(args.log_format, "info");
+    let config = Config {
+        kubeconfig,
+        data: args.data_dir,
+        api: args.api_bind_address,
+        probes: args.health_probe_bind_address,
+        metrics: args.metrics_bind_address,
+        controllers: args.controllers,
+        slots: args.slots,
+        memory_ceiling: args.memory_ceiling,
+        max_module: MAX_MODULE,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("starting the control runtime")?;
+    let worked = runtime.block_on(serve(config));
+    runtime.shutdown_background();
+    worked
+}
+
+async fn serve(config: Config) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let (stop, stopping) = watch::channel(false);
+    let app = App::new(config).await?;
+    let told = async {
+        tokio::select! {
+            _ = terminate.recv() => (),
+            _ = tokio::signal::ctrl_c() => (),
+        }
+        tracing::info!("the host drains and stops");
+        stop.send_replace(true);
+        std::future::pending().await
+    };
+    tokio::select! {
+        worked = app.run(stopping) => worked,
+        () = told => Ok(()),
+    }
+}
+
+/// A size like 64Mi.
+fn size(text: &str) -> Result<usize, String> {
+    let limits = LimitsSpec { memory: text.to_owned(), ..LimitsSpec::default() };
+    let bytes = limits.memory_bytes().map_err(|_| format!("{text:?} is not like 64Mi"))?;
+    usize::try_from(bytes).map_err(|_| format!("{text} is more than this machine can address"))
+}

@@ -1,0 +1,188 @@
+//! One controller as a tree: its account, its conditions, its revisions and what it watches; pure.
+//!
+//! Invariants: `problems_are_shown_in_full`, `every_revision_has_the_role_that_matters_most`.
+
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+
+use super::{
+    print::{Tree, age, short},
+    wait::is_trouble,
+    wish::Seen,
+};
+use crate::{
+    crd::{RevisionPhase, WasmRevision},
+    manifest::{Manifest, Mapping, Projection},
+};
+
+/// Draws what was seen, as of `now`.
+pub(super) fn draw(seen: &Seen, now: Timestamp) -> String {
+    let status = seen.status();
+    let meta = &seen.controller.metadata;
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let made = age(meta.creation_timestamp.as_ref().map(|time| time.0), now);
+    let message = status.message.as_deref().map(|text| format!("\n{text}")).unwrap_or_default();
+    let head = format!("{namespace}/{}  {:?}  {made}{message}", seen.name(), status.phase);
+    let mut tree = Tree::new(&head);
+    let account = &seen.controller.spec.service_account_name;
+    tree.push(Tree::new(&format!("account  {namespace}/{account}")));
+    if let Some(primary) = &status.primary {
+        tree.push(Tree::new(&format!("primary  {primary}")));
+    }
+    if !status.shares_primary_with.is_empty() {
+        let others = status.shares_primary_with.join(", ");
+        tree.push(Tree::new(&format!("shares its primary with  {others}")));
+    }
+    if status.conditions.is_empty() {
+        tree.push(Tree::new("conditions: none; no host has looked at it yet"));
+    } else {
+        let conditions = status.conditions.iter().map(|condition| of_condition(condition, now));
+        tree.push(Tree::with("conditions", conditions));
+    }
+    let revisions =
+        seen.newest_first().into_iter().map(|revision| of_revision(seen, revision, now));
+    let title = if seen.revisions.is_empty() { "revisions: none" } else { "revisions" };
+    tree.push(Tree::with(title, revisions));
+    tree.push(watches(seen));
+    tree.draw()
+}
+
+fn of_condition(condition: &Condition, now: Timestamp) -> Tree {
+    let mark = if is_trouble(condition) { "✗" } else { "✓" };
+    let since = age(Some(condition.last_transition_time.0), now);
+    let Condition { type_, status, reason, message, .. } = condition;
+    let message = if message.is_empty() { String::new() } else { format!("\n{message}") };
+    Tree::new(&format!("{mark} {type_}={status}  {reason}  {since}{message}"))
+}
+
+fn of_revision(seen: &Seen, revision: &WasmRevision, now: Timestamp) -> Tree {
+    let name = revision.metadata.name.as_deref().unwrap_or_default();
+    let made = age(revision.metadata.creation_timestamp.as_ref().map(|time| time.0), now);
+    let digest = short(&revision.spec.digest);
+    let message = revision.status.as_ref().and_then(|status| status.message.as_deref());
+    let message = message.map(|text| format!("\n{text}")).unwrap_or_default();
+    let role = role(seen, revision);
+    Tree::new(&format!("{name}  {role}  #{}  {digest}  {made}{message}", revision.spec.number))
+}
+
+/// What a revision is to its controller; else where it stands.
+fn role(seen: &Seen, revision: &WasmRevision) -> String {
+    let status = seen.status();
+    let name = revision.metadata.name.as_deref();
+    let phase = revision.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    if name == status.active.as_deref() {
+        return "active".to_owned();
+    }
+    if name == status.candidate.as_deref() {
+        return "candidate".to_owned();
+    }
+    if name == status.previous.as_deref() {
+        return "previous".to_owned();
+    }
+    if name.is_some_and(|name| seen.rejects(name)) {
+        return "rejected".to_owned();
+    }
+    if phase == RevisionPhase::Failed {
+        return "failed".to_owned();
+    }
+    format!("{phase:?}").to_lowercase()
+}
+
+/// What the live revision watches, else what the newest one does that has said so.
+fn watches(seen: &Seen) -> Tree {
+    let status = seen.status();
+    let live = status.active.as_deref().and_then(|name| seen.revision(name));
+    let found = live.into_iter().chain(seen.newest_first()).find_map(|revision| {
+        let manifest = revision.status.as_ref()?.manifest.clone()?;
+        Some((revision, serde_json::from_value::<Manifest>(manifest).ok()?))
+    });
+    let Some((revision, manifest)) = found else {
+        return Tree::new("watches: not known yet");
+    };
+    let children = manifest.all_watches().map(|watch| {
+        let projection = match watch.projection {
+            Projection::Full => "",
+            Projection::Metadata => "  metadata only",
+        };
+        let selector = watch.label_selector.as_deref().map(|text| format!("  {text}"));
+        let wakes = wakes(&watch.mapping);
+        let selector = selector.unwrap_or_default();
+        Tree::new(&format!("{} {}  {wakes}{projection}{selector}", watch.kind, watch.kind.version))
+    });
+    let name = revision.metadata.name.as_deref().unwrap_or_default();
+    Tree::with(&format!("watches of {name}"), children)
+}
+
+fn wakes(mapping: &Mapping) -> String {
+    match mapping {
+        Mapping::Same => "primary".to_owned(),
+        Mapping::Controller => "owned".to_owned(),
+        Mapping::Owner => "by owner reference".to_owned(),
+        Mapping::Label(reference) => format!("by label {}", reference.name),
+        Mapping::Annotation(reference) => format!("by annotation {}", reference.name),
+        Mapping::Field(reference) => format!("by field {}", reference.name),
+        Mapping::Index(name) => format!("by index {name}"),
+        Mapping::Every => "wakes every primary".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::wish::tests::{revision, seen, v},
+        *,
+    };
+    use crate::{
+        crd::{condition, manifest_value},
+        manifest::tests::manifest,
+    };
+
+    const OLD: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
+    const NEW: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";
+    const BAD: &str = "sha256:3333333333333333333333333333333333333333333333333333333333333333";
+
+    #[test]
+    fn problems_are_shown_in_full() {
+        let mut seen = seen();
+        let yaml = "the account may not list configmaps; apply:\nkind: Role\nmetadata: { name: x }";
+        let status = seen.controller.status.as_mut().unwrap();
+        status.conditions = vec![condition("Degraded", true, "MissingRight", yaml, None)];
+        let text = draw(&seen, Timestamp::now());
+        for line in yaml.lines() {
+            assert!(text.contains(line), "{text}");
+        }
+        assert!(text.contains("✗ Degraded=True  MissingRight"), "{text}");
+        assert!(text.contains("watches: not known yet"), "{text}");
+    }
+
+    #[test]
+    fn every_revision_has_the_role_that_matters_most() {
+        let mut seen = seen();
+        seen.revisions.push(revision(BAD, 3, RevisionPhase::Failed));
+        let text = draw(&seen, Timestamp::now());
+        for (digest, expected) in [
+            (OLD, "active  #1  111111111111"),
+            (NEW, "candidate  #2  222222222222"),
+            (BAD, "failed  #3  333333333333"),
+        ] {
+            assert!(text.contains(&format!("{}  {expected}", v(digest))), "{text}");
+        }
+        assert!(text.find(&v(BAD)) < text.find(&v(OLD)), "the newest is on top: {text}");
+        seen.controller.status.as_mut().unwrap().candidate = None;
+        seen.controller.spec.rollout.rejected = vec![v(NEW), v(BAD)];
+        let text = draw(&seen, Timestamp::now());
+        assert!(text.contains(&format!("{}  rejected", v(NEW))), "{text}");
+        seen.controller.status.as_mut().unwrap().previous = Some(v(NEW));
+        let text = draw(&seen, Timestamp::now());
+        assert!(text.contains(&format!("{}  previous", v(NEW))), "{text}");
+    }
+
+    #[test]
+    fn the_watched_kinds_are_those_of_the_live_revision() {
+        let mut seen = seen();
+        seen.revisions[0].status.as_mut().unwrap().manifest = manifest_value(&manifest());
+        let text = draw(&seen, Timestamp::now());
+        assert!(text.contains(&format!("watches of {}", v(OLD))), "{text}");
+        assert!(text.contains("Site.example.com v1  primary"), "{text}");
+        assert!(text.contains("ConfigMap v1  owned"), "{text}");
+    }
+}

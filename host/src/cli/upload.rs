@@ -1,0 +1,284 @@
+//! Sends a component's bytes to a host: asks first, then streams.
+//!
+//! Invariant: `every_answer_of_a_host_has_one_meaning`.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use futures::stream;
+use reqwest::{Body, Client, Method, StatusCode, Url, header, redirect};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep};
+
+use super::print::Progress;
+use crate::module::Digest;
+
+/// How long the host may take to say whether it wants the bytes.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
+/// A little more than the 30 s that the host itself waits for a body.
+const SEND_LIMIT: Duration = Duration::from_secs(40);
+/// Between two tries.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Bytes between two steps of the bar.
+const STEP: usize = 64 << 10;
+
+/// The upload interface of one host.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    client: Client,
+    url: Url,
+}
+
+/// How the bytes came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// They were sent.
+    Now,
+    /// The host had them.
+    Before,
+}
+
+/// What an answer means for the upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Meaning {
+    /// The host has the bytes.
+    Stored,
+    /// It wants them.
+    Wanted,
+    /// Not now; try again, and say this if time runs out.
+    Later(String),
+    /// No.
+    Refused(String),
+}
+
+#[derive(Default, Deserialize)]
+struct Answer {
+    message: String,
+}
+
+impl Host {
+    /// The host at `url`, for example `http://127.0.0.1:7420`.
+    pub(super) fn new(url: &str) -> Result<Self> {
+        let url: Url = url
+            .parse()
+            .with_context(|| format!("--host {url:?} is not a URL like http://127.0.0.1:7420"))?;
+        let plain = url.scheme() == "http";
+        if !(plain || url.scheme() == "https") || !url.has_host() {
+            bail!("--host {url} is not a URL like http://127.0.0.1:7420");
+        }
+        let mut client =
+            Client::builder().redirect(redirect::Policy::none()).connect_timeout(ASK_LIMIT);
+        if plain {
+            // The system's certificates are not needed, and may not be there.
+            client = client.tls_certs_only([]);
+        }
+        if url.host_str().is_some_and(is_loopback) {
+            client = client.no_proxy();
+        }
+        let client = client.build().context("cannot set up an HTTP client")?;
+        Ok(Self { client, url })
+    }
+
+    /// Makes sure that a host answers at all, before anything is changed.
+    pub(super) async fn reach(&self, digest: &Digest) -> Result<()> {
+        self.ask(digest).await.map(drop)
+    }
+
+    /// Sends `bytes` unless the host has them; tries again until `deadline` while the host is not ready for them.
+    pub(super) async fn send(
+        &self,
+        digest: &Digest,
+        bytes: &Bytes,
+        deadline: Instant,
+        progress: &Progress,
+    ) -> Result<Sent> {
+        let mut said = String::new();
+        loop {
+            let later = match self.ask(digest).await? {
+                Meaning::Stored => return Ok(Sent::Before),
+                Meaning::Later(why) => why,
+                Meaning::Refused(why) => bail!("{} refuses the component: {why}", self.url),
+                Meaning::Wanted => match self.put(digest, bytes, progress).await? {
+                    Meaning::Stored | Meaning::Wanted => return Ok(Sent::Now),
+                    Meaning::Later(why) => why,
+                    Meaning::Refused(why) => bail!("{} refuses the component: {why}", self.url),
+                },
+            };
+            if Instant::now() + PAUSE >= deadline {
+                bail!("{} did not take the component in time: {later}", self.url);
+            }
+            if later != said {
+                progress.wait(&later);
+                said = later;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn ask(&self, digest: &Digest) -> Result<Meaning> {
+        let request = self.client.request(Method::HEAD, self.place(digest)?).timeout(ASK_LIMIT);
+        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        Ok(asked(answer.status()))
+    }
+
+    async fn put(&self, digest: &Digest, bytes: &Bytes, progress: &Progress) -> Result<Meaning> {
+        let bar = progress.bytes(u64::try_from(bytes.len())?);
+        let (step, all) = (bar.clone(), bytes.clone());
+        let chunks = (0..all.len()).step_by(STEP).map(move |start| {
+            let chunk = all.slice(start..all.len().min(start + STEP));
+            step.inc(u64::try_from(chunk.len()).unwrap_or_default());
+            Ok::<_, std::io::Error>(chunk)
+        });
+        let request = self
+            .client
+            .put(self.place(digest)?)
+            .timeout(SEND_LIMIT)
+            .header(header::CONTENT_LENGTH, bytes.len())
+            .header(header::CONTENT_TYPE, "application/wasm")
+            .body(Body::wrap_stream(stream::iter(chunks)));
+        let answer = request.send().await;
+        bar.finish_and_clear();
+        match answer {
+            Ok(answer) => {
+                let status = answer.status();
+                let Answer { message } = answer.json().await.unwrap_or_default();
+                Ok(sent(status, &message))
+            }
+            Err(error) if error.is_connect() => Err(self.unreachable(error)),
+            // A host that refuses a body closes the connection; asking again tells why.
+            Err(error) => {
+                Ok(Meaning::Later(format!("the upload broke off: {}", innermost(&error))))
+            }
+        }
+    }
+
+    fn place(&self, digest: &Digest) -> Result<Url> {
+        self.url
+            .join(&format!("v1/modules/{digest}"))
+            .with_context(|| format!("cannot make an address for uploads from {}", self.url))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+        let text = format!(
+            "cannot reach a host at {}; give its address with --host or NAGAYA_HOST, or bring one here:\n  \
+             kubectl port-forward --namespace nagaya-system service/nagaya 7420:7420",
+            self.url
+        );
+        let cause = if error.is_timeout() {
+            format!("no answer within {ASK_LIMIT:?}")
+        } else {
+            innermost(&error)
+        };
+        anyhow::anyhow!(cause).context(text)
+    }
+}
+
+/// The answer to `HEAD`, which has no text.
+fn asked(status: StatusCode) -> Meaning {
+    match status {
+        StatusCode::OK => Meaning::Stored,
+        StatusCode::ACCEPTED => Meaning::Wanted,
+        StatusCode::NOT_FOUND => Meaning::Later(
+            "the host does not know yet that a WasmController names this component; is it the host of this cluster?".to_owned(),
+        ),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            Meaning::Later("the host has not read the WasmControllers yet".to_owned())
+        }
+        other => Meaning::Refused(format!("it answered {other}; is it a nagaya host?")),
+    }
+}
+
+/// The answer to `PUT`.
+fn sent(status: StatusCode, message: &str) -> Meaning {
+    match status {
+        StatusCode::OK | StatusCode::CREATED => Meaning::Stored,
+        StatusCode::NOT_FOUND | StatusCode::SERVICE_UNAVAILABLE => asked(status),
+        StatusCode::CONFLICT => {
+            Meaning::Later("another upload of this component is under way".to_owned())
+        }
+        StatusCode::REQUEST_TIMEOUT => Meaning::Refused(
+            "the bytes did not arrive within the host's 30 s; the way to it is too slow".to_owned(),
+        ),
+        StatusCode::PAYLOAD_TOO_LARGE => Meaning::Refused(format!(
+            "{message}; a release build, `strip = true` and `opt-level = \"s\"` make it smaller"
+        )),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Meaning::Refused(message.to_owned()),
+        StatusCode::UNPROCESSABLE_ENTITY => {
+            Meaning::Refused(format!("something on the way to it changed the bytes: {message}"))
+        }
+        StatusCode::INSUFFICIENT_STORAGE => Meaning::Refused(
+            "its disk is full or read-only; whoever runs the host must make room, then push again"
+                .to_owned(),
+        ),
+        other => Meaning::Refused(format!("it answered {other} {message}")),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// The last cause, which says what happened; those before it say only that something did.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_a_host_has_one_meaning() {
+        let code = |code| StatusCode::from_u16(code).unwrap();
+        assert_eq!(asked(code(200)), Meaning::Stored);
+        assert_eq!(asked(code(202)), Meaning::Wanted);
+        assert_eq!(sent(code(201), ""), Meaning::Stored);
+        for later in [404, 503] {
+            assert!(matches!(asked(code(later)), Meaning::Later(_)), "{later}");
+            assert!(matches!(sent(code(later), ""), Meaning::Later(_)), "{later}");
+        }
+        assert!(matches!(sent(code(409), ""), Meaning::Later(_)));
+        for (refused, expected) in [
+            (400, "it answered 400"),
+            (408, "too slow"),
+            (413, "larger than 5 bytes; a release build"),
+            (415, "larger"),
+            (422, "changed the bytes"),
+            (507, "disk is full"),
+            (500, "it answered 500"),
+        ] {
+            let Meaning::Refused(text) = sent(code(refused), "the module is larger than 5 bytes")
+            else {
+                panic!("{refused} must be a refusal");
+            };
+            assert!(text.contains(expected), "{refused}: {text}");
+        }
+        assert!(matches!(asked(code(302)), Meaning::Refused(_)));
+    }
+
+    #[test]
+    fn only_a_url_is_a_host() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let host = Host::new("http://127.0.0.1:7420").unwrap();
+        let digest = Digest::of(b"");
+        let place = host.place(&digest).unwrap();
+        assert_eq!(place.as_str(), format!("http://127.0.0.1:7420/v1/modules/{digest}"));
+        for bad in ["127.0.0.1:7420", "ftp://x", "", "unix:/run/x"] {
+            assert!(Host::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_proxy_stands_before_this_machine() {
+        for here in ["localhost", "127.0.0.1", "[::1]"] {
+            assert!(is_loopback(here), "{here}");
+        }
+        assert!(!is_loopback("nagaya.example.com"));
+    }
+}

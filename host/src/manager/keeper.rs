@@ -1,0 +1,510 @@
+//! Keeps one WasmController: stages its revisions, decides who is live, and says in status what became of it.
+//!
+//! A pass reads the object and what exists, writes the decision to the status, and only then hands it to the running
+//! controller: after a crash the last accepted intent alone decides what runs (R80). A pass that changes nothing
+//! writes nothing.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
+
+use super::{
+    news,
+    objects::{Objects, typed},
+    plan::{self, Plan},
+    running::{Running, Setup},
+    stage::{Host, Refusal, Staging},
+    status::{self, Facts, Standing},
+};
+use crate::{
+    apiserver::{ApiServer, Error},
+    crd::{self, FINALIZER, WasmController, WasmControllerStatus, WasmRevision},
+    events::Recorder,
+    fence::Claim,
+    metrics::Metrics,
+    places::Places,
+    rollout::{self, Decision, Intent, Rollout, Stage},
+    run::Executor,
+    watch::{Cache, ObjectKey, Query},
+};
+
+/// How often a controller is looked at even if nothing has changed.
+const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// The pause after a failed pass.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
+
+/// What every keeper needs of the host.
+#[derive(Clone, Debug)]
+pub(super) struct Estate {
+    pub(super) api: ApiServer,
+    pub(super) staging: Host,
+    pub(super) recorder: Recorder,
+    pub(super) metrics: Metrics,
+    pub(super) places: Places,
+    pub(super) claim: watch::Receiver<Option<Claim>>,
+    pub(super) controllers: Arc<Cache>,
+    pub(super) revisions: Arc<Cache>,
+    pub(super) accounts: Arc<Cache>,
+}
+
+/// The task of one WasmController.
+pub(super) struct Keeper {
+    key: ObjectKey,
+    estate: Estate,
+    objects: Objects,
+    wake: Arc<Notify>,
+    stop: watch::Receiver<bool>,
+    arrivals: watch::Receiver<u64>,
+    /// What the API server answered to the last write, until the cache shows it.
+    own: Option<WasmController>,
+    /// Revisions as the API server answered, until the cache shows them.
+    own_revisions: BTreeMap<String, WasmRevision>,
+    running: Option<Running>,
+    executors: BTreeMap<String, Arc<Executor>>,
+    refusals: BTreeMap<String, (Refusal, Option<Instant>)>,
+    staging: JoinSet<(String, Result<Executor, Refusal>)>,
+    staged: BTreeMap<String, AbortHandle>,
+}
+
+/// The loop of a controller ended by itself: the host must not go on with half of it.
+#[derive(Debug, thiserror::Error)]
+#[error("the loop of controller {0} ended unexpectedly")]
+pub struct Died(pub(super) String);
+
+enum Next {
+    Gone,
+    At(Instant),
+}
+
+type Staged = Result<(String, Result<Executor, Refusal>), tokio::task::JoinError>;
+
+enum Heard {
+    Nothing,
+    Staged(Staged),
+    Arrival,
+    Ended,
+    Stop,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        key: ObjectKey,
+        estate: Estate,
+        wake: Arc<Notify>,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            objects: Objects(estate.api.clone()),
+            arrivals: estate.staging.modules.arrivals(),
+            key,
+            estate,
+            wake,
+            stop,
+            own: None,
+            own_revisions: BTreeMap::new(),
+            running: None,
+            executors: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            staging: JoinSet::new(),
+            staged: BTreeMap::new(),
+        }
+    }
+
+    /// Keeps the controller until it is gone or the host stops.
+    pub(super) async fn run(mut self) -> Result<(), Died> {
+        loop {
+            let next = match self.pass().await {
+                Ok(Next::Gone) => break,
+                Ok(Next::At(at)) => at,
+                Err(error) => {
+                    // A conflict only says that the cache is behind; its next event brings the next pass.
+                    if error.code() != Some(409) {
+                        tracing::warn!(controller = %self.key, error = &error as &dyn std::error::Error, "cannot keep a controller");
+                    }
+                    self.own = None;
+                    Instant::now() + AFTER_ERROR
+                }
+            };
+            if self.wait(next).await? {
+                break;
+            }
+        }
+        self.estate.staging.modules.forget(&self.key.to_string());
+        self.end().await;
+        Ok(())
+    }
+
+    /// Waits for a reason to look again; true: the host stops.
+    async fn wait(&mut self, until: Instant) -> Result<bool, Died> {
+        let heard = tokio::select! {
+            () = self.wake.notified() => Heard::Nothing,
+            Some(result) = self.staging.join_next() => Heard::Staged(result),
+            Ok(()) = self.arrivals.changed() => Heard::Arrival,
+            ended = unrest(&mut self.running) => if ended { Heard::Ended } else { Heard::Nothing },
+            () = tokio::time::sleep_until(until) => Heard::Nothing,
+            _ = self.stop.wait_for(|stop| *stop) => Heard::Stop,
+        };
+        match heard {
+            Heard::Nothing => (),
+            Heard::Staged(result) => self.take_staged(result),
+            Heard::Arrival => {
+                self.refusals.retain(|_, (refusal, _)| refusal.reason != "ModuleMissing")
+            }
+            Heard::Ended => return Err(Died(self.key.to_string())),
+            Heard::Stop => return Ok(true),
+        }
+        Ok(false)
+    }
+
+    fn take_staged(&mut self, result: Staged) {
+        let Ok((name, result)) = result else { return };
+        if self.staged.remove(&name).is_none() {
+            return;
+        }
+        match result {
+            Ok(executor) => {
+                tracing::info!(controller = %self.key, revision = name, "a revision is staged");
+                self.executors.insert(name, Arc::new(executor));
+            }
+            Err(refusal) => {
+                tracing::info!(controller = %self.key, revision = name, reason = refusal.reason, message = refusal.message, "a revision is not ready");
+                let retry = refusal.retry.map(|pause| Instant::now() + pause);
+                self.refusals.insert(name, (refusal, retry));
+            }
+        }
+    }
+
+    async fn pass(&mut self) -> Result<Next, Error> {
+        let Some(mut controller) = self.latest() else { return Ok(Next::Gone) };
+        if controller.metadata.deletion_timestamp.is_some() {
+            return self.delete(&controller).await;
+        }
+        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
+        if !finalizers.iter().any(|name| name == FINALIZER) {
+            finalizers.push(FINALIZER.to_owned());
+            controller = self.objects.set_finalizers(&controller, &finalizers).await?;
+            self.own = Some(controller.clone());
+        }
+        let mut known = self.known(&controller);
+        let is_known = |name: &str| {
+            known.iter().any(|revision| revision.metadata.name.as_deref() == Some(name))
+        };
+        let plan = plan::plan(&controller, is_known);
+        if !is_known(&plan.desired) {
+            let revision = plan::new_revision(&controller, &plan.desired, &known);
+            let made = self.objects.create_revision(&revision).await?;
+            self.own_revisions.insert(plan.desired.clone(), made.clone());
+            known.push(made);
+        }
+        self.name_digests(&plan, &known);
+        self.set_up(&controller).await;
+        self.stage(&controller, &plan, &known);
+        self.decide(&controller, &plan).await?;
+        let controller = self.latest().unwrap_or(controller);
+        self.tell_revisions(&controller, &known).await;
+        for revision in plan::history(&controller, &plan, &known) {
+            self.objects.delete_revision(revision).await?;
+        }
+        let soonest = self.refusals.values().filter_map(|(_, retry)| *retry).min();
+        let latest = Instant::now() + AT_LEAST_EVERY;
+        Ok(Next::At(soonest.map_or(latest, |at| at.min(latest))))
+    }
+
+    /// The object as it was last seen or written.
+    fn latest(&mut self) -> Option<WasmController> {
+        let cached: Option<WasmController> = typed(&*self.estate.controllers.get(&self.key)?);
+        let cached = cached?;
+        match self.own.take_if(|own| is_newer(&own.metadata, &cached.metadata)) {
+            Some(own) => {
+                self.own = Some(own.clone());
+                Some(own)
+            }
+            None => {
+                self.own = None;
+                Some(cached)
+            }
+        }
+    }
+
+    /// The controller's revisions; one that somebody made by hand under a wrong name is none (U10).
+    fn known(&mut self, controller: &WasmController) -> Vec<WasmRevision> {
+        let query = Query { owner: controller.metadata.uid.as_deref(), ..Query::default() };
+        let mut found: BTreeMap<String, WasmRevision> = BTreeMap::new();
+        for revision in self
+            .estate
+            .revisions
+            .list(&query)
+            .0
+            .iter()
+            .filter_map(|entry| typed::<WasmRevision>(entry))
+        {
+            let name = revision.metadata.name.clone().unwrap_or_default();
+            let made_of = crd::revision_name(
+                &self.key.name,
+                &revision.spec.digest,
+                revision.spec.config.as_ref(),
+            );
+            if name == made_of
+                && revision.metadata.namespace.as_deref() == self.key.namespace.as_deref()
+            {
+                found.insert(name, revision);
+            }
+        }
+        self.own_revisions.retain(|name, own| {
+            found.get(name).is_none_or(|cached| is_newer(&own.metadata, &cached.metadata))
+        });
+        found.extend(self.own_revisions.clone());
+        found.into_values().collect()
+    }
+
+    /// Before the status says that this generation was seen, its bytes are welcome.
+    fn name_digests(&self, plan: &Plan, known: &[WasmRevision]) {
+        let wanted = |revision: &&WasmRevision| {
+            let name = revision.metadata.name.as_deref().unwrap_or_default();
+            name == plan.desired || plan.loaded.contains(name)
+        };
+        let digests =
+            known.iter().filter(wanted).filter_map(|revision| revision.spec.digest.parse().ok());
+        self.estate.staging.modules.name(&self.key.to_string(), digests.collect::<HashSet<_>>());
+    }
+
+    /// Limits act at once; another account, scope or field manager drains first.
+    async fn set_up(&mut self, controller: &WasmController) {
+        let setup = Setup::of(controller);
+        if self.running.as_ref().is_some_and(|running| running.setup != setup) {
+            self.end().await;
+        }
+        let estate = &self.estate;
+        let running = self
+            .running
+            .get_or_insert_with(|| Running::start(estate, &self.key, setup, controller));
+        if running.set(controller, !has_account(estate, controller)) {
+            self.refusals.retain(|_, (refusal, _)| refusal.waits);
+        }
+    }
+
+    /// Loads what the plan wants and is not loaded; drops what it no longer wants.
+    fn stage(&mut self, controller: &WasmController, plan: &Plan, known: &[WasmRevision]) {
+        let Some(running) = &self.running else { return };
+        self.executors.retain(|name, _| plan.loaded.contains(name));
+        self.refusals.retain(|name, _| plan.loaded.contains(name));
+        self.staged.retain(|name, task| {
+            let wanted = plan.loaded.contains(name);
+            if !wanted {
+                task.abort();
+            }
+            wanted
+        });
+        let status = plan::status(controller);
+        for revision in known {
+            let name = revision.metadata.name.clone().unwrap_or_default();
+            let waits = self
+                .refusals
+                .get(&name)
+                .is_some_and(|(_, retry)| retry.is_none_or(|at| at > Instant::now()));
+            let busy =
+                self.executors.contains_key(&name) || self.staged.contains_key(&name) || waits;
+            if busy || !plan.loaded.contains(&name) || !has_account(&self.estate, controller) {
+                continue;
+            }
+            let config = revision
+                .spec
+                .config
+                .as_ref()
+                .map_or_else(|| "null".to_owned(), ToString::to_string);
+            let staging = Staging {
+                host: self.estate.staging.clone(),
+                shared: running.controller.shared.clone(),
+                inbox: running.controller.inbox.clone(),
+                namespaces: running.setup.namespaces.clone(),
+                primary: status.primary.clone(),
+                finalizer: status.finalizer.clone(),
+                limits: running.limits(),
+                name: name.clone(),
+                digest: revision.spec.digest.clone(),
+                config: config.into(),
+            };
+            let label = name.clone();
+            let task = self.staging.spawn(async move { (label, staging.run().await) });
+            self.staged.insert(name, task);
+        }
+    }
+
+    fn standing(&self, name: &str) -> Option<Standing> {
+        if self.executors.contains_key(name) {
+            return Some(Standing::Ready);
+        }
+        match self.refusals.get(name) {
+            Some((refusal, _)) if refusal.waits => Some(Standing::Staging(Some(refusal.clone()))),
+            Some((refusal, _)) => Some(Standing::Failed(refusal.clone())),
+            None => self.staged.contains_key(name).then_some(Standing::Staging(None)),
+        }
+    }
+
+    /// Writes the decision, then hands it over.
+    async fn decide(&mut self, controller: &WasmController, plan: &Plan) -> Result<(), Error> {
+        let old = plan::status(controller);
+        let rollout = &controller.spec.rollout;
+        let intent = Intent {
+            strategy: rollout.strategy,
+            named: rollout.active.as_deref().filter(|name| !name.is_empty()),
+            rejected: &rollout.rejected,
+            desired: &plan.desired,
+            active: old.active.as_deref(),
+            previous: old.previous.as_deref(),
+        };
+        let decision = rollout::decide(&intent, |name| match self.standing(name) {
+            Some(Standing::Ready) => Stage::Ready,
+            Some(Standing::Staging(_)) => Stage::Staging,
+            Some(Standing::Failed(_)) => Stage::Failed,
+            None if plan.loaded.contains(name) => Stage::Staging,
+            None => Stage::Unknown,
+        });
+        let status = self.status(controller, plan, &old, &decision);
+        if controller.status.as_ref() != Some(&status) {
+            let value = serde_json::to_value(&status).unwrap_or_default();
+            let written = self.objects.set_status(controller, value).await?;
+            self.own = Some(written);
+        }
+        let Some(running) = &self.running else { return Ok(()) };
+        let active = decision.active.as_ref().and_then(|name| self.executors.get(name)).cloned();
+        running.controller.set_rollout(Rollout { active, generation: status.executor_generation });
+        for event in news::between(controller, &old, &status) {
+            self.estate.recorder.record(event);
+        }
+        Ok(())
+    }
+
+    fn status(
+        &self,
+        controller: &WasmController,
+        plan: &Plan,
+        old: &WasmControllerStatus,
+        decision: &Decision,
+    ) -> WasmControllerStatus {
+        let active = decision.active.as_ref().and_then(|name| self.executors.get(name));
+        let manifest = active.map(|executor| executor.view.manifest());
+        let primary = old.primary.clone().or_else(|| Some(manifest?.primary.kind.clone()));
+        let finalizer = old.finalizer.clone();
+        let finalizer = finalizer.or_else(|| Some(manifest?.finalizer.clone().unwrap_or_default()));
+        let swapped = decision.active != old.active;
+        let facts = Facts {
+            controller,
+            decision,
+            desired: &plan.desired,
+            desired_standing: self.standing(&plan.desired),
+            active_standing: decision.active.as_deref().and_then(|name| self.standing(name)),
+            generation: old.executor_generation + i64::from(swapped),
+            shares_primary_with: self.others_with(primary.as_ref()),
+            primary,
+            finalizer,
+            account_missing: !has_account(&self.estate, controller),
+            forbidden: self.running.as_ref().and_then(Running::forbidden),
+            module_lost: active
+                .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
+            deleting: false,
+        };
+        facts.status()
+    }
+
+    /// Other controllers of this host with the same primary kind.
+    fn others_with(&self, primary: Option<&crate::manifest::Kind>) -> Vec<String> {
+        let Some(primary) = primary else { return vec![] };
+        let others =
+            self.estate.controllers.entries().into_iter().filter(|entry| *entry.key() != self.key);
+        let same = others.filter(|entry| {
+            let field = |path| crate::watch::envelope::field(entry.body(), path).into_iter().next();
+            field("status.primary.kind").as_deref() == Some(&primary.kind)
+                && field("status.primary.group").unwrap_or_default() == primary.group
+        });
+        same.map(|entry| entry.key().to_string()).collect()
+    }
+
+    async fn tell_revisions(&mut self, controller: &WasmController, known: &[WasmRevision]) {
+        let active = plan::status(controller).active;
+        for revision in known {
+            let name = revision.metadata.name.clone().unwrap_or_default();
+            let manifest = self
+                .executors
+                .get(&name)
+                .and_then(|executor| crd::manifest_value(executor.view.manifest()));
+            let standing = self.standing(&name);
+            let is_active = active.as_deref() == Some(&name);
+            let new =
+                status::revision(revision.status.as_ref(), standing.as_ref(), is_active, manifest);
+            if revision.status.as_ref() == Some(&new) {
+                continue;
+            }
+            let value = serde_json::to_value(&new).unwrap_or_default();
+            match self.objects.set_revision_status(revision, value).await {
+                Ok(written) => drop(self.own_revisions.insert(name, written)),
+                Err(error) if error.code() == Some(404) => drop(self.own_revisions.remove(&name)),
+                Err(error) => {
+                    tracing::debug!(revision = name, %error, "cannot write a revision's status")
+                }
+            }
+        }
+    }
+
+    /// Drains, warns of what stays behind, and lets the object go.
+    async fn delete(&mut self, controller: &WasmController) -> Result<Next, Error> {
+        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
+        if !finalizers.iter().any(|name| name == FINALIZER) {
+            self.end().await;
+            return Ok(Next::At(Instant::now() + AT_LEAST_EVERY));
+        }
+        let left = self.executors.values().next().and_then(|executor| {
+            let finalizer = executor.view.manifest().finalizer.clone()?;
+            let carriers =
+                executor.view.primaries().filter(|e| e.finalizers().any(|name| name == finalizer));
+            Some((carriers.count(), finalizer))
+        });
+        self.end().await;
+        if let Some((count, finalizer)) = left.filter(|(count, _)| *count > 0) {
+            self.estate.recorder.record(news::left_behind(controller, count, &finalizer));
+        }
+        finalizers.retain(|name| name != FINALIZER);
+        self.own = Some(self.objects.set_finalizers(controller, &finalizers).await?);
+        Ok(Next::At(Instant::now() + AT_LEAST_EVERY))
+    }
+
+    /// Ends all runs, within the drain's limit, and forgets what was loaded.
+    async fn end(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end().await;
+        }
+        self.staging.abort_all();
+        self.staged.clear();
+        self.executors.clear();
+        self.refusals.clear();
+    }
+}
+
+/// Returns when the running controller has something to tell; true: its loop has ended.
+async fn unrest(running: &mut Option<Running>) -> bool {
+    let Some(running) = running else { return std::future::pending().await };
+    tokio::select! {
+        _ = running.trouble.changed() => false,
+        _ = running.tasks.join_next() => true,
+    }
+}
+
+fn has_account(estate: &Estate, controller: &WasmController) -> bool {
+    let namespace = controller.metadata.namespace.as_deref();
+    estate.accounts.get(&ObjectKey::new(namespace, &controller.spec.service_account_name)).is_some()
+}
+
+fn is_newer(own: &kube::core::ObjectMeta, cached: &kube::core::ObjectMeta) -> bool {
+    let version = |meta: &kube::core::ObjectMeta| {
+        crate::watch::envelope::Version::parse(meta.resource_version.as_deref().unwrap_or_default())
+    };
+    own.uid == cached.uid && version(own) > version(cached)
+}

@@ -1,0 +1,261 @@
+//! Turns WasmControllers and WasmRevisions into running controllers: one keeper task each.
+//!
+//! The manager owns the host's own watches. It tells keepers that something about their object has changed, never
+//! what: they read it themselves.
+
+mod keeper;
+mod news;
+mod objects;
+mod plan;
+mod running;
+mod stage;
+mod status;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::{Id, JoinSet},
+};
+
+use crate::{
+    apiserver::{ApiServer, Identity, Resource},
+    authority::Authority,
+    crd::own_watch,
+    events::Recorder,
+    fence::Claim,
+    inbox::Inbox,
+    manifest::{Kind, Mapping, Projection, Watch},
+    metrics::Metrics,
+    module::Modules,
+    places::Places,
+    queue::Outcome,
+    sandbox::Sandbox,
+    watch::{
+        Cache, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey, selector,
+    },
+};
+use keeper::{Died, Estate, Keeper};
+
+/// Where a WasmController names its account.
+const ACCOUNT: &str = "spec.serviceAccountName";
+
+/// What the manager needs of the host.
+#[derive(Debug)]
+pub struct Needs {
+    /// The API server.
+    pub api: ApiServer,
+    /// The watches.
+    pub hub: Hub,
+    /// Answers about rights.
+    pub authority: Authority,
+    /// The guests' home.
+    pub sandbox: Sandbox,
+    /// The stored components.
+    pub modules: Modules,
+    /// Where events go.
+    pub recorder: Recorder,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Places for runs.
+    pub places: Places,
+    /// The host's claim on its controllers.
+    pub claim: watch::Receiver<Option<Claim>>,
+    /// The host's own user name.
+    pub user: Arc<str>,
+    /// Only WasmControllers that match this label selector.
+    pub controllers: Option<String>,
+    /// No guest may have more memory, in bytes.
+    pub memory_ceiling: usize,
+}
+
+/// Keeps all WasmControllers of this host.
+#[derive(Debug)]
+pub struct Manager {
+    estate: Estate,
+    bell: Arc<Bell>,
+    watches: [Subscription; 3],
+    ready: watch::Sender<bool>,
+    keepers: HashMap<ObjectKey, Arc<Notify>>,
+    keys: HashMap<Id, ObjectKey>,
+    tasks: JoinSet<Result<(), Died>>,
+}
+
+/// Takes the wake-ups of the host's own watches.
+#[derive(Debug, Default)]
+struct Bell {
+    inbox: Inbox,
+    controllers: OnceLock<Arc<Cache>>,
+}
+
+impl Wakes for Bell {
+    fn wake(&self, wake: Wake, priority: i32) {
+        match wake {
+            Wake::One(key) => self.inbox.add(&key, priority),
+            Wake::Indexed { values, .. } => {
+                let Some(cache) = self.controllers.get() else { return };
+                for (namespace, value) in values {
+                    self.inbox
+                        .add_all(cache.indexed(ACCOUNT, namespace.as_deref(), &value), priority);
+                }
+            }
+            Wake::Every => (),
+        }
+    }
+}
+
+impl Manager {
+    /// Opens the host's own watches; the receiver is true once they are synced.
+    pub fn new(needs: Needs) -> Result<(Self, watch::Receiver<bool>), selector::Error> {
+        let bell = Arc::new(Bell::default());
+        let open = |resource: Resource, watch: Watch, index: Option<&str>| {
+            let key = WatchKey {
+                resource,
+                namespace: None,
+                label_selector: watch.label_selector.clone(),
+                field_selector: None,
+                projection: watch.projection,
+                identity: Identity::Host,
+            };
+            let trigger = Trigger::new(&watch, &objects::controllers())?;
+            let indexes = index.into_iter().map(str::to_owned).collect();
+            Ok(needs.hub.subscribe(&key, Subscriber { trigger, wakes: bell.clone(), indexes }))
+        };
+        let watch = own_watch("WasmController");
+        let mine = Watch { label_selector: needs.controllers.clone(), ..watch };
+        let controllers = open(objects::controllers(), mine, Some(ACCOUNT))?;
+        let _ = bell.controllers.set(controllers.cache().clone());
+        let revision = Watch { mapping: Mapping::Controller, ..own_watch("WasmRevision") };
+        let revisions = open(objects::revisions(), revision, None)?;
+        let (resource, watch) = service_accounts();
+        let accounts = open(resource, watch, None)?;
+        let estate = Estate {
+            staging: stage::Host {
+                hub: needs.hub,
+                authority: needs.authority,
+                sandbox: needs.sandbox,
+                modules: needs.modules,
+                user: needs.user,
+                memory_ceiling: needs.memory_ceiling,
+            },
+            api: needs.api,
+            recorder: needs.recorder,
+            metrics: needs.metrics,
+            places: needs.places,
+            claim: needs.claim,
+            controllers: controllers.cache().clone(),
+            revisions: revisions.cache().clone(),
+            accounts: accounts.cache().clone(),
+        };
+        let (ready, is_ready) = watch::channel(false);
+        let manager = Self {
+            estate,
+            bell,
+            watches: [controllers, revisions, accounts],
+            ready,
+            keepers: HashMap::new(),
+            keys: HashMap::new(),
+            tasks: JoinSet::new(),
+        };
+        Ok((manager, is_ready))
+    }
+
+    /// Keeps the controllers until `stop` becomes true, then drains them all.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> Result<(), Died> {
+        let synced = async {
+            for subscription in &self.watches {
+                let _ = subscription.state().wait_for(|state| state.synced).await;
+            }
+        };
+        tokio::select! {
+            () = synced => (),
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+        self.estate.staging.modules.synced();
+        self.ready.send_replace(true);
+        while !*stop.borrow() {
+            let due = self.bell.inbox.next_due();
+            tokio::select! {
+                () = sleep(due) => self.knock(&stop),
+                () = self.bell.inbox.changed() => (),
+                Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
+                Ok(()) = stop.changed() => (),
+            }
+        }
+        self.ready.send_replace(false);
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            self.bury(ended)?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the keeper of each waiting key; makes one for a new object.
+    fn knock(&mut self, stop: &watch::Receiver<bool>) {
+        while let Some(taken) = self.bell.inbox.take() {
+            let key = taken.key;
+            if let Some(keeper) = self.keepers.get(&key) {
+                keeper.notify_one();
+            } else if self.estate.controllers.get(&key).is_some() {
+                let wake = Arc::new(Notify::new());
+                let keeper =
+                    Keeper::new(key.clone(), self.estate.clone(), wake.clone(), stop.clone());
+                let id = self.tasks.spawn(keeper.run()).id();
+                self.keys.insert(id, key.clone());
+                self.keepers.insert(key.clone(), wake);
+            }
+            self.bell.inbox.done(&key, Outcome::Done);
+        }
+    }
+
+    fn bury(
+        &mut self,
+        ended: Result<(Id, Result<(), Died>), tokio::task::JoinError>,
+    ) -> Result<(), Died> {
+        let (id, result) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                let key =
+                    self.keys.remove(&error.id()).map(|key| key.to_string()).unwrap_or_default();
+                tracing::error!(controller = key, %error, "a keeper ended unexpectedly");
+                return Err(Died(key));
+            }
+        };
+        let Some(key) = self.keys.remove(&id) else { return result };
+        self.keepers.remove(&key);
+        // It may have been made again between the keeper's last look and its end.
+        if self.estate.controllers.get(&key).is_some() {
+            self.bell.inbox.add(&key, crate::queue::CHANGE);
+        }
+        result
+    }
+}
+
+fn service_accounts() -> (Resource, Watch) {
+    let kind = Kind::new("v1", "ServiceAccount");
+    let resource = Resource {
+        kind: kind.clone(),
+        plural: "serviceaccounts".to_owned(),
+        namespaced: true,
+        has_status: false,
+    };
+    let watch = Watch {
+        kind,
+        projection: Projection::Metadata,
+        label_selector: None,
+        field_selector: None,
+        predicate: vec![],
+        mapping: Mapping::Index(ACCOUNT.to_owned()),
+    };
+    (resource, watch)
+}
+
+async fn sleep(due: Option<Duration>) {
+    match due {
+        Some(due) => tokio::time::sleep(due).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,126 @@
+//! Which Events a change of a controller's status is worth; pure.
+//!
+//! Invariant: `a_swap_is_told_once_and_by_its_name`.
+
+use crate::{
+    apiserver::Identity,
+    client::{ObjectReference, Severity},
+    crd::{self, WasmController, WasmControllerStatus},
+    events::Event,
+};
+
+/// The events between two statuses of `controller`.
+pub(super) fn between(
+    controller: &WasmController,
+    old: &WasmControllerStatus,
+    new: &WasmControllerStatus,
+) -> Vec<Event> {
+    let mut events = vec![];
+    let mut say = |severity, reason: &str, action: &str, note: String| {
+        events.push(event(controller, severity, reason, action, note));
+    };
+    if let Some(active) = new.active.as_ref().filter(|_| old.active != new.active) {
+        match &old.active {
+            None => say(
+                Severity::Normal,
+                "Promoted",
+                "Promote",
+                format!("{active} is the first live revision"),
+            ),
+            Some(before) if old.previous.as_ref() == Some(active) => {
+                say(
+                    Severity::Normal,
+                    "RolledBack",
+                    "RollBack",
+                    format!("back to {active} from {before}"),
+                );
+            }
+            Some(before) => say(
+                Severity::Normal,
+                "Promoted",
+                "Promote",
+                format!("{active} has replaced {before}"),
+            ),
+        }
+    }
+    if let Some(candidate) = new.candidate.as_ref().filter(|_| old.candidate != new.candidate) {
+        say(
+            Severity::Normal,
+            "CandidateReady",
+            "Stage",
+            format!("{candidate} is staged and waits for its promotion"),
+        );
+    }
+    let degraded = |status: &WasmControllerStatus| {
+        let found = status.conditions.iter().find(|c| c.type_ == "Degraded" && c.status == "True");
+        found.map(|condition| (condition.reason.clone(), condition.message.clone()))
+    };
+    if let Some((reason, message)) = degraded(new).filter(|new| degraded(old).as_ref() != Some(new))
+    {
+        say(Severity::Warning, &reason, "Keep", message);
+    }
+    if new.phase != old.phase && new.phase == crd::Phase::Suspended {
+        say(
+            Severity::Normal,
+            "Suspended",
+            "Suspend",
+            "no new runs until spec.suspend is false".to_owned(),
+        );
+    }
+    events
+}
+
+/// The warning of a deleted controller whose objects still wait for its finalizer.
+pub(super) fn left_behind(controller: &WasmController, count: usize, finalizer: &str) -> Event {
+    let note = format!(
+        "{count} objects still carry the finalizer {finalizer}, which nobody removes now: make the controller again, or remove it by hand"
+    );
+    event(controller, Severity::Warning, "FinalizersLeft", "Delete", note)
+}
+
+fn event(
+    controller: &WasmController,
+    severity: Severity,
+    reason: &str,
+    action: &str,
+    note: String,
+) -> Event {
+    let meta = &controller.metadata;
+    Event {
+        identity: Identity::Host,
+        controller: format!("nagaya.dev/{}", crd::full_name(meta)),
+        regarding: ObjectReference {
+            kind: crd::own_watch("WasmController").kind,
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone().unwrap_or_default(),
+        },
+        uid: meta.uid.clone(),
+        severity,
+        reason: reason.to_owned(),
+        action: action.to_owned(),
+        note,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_swap_is_told_once_and_by_its_name() {
+        let controller = WasmController::new("web", crd::WasmControllerSpec::default());
+        let status = |active: &str, previous: Option<&str>| WasmControllerStatus {
+            active: Some(active.to_owned()),
+            previous: previous.map(str::to_owned),
+            ..WasmControllerStatus::default()
+        };
+        let reasons = |old: &WasmControllerStatus, new: &WasmControllerStatus| {
+            between(&controller, old, new).into_iter().map(|event| event.reason).collect::<Vec<_>>()
+        };
+        let (v1, v2) = (status("v1", None), status("v2", Some("v1")));
+        assert_eq!(reasons(&WasmControllerStatus::default(), &v1), ["Promoted"]);
+        assert_eq!(reasons(&v1, &v2), ["Promoted"]);
+        assert_eq!(reasons(&v2, &v1), ["RolledBack"]);
+        assert!(reasons(&v2, &v2).is_empty());
+    }
+}

@@ -1,0 +1,188 @@
+//! A running controller: its identity, its loop, and the settings that act at once.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use tokio::{sync::watch, task::JoinSet};
+
+use super::keeper::Estate;
+use crate::{
+    apiserver::Identity,
+    budget::Budget,
+    client::{Account, Applied},
+    controller::{Controller, Parts, Settings, Trouble},
+    crd::{LimitsSpec, WasmController},
+    inbox::Inbox,
+    metrics::Watched,
+    module::Digest,
+    run::Shared,
+    sandbox::{LogQuota, RunLimits},
+    watch::ObjectKey,
+};
+
+/// Field managers may have 128 characters.
+const LONGEST_MANAGER: usize = 128;
+
+/// What a controller cannot change while it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setup {
+    pub(super) account: Identity,
+    pub(super) namespaces: Option<Arc<[Arc<str>]>>,
+    pub(super) field_manager: String,
+}
+
+impl Setup {
+    /// What the object says.
+    pub(super) fn of(controller: &WasmController) -> Self {
+        let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
+        let name = controller.metadata.name.as_deref().unwrap_or_default();
+        let scope = controller.spec.scope.as_ref();
+        Self {
+            account: Identity::ServiceAccount {
+                namespace: namespace.into(),
+                name: controller.spec.service_account_name.as_str().into(),
+            },
+            namespaces: scope
+                .map(|scope| scope.namespaces.iter().map(|name| name.as_str().into()).collect()),
+            field_manager: controller
+                .spec
+                .field_manager
+                .clone()
+                .unwrap_or_else(|| field_manager(namespace, name)),
+        }
+    }
+}
+
+/// `nagaya/<namespace>/<name>`, hashed where that is too long.
+fn field_manager(namespace: &str, name: &str) -> String {
+    let plain = format!("nagaya/{namespace}/{name}");
+    if plain.len() <= LONGEST_MANAGER {
+        return plain;
+    }
+    format!("nagaya/{}", Digest::of(plain.as_bytes()).hex())
+}
+
+/// The loop of one controller and the handles to it.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) setup: Setup,
+    pub(super) controller: Controller,
+    pub(super) trouble: watch::Receiver<Trouble>,
+    pub(super) tasks: JoinSet<()>,
+    settings: Settings,
+    limits: LimitsSpec,
+}
+
+impl Running {
+    /// Starts the loop; nothing runs before it gets a revision.
+    pub(super) fn start(
+        estate: &Estate,
+        key: &ObjectKey,
+        setup: Setup,
+        controller: &WasmController,
+    ) -> Self {
+        let name = key.to_string();
+        let watched = |inbox: &Arc<Inbox>| {
+            let inbox: Arc<dyn Watched> = inbox.clone();
+            Arc::downgrade(&inbox)
+        };
+        let inbox = Inbox::new(|inbox| estate.metrics.controller(&name, watched(inbox)));
+        let metrics = estate.metrics.controller(&name, watched(&inbox));
+        let limits = controller.spec.limits.clone();
+        let account = Account {
+            controller: name,
+            api: estate.api.clone(),
+            control: tokio::runtime::Handle::current(),
+            identity: setup.account.clone(),
+            field_manager: setup.field_manager.clone(),
+            authority: estate.staging.authority.clone(),
+            recorder: estate.recorder.clone(),
+            budget: Mutex::new(budget(&limits)),
+            applied: Mutex::new(Applied::default()),
+            metrics: metrics.clone(),
+        };
+        let shared = Arc::new(Shared {
+            sandbox: estate.staging.sandbox.clone(),
+            account: Arc::new(account),
+            log: Arc::new(LogQuota::new(metrics)),
+            invalid: Mutex::default(),
+        });
+        let parts =
+            Parts { shared, inbox, places: estate.places.clone(), claim: estate.claim.clone() };
+        let settings = settings(controller, true);
+        let (controller, work) = Controller::new(parts, settings.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(work.run());
+        Self { setup, trouble: controller.trouble(), controller, tasks, settings, limits }
+    }
+
+    /// Sets limits and suspension; true if the limits are others than before.
+    pub(super) fn set(&mut self, controller: &WasmController, account_missing: bool) -> bool {
+        self.settings = settings(controller, account_missing);
+        self.controller.set(self.settings.clone());
+        let limits = &controller.spec.limits;
+        let changed = self.limits != *limits;
+        let rate = |limits: &LimitsSpec| (limits.writes_per_minute, limits.deletes_per_hour);
+        if rate(&self.limits) != rate(limits) {
+            let mut old = self
+                .controller
+                .shared
+                .account
+                .budget
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *old = budget(limits);
+        }
+        self.limits = limits.clone();
+        changed
+    }
+
+    /// Ceilings of one run.
+    pub(super) fn limits(&self) -> RunLimits {
+        self.settings.limits.clone()
+    }
+
+    /// A right that runs turned out to lack.
+    pub(super) fn forbidden(&self) -> Option<String> {
+        self.trouble.borrow().forbidden.clone()
+    }
+
+    /// Starts no more runs and waits for the last one.
+    pub(super) async fn end(mut self) {
+        self.controller.stop();
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+fn budget(limits: &LimitsSpec) -> Budget {
+    Budget::new(limits.writes_per_minute, limits.deletes_per_hour, Instant::now())
+}
+
+fn settings(controller: &WasmController, account_missing: bool) -> Settings {
+    let spec = &controller.spec;
+    let usual = RunLimits::default();
+    // The CRD's patterns let nothing else through than what these read.
+    let memory = spec.limits.memory_bytes().ok().and_then(|bytes| usize::try_from(bytes).ok());
+    let deadline = spec.limits.deadline().unwrap_or(usual.deadline).min(usual.wall);
+    Settings {
+        suspend: spec.suspend || account_missing,
+        concurrency: usize::try_from(spec.limits.concurrency).unwrap_or(1).max(1),
+        limits: RunLimits { memory: memory.unwrap_or(usual.memory), deadline, ..usual },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_manager_fits_whatever_the_name() {
+        assert_eq!(field_manager("storage", "bucket"), "nagaya/storage/bucket");
+        let long = field_manager(&"n".repeat(63), &"c".repeat(242));
+        assert!(long.len() <= LONGEST_MANAGER && long.starts_with("nagaya/"), "{long}");
+        assert_ne!(long, field_manager(&"n".repeat(63), &"d".repeat(242)));
+    }
+}

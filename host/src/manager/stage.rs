@@ -1,0 +1,475 @@
+//! Makes a revision ready to run: bytes, code, manifest, rights, watches. Nothing changes for anybody meanwhile.
+//!
+//! A candidate that fails here never replaces anything; the reason becomes a condition (R12, R53, R79).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as _,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    apiserver::{Error as CallError, Identity, Resource},
+    authority::Authority,
+    grant::{self, Right},
+    inbox::Inbox,
+    manifest::{Kind, Manifest, Verb, same_kind},
+    module::{Digest, Modules},
+    run::{Executor, Shared},
+    sandbox::{Run, RunLimits, Sandbox},
+    view::{Gatekeeper, Live, Sight, View},
+    watch::{Hub, State, Subscriber, Subscription, Trigger, WatchKey},
+};
+
+/// How long the watches of a revision may take to sync (R12).
+const SYNC_LIMIT: Duration = Duration::from_secs(120);
+/// How often something that others must provide is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// What staging needs of the host.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    pub(super) hub: Hub,
+    pub(super) authority: Authority,
+    pub(super) sandbox: Sandbox,
+    pub(super) modules: Modules,
+    /// The host's own user name.
+    pub(super) user: Arc<str>,
+    /// No guest may have more memory.
+    pub(super) memory_ceiling: usize,
+}
+
+/// One revision to be staged.
+#[derive(Clone, Debug)]
+pub(super) struct Staging {
+    pub(super) host: Host,
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: Arc<Inbox>,
+    /// `spec.scope.namespaces`; `None`: the whole cluster.
+    pub(super) namespaces: Option<Arc<[Arc<str>]>>,
+    /// The controller's primary kind, if a revision has fixed it.
+    pub(super) primary: Option<Kind>,
+    /// The controller's finalizer, if a revision has fixed it; empty: it has none.
+    pub(super) finalizer: Option<String>,
+    pub(super) limits: RunLimits,
+    pub(super) name: String,
+    pub(super) digest: String,
+    pub(super) config: Arc<str>,
+}
+
+/// Why a revision is not ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// One CamelCase word.
+    pub(super) reason: &'static str,
+    /// What is wrong and what to do.
+    pub(super) message: String,
+    /// Whether it waits for something rather than being refused.
+    pub(super) waits: bool,
+    /// When to try again; `None`: not before something about it changes.
+    pub(super) retry: Option<Duration>,
+}
+
+impl Refusal {
+    fn failed(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), waits: false, retry: None }
+    }
+
+    fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), waits: true, retry: Some(LOOK_AGAIN) }
+    }
+
+    /// Refused for now: whoever gives the right need not tell the host.
+    fn forbidden(message: String) -> Self {
+        Self { reason: "Forbidden", message, waits: false, retry: Some(LOOK_AGAIN) }
+    }
+
+    fn api(what: &str, error: &CallError) -> Self {
+        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+        Self::waiting(
+            "ApiServerUnavailable",
+            format!("cannot {what}: {error}{cause}; the host tries again"),
+        )
+    }
+}
+
+impl Staging {
+    /// Stages the revision.
+    pub(super) async fn run(self) -> Result<Executor, Refusal> {
+        let (digest, bytes) = self.bytes().await?;
+        if self.limits.memory > self.host.memory_ceiling {
+            let (wanted, most) = (self.limits.memory >> 20, self.host.memory_ceiling >> 20);
+            let text = format!(
+                "limits.memory is {wanted}Mi, but this host gives a guest at most {most}Mi; ask for less"
+            );
+            return Err(Refusal::failed("LimitTooHigh", text));
+        }
+        let program = self.host.sandbox.compile(bytes, &digest).await.map_err(|error| {
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            let message = format!("{error}{cause}");
+            let retry = (!error.is_refusal()).then_some(LOOK_AGAIN);
+            Refusal { retry, ..Refusal::failed("CompileFailed", message) }
+        })?;
+        let manifest = self.host.sandbox.describe(&program, self.describing()).await;
+        let manifest = manifest.map_err(|failure| {
+            Refusal::failed(
+                "DescribeFailed",
+                format!("the component does not describe itself: {failure}"),
+            )
+        })?;
+        self.check_fixed(&manifest)?;
+        let resources = self.resources(&manifest).await?;
+        self.check_rights(&manifest, &resources).await?;
+        let view = self.watch(manifest, resources).await?;
+        Ok(Executor { name: self.name, digest, config: self.config, program, view: Arc::new(view) })
+    }
+
+    async fn bytes(&self) -> Result<(Digest, Arc<[u8]>), Refusal> {
+        let digest: Digest = self
+            .digest
+            .parse()
+            .map_err(|error| Refusal::failed("BadDigest", format!("{error}")))?;
+        let (modules, wanted) = (self.host.modules.clone(), digest.clone());
+        let read = tokio::task::spawn_blocking(move || modules.read(&wanted)).await;
+        match read {
+            Ok(Ok(Some(bytes))) => Ok((digest, bytes)),
+            Ok(Ok(None)) => {
+                let (namespace, name) =
+                    self.shared.account.controller.split_once('/').unwrap_or_default();
+                let text = format!(
+                    "the host has no component with the digest {digest}; send it: nagaya push {name} FILE -n {namespace}"
+                );
+                Err(Refusal { retry: None, ..Refusal::waiting("ModuleMissing", text) })
+            }
+            Ok(Err(error)) => {
+                let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+                Err(Refusal::waiting("ModuleUnreadable", format!("{error}{cause}")))
+            }
+            Err(error) => Err(Refusal::waiting(
+                "ModuleUnreadable",
+                format!("cannot read the module: {error}"),
+            )),
+        }
+    }
+
+    fn describing(&self) -> Run {
+        Run {
+            client: None,
+            config: self.config.clone(),
+            limits: self.limits.clone(),
+            // Nobody stops it: a superseded staging is dropped as a whole.
+            stop: watch::channel(false).1,
+            span: tracing::info_span!(
+                "describe",
+                controller = self.shared.account.controller,
+                revision = self.name
+            ),
+            log: self.shared.log.clone(),
+        }
+    }
+
+    /// What the first revision has fixed for the controller's life.
+    fn check_fixed(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        let kind = &manifest.primary.kind;
+        if let Some(fixed) = self.primary.as_ref().filter(|fixed| !same_kind(fixed, kind)) {
+            let text = format!(
+                "the revision reconciles {kind}, but this controller reconciles {fixed} for its life; make another WasmController for {kind}"
+            );
+            return Err(Refusal::failed("PrimaryChanged", text));
+        }
+        let finalizer = manifest.finalizer.clone().unwrap_or_default();
+        match &self.finalizer {
+            Some(fixed) if *fixed != finalizer => {
+                let show =
+                    |name: &str| if name.is_empty() { "none".to_owned() } else { name.to_owned() };
+                let text = format!(
+                    "the revision's finalizer is {}, but this controller's is {} for its life: objects that carry the old one would never go",
+                    show(&finalizer),
+                    show(fixed)
+                );
+                Err(Refusal::failed("FinalizerChanged", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How each kind of the manifest is served, by group and kind.
+    async fn resources(
+        &self,
+        manifest: &Manifest,
+    ) -> Result<BTreeMap<(String, String), Resource>, Refusal> {
+        let kinds: BTreeSet<&Kind> = manifest
+            .all_watches()
+            .map(|watch| &watch.kind)
+            .chain(&manifest.live)
+            .chain(manifest.writes.iter().map(|write| &write.kind))
+            .collect();
+        let mut resources = BTreeMap::new();
+        for kind in kinds {
+            let found = self.shared.account.api.discover(kind).await;
+            let found =
+                found.map_err(|error| Refusal::api("ask which kinds are served", &error))?;
+            let Some(resource) = found else {
+                let text = format!(
+                    "the cluster does not serve {kind} in version {}; install its CustomResourceDefinition",
+                    kind.version
+                );
+                return Err(Refusal::waiting("KindMissing", text));
+            };
+            resources.insert((kind.group.clone(), kind.kind.clone()), resource);
+        }
+        for write in &manifest.writes {
+            let Some(resource) = resource(&resources, &write.kind) else { continue };
+            if let Some(why) = grant::denied_to_guests(&resource.kind.group, &resource.plural) {
+                let text = format!("the manifest writes {}, which no guest may: {why}", write.kind);
+                return Err(Refusal::failed("KindDenied", text));
+            }
+        }
+        Ok(resources)
+    }
+
+    /// The account may see what it watches, and the host may act as the account.
+    async fn check_rights(
+        &self,
+        manifest: &Manifest,
+        resources: &BTreeMap<(String, String), Resource>,
+    ) -> Result<(), Refusal> {
+        let account = &self.shared.account.identity;
+        let mut missing = BTreeSet::new();
+        for watch in manifest.all_watches() {
+            let Some(resource) = resource(resources, &watch.kind) else { continue };
+            for namespace in self.scopes(resource) {
+                for right in
+                    reading(watch.field_selector.as_deref(), resource, namespace.as_deref())
+                {
+                    if !self.has(account, &right).await? {
+                        missing.insert(right);
+                    }
+                }
+            }
+        }
+        if !missing.is_empty() {
+            let yaml = grant::rbac_for_account(account, &missing);
+            let list = listed(&missing);
+            return Err(Refusal::forbidden(format!(
+                "{account} may not {list}. This gives the right:\n{yaml}"
+            )));
+        }
+        let needed = self.impersonated(manifest, resources).await?;
+        let missing = self.missing_impersonation(&needed).await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let yaml = grant::rbac_for_impersonation(account, &self.host.user, &needed);
+        Err(Refusal::forbidden(format!(
+            "the host may not act as {account}: it lacks {}. This gives the right:\n{yaml}",
+            listed(&missing)
+        )))
+    }
+
+    /// What the host does as the account: writes, live reads, and the watches that it may not open as itself.
+    async fn impersonated(
+        &self,
+        manifest: &Manifest,
+        resources: &BTreeMap<(String, String), Resource>,
+    ) -> Result<BTreeSet<Right>, Refusal> {
+        let mut needed = BTreeSet::new();
+        for write in &manifest.writes {
+            let Some(resource) = resource(resources, &write.kind) else { continue };
+            for namespace in self.scopes(resource) {
+                for verb in &write.verbs {
+                    needed.extend(writing(*verb, resource, namespace.as_deref()));
+                }
+            }
+        }
+        for kind in &manifest.live {
+            let Some(resource) = resource(resources, kind) else { continue };
+            needed.extend(
+                self.scopes(resource).iter().map(|ns| Right::on("get", resource, ns.as_deref())),
+            );
+        }
+        for watch in manifest.all_watches() {
+            let Some(resource) = resource(resources, &watch.kind) else { continue };
+            for namespace in self.scopes(resource) {
+                if !self.is_shared(resource, namespace.as_deref()).await? {
+                    for verb in ["list", "watch"] {
+                        needed.insert(Right::on(verb, resource, namespace.as_deref()));
+                    }
+                }
+            }
+        }
+        Ok(needed)
+    }
+
+    /// Constrained impersonation, or the older verb that allows everything (security.md 6.1).
+    async fn missing_impersonation(
+        &self,
+        needed: &BTreeSet<Right>,
+    ) -> Result<BTreeSet<Right>, Refusal> {
+        let account = &self.shared.account.identity;
+        if let Some(right) = Right::to_impersonate(account, "impersonate", "")
+            && self.has(&Identity::Host, &right).await?
+        {
+            return Ok(BTreeSet::new());
+        }
+        let mut missing = BTreeSet::new();
+        let be =
+            Right::to_impersonate(account, "impersonate:serviceaccount", "authentication.k8s.io");
+        for right in be.into_iter().chain(needed.iter().map(Right::impersonated)) {
+            if !self.has(&Identity::Host, &right).await? {
+                missing.insert(right);
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn has(&self, who: &Identity, right: &Right) -> Result<bool, Refusal> {
+        let answer = self.host.authority.ask(who, right).await;
+        answer.map_err(|error| Refusal::api(&format!("ask whether {who} may {right}"), &error))
+    }
+
+    /// Whether the host itself may watch the kind, so that all controllers share one watch (R57).
+    async fn is_shared(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+    ) -> Result<bool, Refusal> {
+        if resource.kind.is_secret() {
+            return Ok(false);
+        }
+        for verb in ["list", "watch"] {
+            let right = Right::on(verb, resource, namespace);
+            let answer = self.host.authority.allows(&Identity::Host, &right).await;
+            if !answer.map_err(|error| Refusal::api("ask what the host may watch", &error))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The namespaces in which a kind is watched and written: one `None` for all.
+    fn scopes(&self, resource: &Resource) -> Vec<Option<Arc<str>>> {
+        match &self.namespaces {
+            Some(namespaces) if resource.namespaced => {
+                namespaces.iter().cloned().map(Some).collect()
+            }
+            _ => vec![None],
+        }
+    }
+
+    async fn watch(
+        &self,
+        manifest: Manifest,
+        resources: BTreeMap<(String, String), Resource>,
+    ) -> Result<View, Refusal> {
+        let account = self.shared.account.identity.clone();
+        let live = Arc::new(Live::default());
+        let Some(primary) = resource(&resources, &manifest.primary.kind).cloned() else {
+            return Err(Refusal::failed("ManifestRefused", "the manifest has no primary kind"));
+        };
+        let mut sights = vec![];
+        for watch in manifest.all_watches() {
+            let Some(resource) = resource(&resources, &watch.kind) else { continue };
+            for namespace in self.scopes(resource) {
+                let shared = self.is_shared(resource, namespace.as_deref()).await?;
+                let key = WatchKey {
+                    resource: resource.clone(),
+                    namespace: namespace.clone(),
+                    label_selector: watch.label_selector.clone(),
+                    field_selector: watch.field_selector.clone(),
+                    projection: watch.projection,
+                    identity: if shared { Identity::Host } else { account.clone() },
+                };
+                let rights =
+                    reading(watch.field_selector.as_deref(), resource, namespace.as_deref());
+                let gate = Arc::new(Gatekeeper::new(
+                    (live.clone(), self.inbox.clone()),
+                    (account.clone(), self.host.authority.clone()),
+                    rights.into(),
+                    self.namespaces.clone(),
+                    &manifest,
+                ));
+                let trigger = Trigger::new(watch, &primary)
+                    .map_err(|error| Refusal::failed("ManifestRefused", error.to_string()))?;
+                let indexes =
+                    manifest.indexes.iter().filter(|index| same_kind(&index.kind, &watch.kind));
+                let subscriber = Subscriber {
+                    trigger,
+                    wakes: gate.clone(),
+                    indexes: indexes.map(|index| index.path.clone()).collect(),
+                };
+                let subscription = self.host.hub.subscribe(&key, subscriber);
+                sights.push(Sight::new(watch.clone(), namespace, subscription, gate));
+            }
+        }
+        synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription))).await?;
+        Ok(View::new((account, self.host.authority.clone()), manifest, resources, sights, live))
+    }
+}
+
+/// Waits until every watch has a complete first state; the error has the real cause (R12).
+async fn synced<'a>(
+    watches: impl Iterator<Item = (&'a Kind, &'a Subscription)>,
+) -> Result<(), Refusal> {
+    let deadline = tokio::time::Instant::now() + SYNC_LIMIT;
+    for (kind, subscription) in watches {
+        let mut state = subscription.state();
+        let settled = tokio::time::timeout_at(deadline, state.wait_for(is_settled)).await;
+        let state = match settled {
+            Ok(Ok(state)) => state.clone(),
+            Ok(Err(_)) => State::default(),
+            Err(_) => subscription.state().borrow().clone(),
+        };
+        if state.synced {
+            continue;
+        }
+        let cause = state.trouble.map_or_else(|| "no answer yet".to_owned(), |fault| fault.message);
+        return Err(Refusal::waiting(
+            "WatchFailed",
+            format!("the watch of {kind} has not synced: {cause}"),
+        ));
+    }
+    Ok(())
+}
+
+/// Synced, or refused in a way that waiting does not mend.
+fn is_settled(state: &State) -> bool {
+    let refused = |code: u16| matches!(code, 401 | 403 | 404);
+    state.synced || state.trouble.as_ref().and_then(|fault| fault.code).is_some_and(refused)
+}
+
+fn resource<'a>(
+    resources: &'a BTreeMap<(String, String), Resource>,
+    kind: &Kind,
+) -> Option<&'a Resource> {
+    resources.get(&(kind.group.clone(), kind.kind.clone()))
+}
+
+/// get, list and watch; of one object only where the watch is of one (R53).
+fn reading(
+    field_selector: Option<&str>,
+    resource: &Resource,
+    namespace: Option<&str>,
+) -> Vec<Right> {
+    let name = field_selector.and_then(|text| text.strip_prefix("metadata.name="));
+    let right = |verb| Right { name: name.map(Into::into), ..Right::on(verb, resource, namespace) };
+    ["get", "list", "watch"].map(right).into()
+}
+
+fn writing(verb: Verb, resource: &Resource, namespace: Option<&str>) -> Vec<Right> {
+    let on = |verb: &str| Right::on(verb, resource, namespace);
+    match verb {
+        Verb::Create => vec![on("create")],
+        Verb::Apply => vec![on("create"), on("patch")],
+        Verb::ApplyStatus => vec![on("patch").subresource("status")],
+        Verb::Patch => vec![on("patch")],
+        Verb::Delete => vec![on("delete")],
+    }
+}
+
+fn listed(rights: &BTreeSet<Right>) -> String {
+    rights.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,399 @@
+//! What a WasmController and its WasmRevisions say of themselves; pure.
+//!
+//! Invariants: `nothing_new_is_the_same_status`, `every_trouble_is_said_with_its_remedy`.
+
+use serde_json::Value;
+
+use super::stage::Refusal;
+use crate::{
+    crd::{
+        Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
+        set_condition,
+    },
+    manifest::Kind,
+    rollout::{Decision, Problem},
+};
+
+/// Where a revision stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It can run.
+    Ready,
+    /// It is being staged, or waits for something.
+    Staging(Option<Refusal>),
+    /// It was refused.
+    Failed(Refusal),
+}
+
+/// What is known of a controller.
+#[derive(Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) controller: &'a WasmController,
+    pub(super) decision: &'a Decision,
+    pub(super) desired: &'a str,
+    pub(super) desired_standing: Option<Standing>,
+    pub(super) active_standing: Option<Standing>,
+    /// Grows with each change of the active revision.
+    pub(super) generation: i64,
+    pub(super) primary: Option<Kind>,
+    pub(super) finalizer: Option<String>,
+    pub(super) shares_primary_with: Vec<String>,
+    /// The ServiceAccount does not exist.
+    pub(super) account_missing: bool,
+    /// A right that runs turned out to lack.
+    pub(super) forbidden: Option<String>,
+    /// The stored bytes of the active revision are gone.
+    pub(super) module_lost: bool,
+    pub(super) deleting: bool,
+}
+
+/// One thing to say: a CamelCase word, and for people.
+type Saying = (&'static str, String);
+
+impl Facts<'_> {
+    /// The whole status.
+    pub(super) fn status(&self) -> WasmControllerStatus {
+        let old = self.controller.status.clone().unwrap_or_default();
+        let generation = self.controller.metadata.generation;
+        let trouble = self.trouble();
+        let mut status = WasmControllerStatus {
+            observed_generation: generation,
+            phase: self.phase(),
+            message: Some(self.message(trouble.as_ref())),
+            active: self.decision.active.clone(),
+            candidate: self.decision.candidate.clone(),
+            previous: self.decision.previous.clone(),
+            executor_generation: self.generation,
+            primary: self.primary.clone(),
+            finalizer: self.finalizer.clone(),
+            shares_primary_with: self.shares_primary_with.clone(),
+            conditions: old.conditions,
+        };
+        let mut say = |kind: &str, holds: bool, (reason, message): Saying| {
+            set_condition(
+                &mut status.conditions,
+                condition(kind, holds, reason, &message, generation),
+            );
+        };
+        let (ready, why) = self.ready(trouble.as_ref());
+        say("Ready", ready, why);
+        let (progressing, why) = self.progressing();
+        say("Progressing", progressing, why);
+        let well = ("AsExpected", "nothing keeps the controller from working".to_owned());
+        say("Degraded", trouble.is_some(), trouble.unwrap_or(well));
+        if self.module_lost {
+            let message = "the active revision runs, but its stored component is gone: after a restart of the host it could not be loaded. Send it again: nagaya push";
+            say("ModuleStored", false, ("Lost", message.to_owned()));
+        } else {
+            status.conditions.retain(|condition| condition.type_ != "ModuleStored");
+        }
+        status
+    }
+
+    fn phase(&self) -> Phase {
+        let lost_its_way = self.account_missing || self.forbidden.is_some();
+        match (&self.decision.active, &self.active_standing) {
+            _ if self.deleting => Phase::Deleting,
+            _ if self.controller.spec.suspend => Phase::Suspended,
+            (Some(_), Some(Standing::Ready)) if !lost_its_way => Phase::Running,
+            (Some(_), Some(Standing::Staging(None)) | None) if !lost_its_way => Phase::Staging,
+            (Some(_), _) => Phase::Degraded,
+            (None, _) => match &self.desired_standing {
+                Some(Standing::Staging(None) | Standing::Ready) => Phase::Staging,
+                _ => Phase::Pending,
+            },
+        }
+    }
+
+    fn message(&self, trouble: Option<&Saying>) -> String {
+        if self.deleting {
+            return "waiting for the last runs to end".to_owned();
+        }
+        if let Some((_, message)) = trouble {
+            return message.clone();
+        }
+        if let Some(Standing::Staging(waiting)) = &self.desired_standing {
+            let message = waiting.as_ref().map(|refusal| refusal.message.clone());
+            return message.unwrap_or_else(|| format!("{} is being staged", self.desired));
+        }
+        if self.controller.spec.suspend {
+            return "suspended: no new runs until spec.suspend is false".to_owned();
+        }
+        match (&self.decision.candidate, &self.decision.active) {
+            (Some(candidate), _) => format!(
+                "{candidate} is staged and waits: nagaya promote {} -n {}",
+                self.controller.metadata.name.as_deref().unwrap_or_default(),
+                self.controller.metadata.namespace.as_deref().unwrap_or_default(),
+            ),
+            (None, Some(active)) => format!("{active} is live"),
+            (None, None) => "no revision is live: the one of the spec is rejected".to_owned(),
+        }
+    }
+
+    fn ready(&self, trouble: Option<&Saying>) -> (bool, Saying) {
+        if self.deleting {
+            return (false, ("Deleting", "the controller is being deleted".to_owned()));
+        }
+        if self.account_missing || self.forbidden.is_some() {
+            let (reason, message) = trouble.cloned().unwrap_or(("Degraded", String::new()));
+            return (false, (reason, message));
+        }
+        if self.controller.spec.suspend {
+            return (false, ("Suspended", "spec.suspend is set: no new runs".to_owned()));
+        }
+        match (&self.decision.active, &self.active_standing) {
+            (Some(active), Some(Standing::Ready)) => {
+                (true, ("Running", format!("{active} is live")))
+            }
+            (Some(active), Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal)))) => {
+                (false, (refusal.reason, format!("{active} cannot run: {}", refusal.message)))
+            }
+            (Some(active), _) => (false, ("Loading", format!("{active} is being loaded"))),
+            (None, _) => (false, ("NoRevision", "no revision has been staged yet".to_owned())),
+        }
+    }
+
+    fn progressing(&self) -> (bool, Saying) {
+        match (&self.desired_standing, &self.decision.candidate) {
+            (Some(Standing::Staging(None)), _) => (
+                true,
+                ("Staging", format!("{} is being compiled, described and synced", self.desired)),
+            ),
+            (Some(Standing::Staging(Some(refusal))), _) => {
+                (true, (refusal.reason, refusal.message.clone()))
+            }
+            (Some(Standing::Failed(refusal)), _) => {
+                (false, (refusal.reason, format!("{}: {}", self.desired, refusal.message)))
+            }
+            (_, Some(candidate)) => {
+                (false, ("CandidateReady", format!("{candidate} waits for its promotion")))
+            }
+            _ => (false, ("Complete", "the revision of the spec is live or rejected".to_owned())),
+        }
+    }
+
+    /// What keeps the controller from doing what its team wants, most urgent first.
+    fn trouble(&self) -> Option<Saying> {
+        let spec = &self.controller.spec;
+        if self.account_missing {
+            let namespace = self.controller.metadata.namespace.as_deref().unwrap_or_default();
+            let name = &spec.service_account_name;
+            let text = format!(
+                "there is no ServiceAccount {namespace}/{name}, and without it nothing runs: kubectl create serviceaccount {name} -n {namespace}"
+            );
+            return Some(("ServiceAccountMissing", text));
+        }
+        if let Some(forbidden) = &self.forbidden {
+            return Some(("Forbidden", format!("a run was refused: {forbidden}")));
+        }
+        if let (Some(active), Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal)))) =
+            (&self.decision.active, &self.active_standing)
+        {
+            return Some((
+                refusal.reason,
+                format!("the live revision {active} cannot run: {}", refusal.message),
+            ));
+        }
+        if let Some(problem) = &self.decision.problem {
+            return Some(told(problem));
+        }
+        match &self.desired_standing {
+            Some(Standing::Failed(refusal)) => {
+                Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn told(problem: &Problem) -> Saying {
+    match problem {
+        Problem::Unknown(name) => (
+            "UnknownRevision",
+            format!(
+                "spec.rollout.active names {name}, which is no revision of this controller; what runs goes on"
+            ),
+        ),
+        Problem::Waiting(name) => (
+            "RevisionNotReady",
+            format!(
+                "spec.rollout.active names {name}, which is not staged yet; what runs goes on until it is"
+            ),
+        ),
+        Problem::Failed(name) => (
+            "RevisionFailed",
+            format!(
+                "spec.rollout.active names {name}, which was refused; what runs goes on. Its status says why: kubectl get wasmrevision {name} -o yaml"
+            ),
+        ),
+        Problem::NothingElse(name) => (
+            "NothingElse",
+            format!(
+                "the live revision {name} is rejected, but there is none to go back to; name one in spec.rollout.active, or push another"
+            ),
+        ),
+    }
+}
+
+/// A revision's status.
+pub(super) fn revision(
+    old: Option<&WasmRevisionStatus>,
+    standing: Option<&Standing>,
+    is_active: bool,
+    manifest: Option<Value>,
+) -> WasmRevisionStatus {
+    let old = old.cloned().unwrap_or_default();
+    let (phase, message) = match standing {
+        Some(Standing::Ready) if is_active => (RevisionPhase::Active, None),
+        Some(Standing::Ready) => (RevisionPhase::Ready, None),
+        Some(Standing::Staging(None)) => (RevisionPhase::Loading, None),
+        Some(Standing::Staging(Some(refusal))) if refusal.reason == "ModuleMissing" => {
+            (RevisionPhase::Pending, Some(refusal))
+        }
+        Some(Standing::Staging(Some(refusal))) => (RevisionPhase::Loading, Some(refusal)),
+        Some(Standing::Failed(refusal)) => (RevisionPhase::Failed, Some(refusal)),
+        None => (RevisionPhase::Retired, None),
+    };
+    let (reason, text) = match (message, phase) {
+        (Some(refusal), _) => (refusal.reason, refusal.message.clone()),
+        (None, RevisionPhase::Active) => ("Active", "it is live".to_owned()),
+        (None, RevisionPhase::Ready) => ("Ready", "it could go live at once".to_owned()),
+        (None, RevisionPhase::Retired) => ("Retired", "it is history".to_owned()),
+        (None, _) => ("Loading", "it is being compiled, described and synced".to_owned()),
+    };
+    let mut conditions = old.conditions;
+    let ready = matches!(phase, RevisionPhase::Active | RevisionPhase::Ready);
+    set_condition(&mut conditions, condition("Ready", ready, reason, &text, None));
+    WasmRevisionStatus {
+        phase,
+        message: message.map(|_| text),
+        manifest: manifest.or(old.manifest),
+        conditions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crd;
+
+    fn facts<'a>(controller: &'a WasmController, decision: &'a Decision) -> Facts<'a> {
+        Facts {
+            controller,
+            decision,
+            desired: "web-2",
+            desired_standing: Some(Standing::Ready),
+            active_standing: Some(Standing::Ready),
+            generation: 1,
+            primary: None,
+            finalizer: None,
+            shares_primary_with: vec![],
+            account_missing: false,
+            forbidden: None,
+            module_lost: false,
+            deleting: false,
+        }
+    }
+
+    fn controller() -> WasmController {
+        let mut controller = WasmController::new("web", crd::WasmControllerSpec::default());
+        controller.metadata.namespace = Some("demo".into());
+        controller.spec.service_account_name = "web".into();
+        controller
+    }
+
+    fn is(status: &WasmControllerStatus, kind: &str) -> (String, String) {
+        let found = status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+        (found.status.clone(), found.reason.clone())
+    }
+
+    #[test]
+    fn nothing_new_is_the_same_status() {
+        let mut controller = controller();
+        let decision = Decision {
+            active: Some("web-1".into()),
+            candidate: Some("web-2".into()),
+            ..Decision::default()
+        };
+        let first = facts(&controller, &decision).status();
+        assert_eq!(first.phase, Phase::Running);
+        assert_eq!(
+            first.message.as_deref(),
+            Some("web-2 is staged and waits: nagaya promote web -n demo")
+        );
+        controller.status = Some(first.clone());
+        assert_eq!(facts(&controller, &decision).status(), first);
+        let told = revision(None, Some(&Standing::Ready), true, None);
+        assert_eq!(revision(Some(&told), Some(&Standing::Ready), true, None), told);
+    }
+
+    #[test]
+    fn every_trouble_is_said_with_its_remedy() {
+        let controller = controller();
+        let live = Decision { active: Some("web-1".into()), ..Decision::default() };
+        let refusal = Refusal {
+            reason: "CompileFailed",
+            message: "too big".into(),
+            waits: false,
+            retry: None,
+        };
+        let failed = Standing::Failed(refusal);
+        let base = || facts(&controller, &live);
+        for (facts, phase, ready, reason, words) in [
+            (
+                Facts { account_missing: true, ..base() },
+                Phase::Degraded,
+                "False",
+                "ServiceAccountMissing",
+                "kubectl create serviceaccount web -n demo",
+            ),
+            (
+                Facts { forbidden: Some("x may not".into()), ..base() },
+                Phase::Degraded,
+                "False",
+                "Forbidden",
+                "x may not",
+            ),
+            (
+                Facts { desired_standing: Some(failed.clone()), ..base() },
+                Phase::Running,
+                "True",
+                "CompileFailed",
+                "web-2: too big",
+            ),
+            (
+                Facts { active_standing: Some(failed.clone()), ..base() },
+                Phase::Degraded,
+                "False",
+                "CompileFailed",
+                "the live revision web-1 cannot run",
+            ),
+        ] {
+            let status = facts.status();
+            assert_eq!(status.phase, phase, "{words}");
+            assert_eq!(is(&status, "Ready").0, ready, "{words}");
+            assert_eq!(is(&status, "Degraded"), ("True".to_owned(), reason.to_owned()));
+            assert!(status.message.unwrap().contains(words));
+        }
+        let unknown = Decision { problem: Some(Problem::Unknown("web-9".into())), ..live.clone() };
+        let status = facts(&controller, &unknown).status();
+        assert_eq!(is(&status, "Degraded").1, "UnknownRevision");
+        assert_eq!(status.phase, Phase::Running, "what runs goes on");
+    }
+
+    #[test]
+    fn a_revision_waits_for_its_bytes() {
+        let refusal = Refusal {
+            reason: "ModuleMissing",
+            message: "push it".into(),
+            waits: true,
+            retry: None,
+        };
+        let status = revision(None, Some(&Standing::Staging(Some(refusal))), false, None);
+        assert_eq!(
+            (status.phase, status.message.as_deref()),
+            (RevisionPhase::Pending, Some("push it"))
+        );
+        assert_eq!(revision(Some(&status), None, false, None).phase, RevisionPhase::Retired);
+    }
+}

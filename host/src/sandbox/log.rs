@@ -1,0 +1,396 @@
+//! A guest's log lines on their way into the host's log: cut, cleaned, and limited in number.
+//!
+//! Every line is an event of target `guest` inside the run's span; the guest's own fields are one field, so that a
+//! guest cannot pretend to be the host. Nothing of it is ever an error to the guest: a failing `println!` panics.
+//!
+//! Invariants: `a_line_is_cut_at_4_kib`, `a_controller_gets_64_kib_a_second`, `escape_codes_do_not_reach_the_log`.
+
+use std::{
+    collections::VecDeque,
+    fmt::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tracing::Span;
+
+use crate::metrics::ControllerMetrics;
+
+/// The longest line, fields included.
+const LINE: usize = 4 << 10;
+/// Bytes a second and controller.
+const RATE: u64 = 64 << 10;
+/// What a line costs besides its text: span fields and time are written with each.
+const OVERHEAD: u64 = 64;
+
+/// A Rust panic has three lines: where, what, and a hint.
+const LAST_LINES: usize = 3;
+/// How much of each is kept for a report.
+const LAST_LINE: usize = 240;
+
+/// How much a line matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+}
+
+/// What is left of a controller's log this second, shared by all its runs.
+#[derive(Debug)]
+pub struct LogQuota {
+    metrics: ControllerMetrics,
+    bucket: Mutex<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    left: u64,
+    at: Option<Instant>,
+}
+
+impl LogQuota {
+    /// A full quota; what goes beyond it is counted in `metrics`.
+    pub fn new(metrics: ControllerMetrics) -> Self {
+        Self { metrics, bucket: Mutex::new(Bucket { left: RATE, at: None }) }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn take(&self, bytes: usize) -> bool {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now())
+    }
+}
+
+impl Bucket {
+    fn take(&mut self, bytes: usize, now: Instant) -> bool {
+        let since =
+            now.saturating_duration_since(self.at.unwrap_or(now)).min(Duration::from_secs(1));
+        let refill = RATE * u64::try_from(since.as_micros()).unwrap_or(u64::MAX) / 1_000_000;
+        if refill > 0 || self.at.is_none() {
+            self.at = Some(now);
+            self.left = RATE.min(self.left + refill);
+        }
+        let cost = bytes as u64 + OVERHEAD;
+        let fits = cost <= self.left;
+        if fits {
+            self.left -= cost;
+        }
+        fits
+    }
+}
+
+/// The log of one run; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct GuestLog(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    span: Span,
+    quota: Arc<LogQuota>,
+    last: Mutex<VecDeque<String>>,
+}
+
+impl GuestLog {
+    pub(super) fn new(span: Span, quota: Arc<LogQuota>) -> Self {
+        Self(Arc::new(Inner { span, quota, last: Mutex::default() }))
+    }
+
+    /// Writes one line.
+    pub(super) fn line(&self, level: Level, message: &str, fields: &[(String, String)]) {
+        let given: usize = message.len()
+            + fields.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
+        let message = clean(message, LINE);
+        let fields = joined(fields, LINE - message.len());
+        self.remember(&message);
+        let kept = message.len() + fields.len();
+        let dropped = if self.0.quota.take(kept) {
+            self.emit(level, &message, &fields);
+            given.saturating_sub(kept)
+        } else {
+            given
+        };
+        if dropped > 0 {
+            self.0.quota.metrics.log_dropped(dropped as u64);
+        }
+    }
+
+    /// Counts bytes that were never made a line.
+    fn dropped(&self, bytes: usize) {
+        self.0.quota.metrics.log_dropped(bytes as u64);
+    }
+
+    /// The last things the guest said, whether or not they reached the log: a panic says why.
+    pub(super) fn last_lines(&self) -> String {
+        self.last().make_contiguous().join(" | ")
+    }
+
+    fn remember(&self, line: &str) {
+        let end = line.floor_char_boundary(LAST_LINE);
+        let mut last = self.last();
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line[..end].to_owned());
+    }
+
+    fn last(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn emit(&self, level: Level, message: &str, fields: &str) {
+        let parent = &self.0.span;
+        let fields = (!fields.is_empty()).then_some(fields);
+        match level {
+            Level::Error => tracing::error!(target: "guest", parent: parent, fields, "{message}"),
+            Level::Warn => tracing::warn!(target: "guest", parent: parent, fields, "{message}"),
+            Level::Info => tracing::info!(target: "guest", parent: parent, fields, "{message}"),
+            Level::Debug => tracing::debug!(target: "guest", parent: parent, fields, "{message}"),
+        }
+    }
+}
+
+/// Standard output or error of one run: bytes become lines.
+#[derive(Debug)]
+pub(super) struct Lines {
+    log: GuestLog,
+    level: Level,
+    stream: &'static str,
+    begun: Vec<u8>,
+}
+
+impl Lines {
+    pub(super) fn new(log: GuestLog, level: Level, stream: &'static str) -> Self {
+        Self { log, level, stream, begun: vec![] }
+    }
+
+    /// Takes all of `bytes`; of a line longer than the limit the rest is dropped.
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = match piece.split_last() {
+                Some((b'\n', text)) => (text, true),
+                _ => (piece, false),
+            };
+            // One byte more than a line shows that it was cut.
+            let room = (LINE + 1).saturating_sub(self.begun.len()).min(text.len());
+            self.begun.extend_from_slice(&text[..room]);
+            if room < text.len() {
+                self.log.dropped(text.len() - room);
+            }
+            if ends {
+                self.finish();
+            }
+        }
+    }
+
+    /// Writes what has no end yet.
+    fn finish(&mut self) {
+        let line = std::mem::take(&mut self.begun);
+        if !line.is_empty() {
+            let fields = [("stream".to_owned(), self.stream.to_owned())];
+            self.log.line(self.level, &String::from_utf8_lossy(&line), &fields);
+        }
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+fn joined(fields: &[(String, String)], room: usize) -> String {
+    let mut text = String::new();
+    for (key, value) in fields {
+        let space = if text.is_empty() { "" } else { " " };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{space}{key}={value}");
+        if text.len() > room {
+            break;
+        }
+    }
+    clean(&text, room)
+}
+
+/// At most `room` bytes of `text` without escape sequences and control characters; line ends are shown as `\n`.
+fn clean(text: &str, room: usize) -> String {
+    let mut clean = String::with_capacity(text.len().min(room));
+    let mut chars = text.chars().peekable();
+    let mut utf8 = [0; 4];
+    while let Some(c) = chars.next() {
+        let piece = match c {
+            '\u{1b}' => {
+                skip_escape(&mut chars);
+                continue;
+            }
+            '\n' => "\\n",
+            '\t' => "\t",
+            c if c.is_control() => continue,
+            c => c.encode_utf8(&mut utf8),
+        };
+        if clean.len() + piece.len() > room {
+            break;
+        }
+        clean.push_str(piece);
+    }
+    clean
+}
+
+/// Reads over the rest of an escape sequence: `[`…letter, `]`…bell, or one character.
+fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
+    let ends: fn(char) -> bool = match chars.next() {
+        Some('[') => |c| ('@'..='~').contains(&c),
+        Some(']' | 'P' | '_' | '^' | 'X') => |c| matches!(c, '\u{7}' | '\\' | '\u{9c}'),
+        _ => return,
+    };
+    for c in chars.by_ref() {
+        if ends(c) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Weak;
+
+    use super::*;
+    use crate::metrics::{Metrics, QueueStats, Watched};
+
+    struct NoQueue;
+
+    impl Watched for NoQueue {
+        fn stats(&self) -> QueueStats {
+            QueueStats::default()
+        }
+    }
+
+    /// A quota with counters of its own.
+    pub(in crate::sandbox) fn quota(metrics: &Metrics) -> Arc<LogQuota> {
+        let queue: Weak<NoQueue> = Weak::new();
+        Arc::new(LogQuota::new(metrics.controller("a/b", queue)))
+    }
+
+    /// What reaches the host's log, as `level target fields message`.
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Seen {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn seen(act: impl FnOnce(&GuestLog)) -> (Vec<serde_json::Value>, String) {
+        let metrics = Metrics::default();
+        let quota = quota(&metrics);
+        let seen = Seen::default();
+        let writer = seen.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || {
+            act(&GuestLog::new(tracing::info_span!("reconcile", object = "x"), quota));
+        });
+        let bytes = seen.0.lock().unwrap().clone();
+        let lines = String::from_utf8(bytes).unwrap();
+        let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        (lines, metrics.page().unwrap())
+    }
+
+    fn message(line: &serde_json::Value) -> &str {
+        line["fields"]["message"].as_str().unwrap()
+    }
+
+    #[test]
+    fn a_line_is_an_event_in_the_span_of_its_run() {
+        let (lines, _) = seen(|log| {
+            log.line(
+                Level::Warn,
+                "hello",
+                &[("target".into(), "host".into()), ("n".into(), "1".into())],
+            );
+        });
+        let line = &lines[0];
+        assert_eq!(message(line), "hello");
+        assert_eq!(line["fields"]["fields"], "target=host n=1");
+        assert_eq!((&line["target"], &line["level"]), (&"guest".into(), &"WARN".into()));
+        assert_eq!(line["span"]["object"], "x");
+    }
+
+    #[test]
+    fn a_line_is_cut_at_4_kib() {
+        let (lines, page) = seen(|log| {
+            log.line(Level::Info, &"ä".repeat(3_000), &[("k".into(), "v".repeat(10))]);
+            let mut out = Lines::new(log.clone(), Level::Info, "stdout");
+            out.write("y".repeat(5_000).as_bytes());
+            out.write(b"yyy\nsh");
+            out.write(b"ort\n\nend");
+        });
+        assert_eq!(message(&lines[0]), "ä".repeat(2_048));
+        assert_eq!(message(&lines[1]), "y".repeat(4_096));
+        assert_eq!(lines[2..].iter().map(message).collect::<Vec<_>>(), ["short", "end"]);
+        assert!(
+            page.contains("nagaya_guest_log_dropped_bytes_total{controller=\"a/b\"}"),
+            "{page}"
+        );
+    }
+
+    #[test]
+    fn a_controller_gets_64_kib_a_second() {
+        let start = Instant::now();
+        let mut bucket = Bucket { left: RATE, at: None };
+        let mut kept = |at: u64| {
+            let now = start + Duration::from_millis(at);
+            (0..1_000).filter(|_| bucket.take(960, now)).count()
+        };
+        assert_eq!(kept(0), 64);
+        assert_eq!(kept(500), 32);
+        assert_eq!(kept(600), 6);
+        assert_eq!(kept(60_000), 64, "silence saves up one second, no more");
+        let (lines, _) = seen(|log| (0..5_000).for_each(|_| log.line(Level::Info, "", &[])));
+        assert!(lines.len() < 5_000, "empty lines cost too");
+        let (lines, page) =
+            seen(|log| (0..200).for_each(|_| log.line(Level::Info, &"z".repeat(1_000), &[])));
+        assert!((61..200).contains(&lines.len()), "{}", lines.len());
+        let dropped = format!("}} {}", (200 - lines.len()) * 1_000);
+        let line =
+            page.lines().find(|l| l.starts_with("nagaya_guest_log_dropped_bytes_total{")).unwrap();
+        assert!(line.ends_with(&dropped), "{line} {dropped}");
+    }
+
+    #[test]
+    fn escape_codes_do_not_reach_the_log() {
+        for (text, expected) in [
+            ("\u{1b}[31mred\u{1b}[0m", "red"),
+            ("\u{1b}]0;title\u{7}x", "x"),
+            ("a\nERROR nagaya: fake", "a\\nERROR nagaya: fake"),
+            ("tab\tbell\u{7}\r\u{9b}1m", "tab\tbell1m"),
+            ("\u{1b}", ""),
+            ("\u{1b}[never ends", ""),
+        ] {
+            let cleaned = clean(text, 100);
+            assert!(!cleaned.contains('\u{1b}'));
+            if text != "\u{1b}[never ends" {
+                assert_eq!(cleaned, expected, "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_kept_for_the_report_even_if_it_was_dropped() {
+        seen(|log| {
+            (0..200).for_each(|_| log.line(Level::Info, &"z".repeat(1_000), &[]));
+            log.line(Level::Error, "panicked at src/lib.rs:1", &[]);
+            assert!(log.last_lines().ends_with("z | panicked at src/lib.rs:1"));
+            assert!(log.last_lines().len() <= 3 * LAST_LINE + 6);
+        });
+    }
+}

@@ -1,0 +1,385 @@
+//! WASI 0.2, denied by default: it is there so that ordinary toolchains link.
+//!
+//! Linked interface by interface. No files, no environment, no arguments, closed standard input; standard output and
+//! error go to the guest's log; sockets and name lookups are refused before a socket exists; `wasi:http` is not
+//! linked. Time and chance come from the same source as `nagaya:controller/runtime`, time in whole milliseconds.
+//!
+//! Invariants: `no_clock_is_finer_than_a_millisecond`, `nothing_is_opened_and_nothing_inherited`; by `tests/sandbox.rs`: `a_sleep_is_cut_by_the_limit_of_a_host_call`.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant, SystemTime},
+};
+
+use bytes::Bytes;
+use ring::rand::{SecureRandom, SystemRandom};
+use tokio::io::AsyncWrite;
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxView, WasiView,
+    cli::{IsTerminal, StdoutStream, WasiCli, WasiCliView},
+    clocks::{WasiClocks, WasiClocksView},
+    filesystem::{WasiFilesystem, WasiFilesystemView},
+    p2::{
+        DynPollable, OutputStream, Pollable, StreamResult,
+        bindings::{LinkOptions, cli, clocks, filesystem, random, sockets},
+    },
+    sockets::{WasiSockets, WasiSocketsView},
+};
+use wasmtime_wasi_io::bindings::wasi::io::{error, poll, streams};
+
+use super::{
+    imports::State,
+    log::{GuestLog, Level, Lines},
+};
+
+/// The finest step of any clock: nothing to time another team's work by.
+const STEP: Duration = Duration::from_millis(1);
+/// Bytes of randomness in one call.
+pub(super) const RANDOM: usize = 64 << 10;
+/// Bytes that a stream takes at once; wasi-libc writes in pieces of 4 KiB.
+const WRITE: usize = 64 << 10;
+
+/// A host call took longer than it may.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest waited longer than {0:?} in one call")]
+pub(super) struct WaitedTooLong(Duration);
+
+/// What one run's guest sees of WASI.
+pub(super) fn context(log: &GuestLog) -> WasiCtx {
+    WasiCtx::builder()
+        .stdout(Output { log: log.clone(), level: Level::Info, stream: "stdout" })
+        .stderr(Output { log: log.clone(), level: Level::Warn, stream: "stderr" })
+        .wall_clock(WallClock)
+        .monotonic_clock(MonotonicClock::start())
+        .allow_tcp(false)
+        .allow_udp(false)
+        .allow_ip_name_lookup(false)
+        .build()
+}
+
+/// Links what a guest may import.
+pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    error::add_to_linker::<State, HasTable>(linker, table)?;
+    streams::add_to_linker::<State, HasTable>(linker, table)?;
+    poll::add_to_linker::<State, HasWaits>(linker, waits)?;
+
+    cli::environment::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::exit::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::stdin::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::stdout::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::stderr::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_input::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_output::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_stdin::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_stdout::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+    cli::terminal_stderr::add_to_linker::<State, WasiCli>(linker, State::cli)?;
+
+    clocks::wall_clock::add_to_linker::<State, WasiClocks>(linker, State::clocks)?;
+    clocks::monotonic_clock::add_to_linker::<State, WasiClocks>(linker, State::clocks)?;
+    random::random::add_to_linker::<State, HasChance>(linker, chance)?;
+    random::insecure::add_to_linker::<State, HasChance>(linker, chance)?;
+    random::insecure_seed::add_to_linker::<State, HasChance>(linker, chance)?;
+
+    // Without preopens there is no descriptor, and so nothing of `types` can be called.
+    filesystem::types::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
+    filesystem::preopens::add_to_linker::<State, WasiFilesystem>(linker, State::filesystem)?;
+    link_sockets(linker)
+}
+
+/// By name only: stock builds of Python and Go import them, and every creation and lookup is refused.
+fn link_sockets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let options = LinkOptions::default();
+    sockets::network::add_to_linker::<State, WasiSockets>(
+        linker,
+        &(&options).into(),
+        State::sockets,
+    )?;
+    sockets::instance_network::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::ip_name_lookup::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::tcp::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::tcp_create_socket::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::udp::add_to_linker::<State, WasiSockets>(linker, State::sockets)?;
+    sockets::udp_create_socket::add_to_linker::<State, WasiSockets>(linker, State::sockets)
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// `length` random bytes.
+pub(super) fn random(length: u64) -> wasmtime::Result<Vec<u8>> {
+    let length = usize::try_from(length).ok().filter(|length| *length <= RANDOM);
+    let Some(length) = length else {
+        return Err(wasmtime::Error::msg(format!(
+            "the guest asked for more than {RANDOM} random bytes in one call"
+        )));
+    };
+    let mut bytes = vec![0; length];
+    SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| wasmtime::Error::msg("the host has no randomness"))?;
+    Ok(bytes)
+}
+
+struct HasTable;
+
+impl HasData for HasTable {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+fn table(state: &mut State) -> &mut ResourceTable {
+    &mut state.table
+}
+
+/// Waiting, which is limited as every host call is.
+struct Waits<'a> {
+    table: &'a mut ResourceTable,
+    limit: Duration,
+}
+
+struct HasWaits;
+
+impl HasData for HasWaits {
+    type Data<'a> = Waits<'a>;
+}
+
+fn waits(state: &mut State) -> Waits<'_> {
+    Waits { table: &mut state.table, limit: state.calls.limit }
+}
+
+async fn within<T>(
+    limit: Duration,
+    wait: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    tokio::time::timeout(limit, wait).await.unwrap_or_else(|_| Err(WaitedTooLong(limit).into()))
+}
+
+impl poll::Host for Waits<'_> {
+    async fn poll(&mut self, list: Vec<Resource<DynPollable>>) -> wasmtime::Result<Vec<u32>> {
+        within(self.limit, poll::Host::poll(self.table, list)).await
+    }
+}
+
+impl poll::HostPollable for Waits<'_> {
+    async fn block(&mut self, one: Resource<DynPollable>) -> wasmtime::Result<()> {
+        within(self.limit, poll::HostPollable::block(self.table, one)).await
+    }
+
+    async fn ready(&mut self, one: Resource<DynPollable>) -> wasmtime::Result<bool> {
+        poll::HostPollable::ready(self.table, one).await
+    }
+
+    fn drop(&mut self, one: Resource<DynPollable>) -> wasmtime::Result<()> {
+        poll::HostPollable::drop(self.table, one)
+    }
+}
+
+/// Randomness of all three kinds: the seed fixes the order of a guest's hash maps, so it is an input like the others.
+struct Chance;
+
+struct HasChance;
+
+impl HasData for HasChance {
+    type Data<'a> = Chance;
+}
+
+fn chance(_: &mut State) -> Chance {
+    Chance
+}
+
+fn random_number() -> wasmtime::Result<u64> {
+    Ok(random(8)?.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte)))
+}
+
+impl random::random::Host for Chance {
+    fn get_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
+        random(length)
+    }
+
+    fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
+        random_number()
+    }
+}
+
+impl random::insecure::Host for Chance {
+    fn get_insecure_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
+        random(length)
+    }
+
+    fn get_insecure_random_u64(&mut self) -> wasmtime::Result<u64> {
+        random_number()
+    }
+}
+
+impl random::insecure_seed::Host for Chance {
+    fn insecure_seed(&mut self) -> wasmtime::Result<(u64, u64)> {
+        Ok((random_number()?, random_number()?))
+    }
+}
+
+struct WallClock;
+
+impl HostWallClock for WallClock {
+    fn resolution(&self) -> Duration {
+        STEP
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(now())
+    }
+}
+
+struct MonotonicClock(Instant);
+
+impl MonotonicClock {
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl HostMonotonicClock for MonotonicClock {
+    fn resolution(&self) -> u64 {
+        nanoseconds(STEP)
+    }
+
+    fn now(&self) -> u64 {
+        let elapsed = nanoseconds(self.0.elapsed());
+        elapsed - elapsed % nanoseconds(STEP)
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Standard output or error, into the guest's log.
+struct Output {
+    log: GuestLog,
+    level: Level,
+    stream: &'static str,
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    /// Of WASI 0.3, which is not linked.
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(tokio::io::sink())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(OutputLines(Lines::new(self.log.clone(), self.level, self.stream)))
+    }
+}
+
+/// Never full and never failing: a failing `println!` panics.
+struct OutputLines(Lines);
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for OutputLines {
+    async fn ready(&mut self) {}
+}
+
+#[wasmtime_wasi::async_trait]
+impl OutputStream for OutputLines {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(WRITE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_clock_is_finer_than_a_millisecond() {
+        let clock = MonotonicClock::start();
+        for _ in 0..1_000 {
+            assert_eq!(clock.now() % 1_000_000, 0);
+            assert_eq!(WallClock.now().subsec_nanos() % 1_000_000, 0);
+        }
+        assert_eq!((clock.resolution(), WallClock.resolution()), (1_000_000, STEP));
+    }
+
+    #[test]
+    fn randomness_is_limited_in_one_call() {
+        assert_eq!(random(RANDOM as u64).unwrap().len(), RANDOM);
+        assert!(random(RANDOM as u64 + 1).is_err());
+        assert!(random(u64::MAX).is_err());
+        assert_ne!(random_number().unwrap(), random_number().unwrap());
+    }
+    struct Guest(WasiCtx, ResourceTable);
+
+    impl WasiView for Guest {
+        fn ctx(&mut self) -> WasiCtxView<'_> {
+            WasiCtxView { ctx: &mut self.0, table: &mut self.1 }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_opened_and_nothing_inherited() {
+        use sockets::network::{ErrorCode, IpAddressFamily::Ipv4};
+        use wasmtime_wasi::p2::SocketError;
+
+        let metrics = crate::metrics::Metrics::default();
+        let quota = crate::sandbox::log::tests::quota(&metrics);
+        let log = GuestLog::new(tracing::Span::none(), quota);
+        let mut guest = Guest(context(&log), ResourceTable::new());
+
+        assert!(cli::environment::Host::get_environment(&mut guest.cli()).unwrap().is_empty());
+        assert!(cli::environment::Host::get_arguments(&mut guest.cli()).unwrap().is_empty());
+        assert!(
+            cli::terminal_stdout::Host::get_terminal_stdout(&mut guest.cli()).unwrap().is_none()
+        );
+        let directories = filesystem::preopens::Host::get_directories(&mut guest.filesystem());
+        assert!(directories.unwrap().is_empty());
+        let stdin = cli::stdin::Host::get_stdin(&mut guest.cli()).unwrap();
+        assert!(guest.1.get_mut(&stdin).unwrap().read(1).is_err(), "closed");
+
+        let denied = |error: SocketError| {
+            let code = error.downcast().unwrap();
+            assert!(
+                matches!(code, ErrorCode::AccessDenied | ErrorCode::PermanentResolverFailure),
+                "{code:?}"
+            );
+        };
+        denied(
+            sockets::tcp_create_socket::Host::create_tcp_socket(&mut guest.sockets(), Ipv4)
+                .unwrap_err(),
+        );
+        denied(
+            sockets::udp_create_socket::Host::create_udp_socket(&mut guest.sockets(), Ipv4)
+                .await
+                .unwrap_err(),
+        );
+        let network =
+            sockets::instance_network::Host::instance_network(&mut guest.sockets()).unwrap();
+        let name = "localhost".to_owned();
+        let looked_up =
+            sockets::ip_name_lookup::Host::resolve_addresses(&mut guest.sockets(), network, name);
+        denied(looked_up.unwrap_err());
+    }
+}

@@ -1,0 +1,583 @@
+//! The sandbox with real guests, the real engine and the real compile child, without a cluster.
+//!
+//! Guests misbehave in `describe`, which needs no cluster. Times are asserted at five times their bound.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, OnceLock, Weak},
+    time::{Duration, Instant},
+};
+
+use nagaya::{
+    manifest::{Kind, Manifest, Mapping, Projection, Step, Verb},
+    metrics::{Metrics, QueueStats, Watched},
+    module::Digest,
+    sandbox::{
+        Allocation, CompilerConfig, Error, Failure, LogQuota, NoManifest, Program, Returned, Run,
+        RunLimits, Sandbox, SandboxConfig,
+    },
+};
+use serde_json::{Value, json};
+use tokio::{runtime::Handle, sync::watch};
+
+const GUESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/guests");
+
+/// The bytes of a guest of `tests/guests`, which cargo builds if it is not fresh.
+fn guest(name: &str) -> Arc<[u8]> {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["build", "--release", "--locked", "--target", "wasm32-wasip2"]);
+        for leak in
+            ["CARGO_BUILD_TARGET", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR", "RUSTFLAGS"]
+        {
+            cargo.env_remove(leak);
+        }
+        assert!(cargo.current_dir(GUESTS).status().unwrap().success(), "the guests do not build");
+    });
+    let file =
+        Path::new(GUESTS).join("target/wasm32-wasip2/release").join(name).with_extension("wasm");
+    std::fs::read(file).unwrap().into()
+}
+
+/// One folder for all tests and test runs: code is compiled once.
+fn config() -> SandboxConfig {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("sandbox-code");
+    SandboxConfig { slots: 8, compiler: compiler(), ..SandboxConfig::new(folder) }
+}
+
+fn compiler() -> CompilerConfig {
+    CompilerConfig {
+        program: Some(PathBuf::from(env!("CARGO_BIN_EXE_nagaya"))),
+        ..CompilerConfig::default()
+    }
+}
+
+/// A compiler that cannot be started.
+fn no_compiler() -> CompilerConfig {
+    CompilerConfig { program: Some("/nonexistent".into()), ..CompilerConfig::default() }
+}
+
+fn sandbox(config: SandboxConfig) -> Sandbox {
+    Sandbox::start(config, Handle::current()).unwrap()
+}
+
+async fn compile(sandbox: &Sandbox, bytes: Arc<[u8]>) -> Result<Program, Error> {
+    let digest = Digest::of(&bytes);
+    sandbox.compile(bytes, &digest).await
+}
+
+struct NoQueue;
+
+impl Watched for NoQueue {
+    fn stats(&self) -> QueueStats {
+        QueueStats::default()
+    }
+}
+
+/// The hostile guest in a sandbox of its own.
+struct Hostile {
+    sandbox: Sandbox,
+    program: Program,
+    limits: RunLimits,
+    metrics: Metrics,
+    quota: Arc<LogQuota>,
+    stop: watch::Sender<bool>,
+}
+
+impl Hostile {
+    async fn new() -> Self {
+        Self::with(config()).await
+    }
+
+    async fn with(config: SandboxConfig) -> Self {
+        let sandbox = sandbox(config);
+        let program = compile(&sandbox, guest("hostile")).await.unwrap();
+        let metrics = Metrics::default();
+        let queue: Weak<NoQueue> = Weak::new();
+        let quota = Arc::new(LogQuota::new(metrics.controller("demo/hostile", queue)));
+        // Long enough never to be what ends a test on a loaded machine.
+        let limits = RunLimits {
+            deadline: Duration::from_secs(60),
+            host_call: Duration::from_secs(60),
+            wall: Duration::from_secs(120),
+            ..RunLimits::default()
+        };
+        Self { sandbox, program, limits, metrics, quota, stop: watch::channel(false).0 }
+    }
+
+    fn run(&self, config: &Value) -> Run {
+        Run {
+            client: None,
+            config: config.to_string().into(),
+            limits: self.limits.clone(),
+            stop: self.stop.subscribe(),
+            span: tracing::Span::none(),
+            log: self.quota.clone(),
+        }
+    }
+
+    async fn configured(&self, config: Value) -> Result<Manifest, NoManifest> {
+        self.sandbox.describe(&self.program, self.run(&config)).await
+    }
+
+    async fn does(&self, steps: &str) -> Result<Manifest, NoManifest> {
+        self.configured(json!({ "describe": steps })).await
+    }
+
+    async fn fails(&self, steps: &str) -> Failure {
+        match self.does(steps).await {
+            Err(NoManifest::Failed(failure)) => failure,
+            other => panic!("{steps}: {other:?}"),
+        }
+    }
+
+    fn dropped_bytes(&self) -> u64 {
+        let page = self.metrics.page().unwrap();
+        let line =
+            page.lines().find(|line| line.starts_with("nagaya_guest_log_dropped_bytes_total{"));
+        line.map_or(0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    }
+}
+
+fn trap(failure: Failure) -> String {
+    match failure {
+        Failure::Trap(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_guest_says_what_it_needs() {
+    let hostile = Hostile::new().await;
+    let kind = |name: &str| json!({ "group": "example.com", "version": "v1", "kind": name });
+    let manifest = hostile
+        .configured(json!({ "manifest": {
+            "primary": { "kind": kind("Site"), "labelSelector": "a=b",
+                         "predicate": ["generationChanged", { "matchesLabels": "c" }, "either"] },
+            "owned": [{ "kind": kind("Page"), "projection": "metadata" }],
+            "watches": [{ "kind": kind("Theme"), "mapping": { "index": "theme" } }],
+            "live": [{ "version": "v1", "kind": "Secret" }],
+            "writes": [{ "kind": kind("Page"), "verbs": ["apply", "delete"] }],
+            "indexes": [{ "name": "theme", "kind": kind("Site"), "path": "spec.theme" }],
+            "finalizer": "example.com/site",
+        } }))
+        .await
+        .unwrap();
+    let site = Kind::new("example.com/v1", "Site");
+    assert_eq!((&manifest.primary.kind, &manifest.primary.mapping), (&site, &Mapping::Same));
+    assert_eq!(manifest.primary.label_selector.as_deref(), Some("a=b"));
+    let steps = [Step::GenerationChanged, Step::MatchesLabels("c".into()), Step::Either];
+    assert_eq!(manifest.primary.predicate, steps);
+    assert_eq!(manifest.owned[0].projection, Projection::Metadata);
+    assert_eq!(manifest.owned[0].mapping, Mapping::Controller);
+    assert_eq!(manifest.watches[0].mapping, Mapping::Index("theme".into()));
+    assert!(manifest.live[0].is_secret());
+    assert_eq!(
+        manifest.verbs(&Kind::new("example.com/v1", "Page")),
+        [Verb::Apply, Verb::Delete].into()
+    );
+    assert_eq!(manifest.indexes[0].path, "spec.theme");
+    assert_eq!(manifest.finalizer.as_deref(), Some("example.com/site"));
+}
+
+#[tokio::test]
+async fn a_guest_may_refuse_its_config_and_the_host_its_manifest() {
+    let hostile = Hostile::new().await;
+    let refused =
+        hostile.configured(json!({ "describe": "refuse", "message": "no such region" })).await;
+    assert!(matches!(refused, Err(NoManifest::Refused(text)) if text == "no such region"));
+    let unfit = hostile.configured(json!({ "manifest": {
+        "primary": { "kind": { "group": "a.b", "version": "v1", "kind": "C" } }, "finalizer": "plain" } }));
+    assert!(matches!(unfit.await, Err(NoManifest::Unfit(_))));
+}
+
+#[tokio::test]
+async fn describe_reads_no_cluster() {
+    let hostile = Hostile::new().await;
+    let Err(NoManifest::Refused(text)) = hostile.does("write").await else { panic!("it wrote") };
+    assert!(
+        text.contains("NotDeclared") && text.contains("describe may not read the cluster"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn what_a_run_returns_is_data() {
+    let hostile = Hostile::new().await;
+    let run = hostile.run(&json!({}));
+    let result = hostile.sandbox.reconcile(&hostile.program, run, Some("demo"), "a").await;
+    let Err(Failure::Returned(Returned::Retry(text))) = result else { panic!("{result:?}") };
+    assert!(
+        text.contains("NotDeclared"),
+        "the hostile guest hands on what the cluster said: {text}"
+    );
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_at_its_deadline() {
+    let mut hostile = Hostile::new().await;
+    let deadline = Duration::from_millis(200);
+    hostile.limits.deadline = deadline;
+    // A fill of 32 MiB is one instruction, which no tick interrupts.
+    for steps in ["loop", "fill", "log-flood", "stdout-flood"] {
+        let start = Instant::now();
+        assert_eq!(hostile.fails(steps).await, Failure::Deadline, "{steps}");
+        let took = start.elapsed();
+        assert!((deadline / 2..deadline * 5).contains(&took), "{steps} took {took:?}");
+    }
+    assert!(hostile.does("ok").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_log_flood_is_dropped_and_counted() {
+    let mut hostile = Hostile::new().await;
+    hostile.does("log-flood:10").await.unwrap();
+    assert_eq!(hostile.dropped_bytes(), 0, "10 KiB fit");
+    hostile.does("log-flood:1000").await.unwrap();
+    let dropped = hostile.dropped_bytes();
+    assert!((1_024..1_000 * 1_024).contains(&dropped), "{dropped}");
+    hostile.limits.deadline = Duration::from_millis(100);
+    hostile.fails("stdout-flood").await;
+    assert!(hostile.dropped_bytes() > dropped);
+}
+
+#[tokio::test]
+async fn a_memory_bomb_is_called_memory() {
+    let mut hostile = Hostile::new().await;
+    assert_eq!(hostile.fails("alloc").await, Failure::Memory);
+    hostile.limits.memory = 256 << 10;
+    assert_eq!(hostile.fails("ok").await, Failure::Memory, "its first memory is larger already");
+    hostile.limits.memory = 8 << 20;
+    assert!(hostile.does("ok").await.is_ok());
+    assert_eq!(hostile.fails("fill").await, Failure::Memory, "32 MiB of 8");
+}
+
+#[tokio::test]
+async fn a_panic_is_a_trap_with_its_words() {
+    let hostile = Hostile::new().await;
+    let text = trap(hostile.fails("panic").await);
+    assert!(text.contains("panicked or aborted") && text.contains("told to panic"), "{text}");
+    let text = trap(hostile.fails("trap").await);
+    assert!(!text.contains("told to panic"), "nothing of another run: {text}");
+    let text = trap(hostile.fails("stack").await);
+    assert!(text.contains("stack overflow"), "{text}");
+}
+
+#[tokio::test]
+async fn an_exit_is_a_failure() {
+    let hostile = Hostile::new().await;
+    assert_eq!(hostile.fails("exit:0").await, Failure::Exit(0));
+    assert_eq!(
+        hostile.fails("exit:3").await,
+        Failure::Exit(1),
+        "WASI 0.2 knows good and bad alone"
+    );
+}
+
+#[tokio::test]
+async fn a_huge_answer_is_too_large() {
+    let hostile = Hostile::new().await;
+    for (steps, words) in [
+        ("huge-answer", "in its answer"),
+        ("now:1,huge-output", "import called before was runtime.now"),
+    ] {
+        let Failure::TooLarge(text) = hostile.fails(steps).await else { panic!("{steps}") };
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_sleep_is_cut_by_the_limit_of_a_host_call() {
+    let mut hostile = Hostile::new().await;
+    let limit = Duration::from_millis(300);
+    hostile.does("sleep:20").await.unwrap();
+    for limits in [
+        RunLimits { host_call: limit, ..hostile.limits.clone() },
+        RunLimits { wall: limit, ..hostile.limits.clone() },
+    ] {
+        hostile.limits = limits;
+        let start = Instant::now();
+        assert_eq!(hostile.fails("sleep:60000").await, Failure::Wall);
+        assert!((limit..limit * 5).contains(&start.elapsed()), "{:?}", start.elapsed());
+        hostile.limits.host_call = Duration::from_secs(60);
+    }
+}
+
+#[tokio::test]
+async fn a_stop_flag_ends_a_run() {
+    // The flood shows that the run has begun.
+    for steps in ["log-flood:100,loop", "log-flood:100,sleep:60000"] {
+        let hostile = Hostile::new().await;
+        let (failure, ()) = tokio::join!(hostile.fails(steps), async {
+            while hostile.dropped_bytes() == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            hostile.stop.send_replace(true);
+        });
+        assert_eq!(failure, Failure::Drained, "{steps}");
+        assert_eq!(hostile.fails("ok").await, Failure::Drained, "nothing starts afterwards");
+    }
+}
+
+#[tokio::test]
+async fn a_slot_is_free_again_after_every_end() {
+    let mut hostile = Hostile::with(SandboxConfig { slots: 1, ..config() }).await;
+    hostile.limits.wall = Duration::from_millis(500);
+    hostile.limits.deadline = Duration::from_millis(50);
+    for steps in ["loop", "panic", "alloc", "exit:1", "huge-answer", "sleep:60000", "stack"] {
+        hostile.fails(steps).await;
+        hostile.does("ok").await.unwrap();
+    }
+    let dropped =
+        tokio::time::timeout(Duration::from_millis(20), hostile.does("sleep:60000")).await;
+    assert!(dropped.is_err());
+    hostile.does("ok").await.unwrap();
+}
+
+#[tokio::test]
+async fn runs_beyond_the_slots_wait() {
+    let hostile = Hostile::with(SandboxConfig { slots: 2, ..config() }).await;
+    let runs = (0..20).map(|_| hostile.does("spin:1,sleep:5"));
+    for result in futures::future::join_all(runs).await {
+        result.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_endless_loop_does_not_keep_others_from_running() {
+    let hostile = Hostile::new().await;
+    let loops = futures::future::join_all((0..6).map(|_| hostile.fails("loop")));
+    let bystander = async {
+        for _ in 0..20 {
+            hostile.does("ok").await.unwrap();
+        }
+        hostile.stop.send_replace(true);
+    };
+    let (failures, ()) = tokio::join!(loops, bystander);
+    assert!(
+        failures.iter().all(|failure| *failure == Failure::Drained),
+        "they ran all the time: {failures:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_fallback_allocator_works_too() {
+    let hostile =
+        Hostile::with(SandboxConfig { allocation: Allocation::OnDemand, ..config() }).await;
+    hostile.does("ok").await.unwrap();
+    assert_eq!(hostile.fails("alloc").await, Failure::Memory);
+    let text = trap(hostile.fails("stack").await);
+    assert!(text.contains("stack overflow"), "{text}");
+}
+
+#[tokio::test]
+async fn an_import_that_is_not_built_is_refused_by_name() {
+    let sandbox = sandbox(config());
+    let error = compile(&sandbox, guest("http_user")).await.unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains("nagaya:controller/http@0.1.0") && text.contains("not built yet"),
+        "{text}"
+    );
+    assert!(error.is_refusal());
+}
+
+#[tokio::test]
+async fn bytes_under_another_digest_are_refused() {
+    let sandbox = sandbox(config());
+    let other = Digest::of(b"other");
+    let error = sandbox.compile(guest("hostile"), &other).await.unwrap_err();
+    assert!(matches!(error, Error::OtherBytes { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_no_component_is_refused_with_advice() {
+    let sandbox = sandbox(SandboxConfig { compiler: no_compiler(), ..config() });
+    let error = compile(&sandbox, b"\0asm\x01\0\0\0".as_slice().into()).await.unwrap_err();
+    assert!(error.to_string().contains("wasm32-wasip2") && error.is_refusal(), "{error}");
+    let error = compile(&sandbox, b"hello".as_slice().into()).await.unwrap_err();
+    assert!(error.to_string().contains("not a WebAssembly component"), "{error}");
+}
+
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = vec![];
+    while number > 0x7f {
+        bytes.push(u8::try_from(number & 0x7f).unwrap() | 0x80);
+        number >>= 7;
+    }
+    bytes.push(u8::try_from(number).unwrap());
+    bytes
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [vec![id], leb(content.len()), content.to_vec()].concat()
+}
+
+fn component(sections: &[u8]) -> Arc<[u8]> {
+    [b"\0asm\x0d\0\x01\0", sections].concat().into()
+}
+
+/// A component around one core module of these sections.
+fn around(sections: &[Vec<u8>]) -> Arc<[u8]> {
+    component(&section(1, &[b"\0asm\x01\0\0\0".to_vec(), sections.concat()].concat()))
+}
+
+/// A core module of one function without parameters.
+fn function(instructions: &[u8]) -> Arc<[u8]> {
+    let body = [&[0], instructions, &[0x0b]].concat();
+    let code = [vec![1], leb(body.len()), body].concat();
+    around(&[section(1, &[1, 0x60, 0, 0]), section(3, &[1, 0]), section(10, &code)])
+}
+
+#[tokio::test]
+async fn what_no_slot_can_hold_is_refused() {
+    let sandbox = sandbox(config());
+    let with = |memory: &[u8], instances: usize| {
+        let module =
+            [b"\0asm\x01\0\0\0".to_vec(), section(5, &[&[1, 0], memory].concat())].concat();
+        let instances = [leb(instances), [0, 0, 0].repeat(instances)].concat();
+        component(&[section(1, &module), section(2, &instances)].concat())
+    };
+    for (bytes, words) in [
+        (with(&[1], 5), "contains 5 Wasm linear memories"),
+        (with(&leb(1_025), 1), "exceeds the limit"),
+        (with(&[0], 65), "core"),
+    ] {
+        let error = compile(&sandbox, bytes).await.unwrap_err();
+        assert!(matches!(error, Error::DoesNotFit(_)) && error.is_refusal(), "{error:?}");
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    }
+    let error = compile(&sandbox, with(&[1], 4)).await.unwrap_err();
+    assert!(matches!(error, Error::Link(_)), "four memories fit: {error}");
+}
+
+fn v128_const() -> Vec<u8> {
+    [vec![0xfd, 0x0c], vec![0; 16]].concat()
+}
+
+#[tokio::test]
+async fn a_refused_proposal_is_named() {
+    let sandbox = sandbox(config());
+    let relaxed = [v128_const(), v128_const(), vec![0xfd, 0x80, 0x02, 0x1a]].concat();
+    for (bytes, words) in [
+        (around(&[section(5, &[1, 4, 1])]), "memory64"),
+        (around(&[section(5, &[1, 3, 1, 1])]), "threads must be enabled for shared memories"),
+        (
+            around(&[section(1, &[1, 0x60, 0, 0]), section(13, &[1, 0, 0])]),
+            "exceptions proposal not enabled",
+        ),
+        (around(&[section(1, &[1, 0x5f, 0])]), "gc types are disabled"),
+        (function(&relaxed), "relaxed SIMD"),
+        (component(&section(7, &[1, 0x43, 0, 1, 0])), "component model async"),
+    ] {
+        let error = compile(&sandbox, bytes).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{words}: {error}");
+        assert!(error.is_refusal(), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn proposals_that_languages_need_are_compiled() {
+    let sandbox = sandbox(config());
+    let simd = [v128_const(), vec![0x1a]].concat();
+    for bytes in [function(&simd), function(&[0x12, 0])] {
+        let error = compile(&sandbox, bytes).await.unwrap_err();
+        assert!(matches!(error, Error::Link(_)), "compiled, and then no reconciler: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_compile_bomb_is_refused_and_the_host_lives() {
+    let hostile = Hostile::new().await;
+    // Each core module passes the screen; together they are 800,000 functions.
+    let (count, size) = (20_000, leb(20_000));
+    let types = [size.clone(), vec![0; count]].concat();
+    let code = [size, [2, 0, 0x0b].repeat(count)].concat();
+    let module = [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[1, 0x60, 0, 0]),
+        section(3, &types),
+        section(10, &code),
+    ];
+    let bomb = component(&section(1, &module.concat()).repeat(40));
+    let start = Instant::now();
+    let (error, runs) = tokio::join!(compile(&hostile.sandbox, bomb), async {
+        hostile.does("ok").await.unwrap();
+    });
+    let ((), error) = (runs, error.unwrap_err());
+    assert!(error.is_refusal() && error.to_string().contains("which is the limit"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(300), "{:?}", start.elapsed());
+    println!("the bomb was refused after {:?}: {error}", start.elapsed());
+    hostile.does("ok").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_compile_that_takes_too_long_is_killed_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let wall = Duration::from_millis(1);
+    let config = SandboxConfig {
+        compiler: CompilerConfig { wall, ..compiler() },
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
+    let error = compile(&sandbox(config), guest("hostile")).await.unwrap_err();
+    assert!(error.to_string().contains("more than 1ms, which is the limit"), "{error}");
+}
+
+#[tokio::test]
+async fn a_compiler_that_crashes_or_does_not_start_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |program: &str| SandboxConfig {
+        compiler: CompilerConfig { program: Some(program.into()), ..CompilerConfig::default() },
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
+    let error = compile(&sandbox(with("/bin/false")), guest("hostile")).await.unwrap_err();
+    assert!(error.is_refusal() && error.to_string().contains("crashed"), "{error}");
+    let error = compile(&sandbox(with("/nonexistent")), guest("hostile")).await.unwrap_err();
+    assert!(!error.is_refusal(), "the host's own fault: {error}");
+    // Whatever a child writes, it is not code.
+    let error = compile(&sandbox(with("/bin/echo")), guest("hostile")).await.unwrap_err();
+    assert!(error.is_refusal(), "{error}");
+}
+
+#[tokio::test]
+async fn loaded_code_needs_no_second_compilation() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |compiler| SandboxConfig {
+        compiler,
+        slots: 2,
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
+    compile(&sandbox(with(compiler())), guest("hostile")).await.unwrap();
+    Hostile::with(with(no_compiler())).await.does("ok").await.unwrap();
+    let on_demand = SandboxConfig { allocation: Allocation::OnDemand, ..with(no_compiler()) };
+    Hostile::with(on_demand).await.does("ok").await.unwrap();
+}
+
+#[tokio::test]
+async fn changed_code_on_disk_is_compiled_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let with = |compiler| SandboxConfig {
+        compiler,
+        slots: 2,
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
+    Hostile::with(with(compiler())).await;
+    let code = |end: &str| {
+        let mut files =
+            std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.find(|path| path.extension().is_some_and(|extension| extension == end))
+    };
+    let file = code("cwasm").unwrap();
+    let good = std::fs::read(&file).unwrap();
+    for position in [0, good.len() / 2, good.len() - 1] {
+        let mut bad = good.clone();
+        bad[position] ^= 1;
+        std::fs::write(&file, bad).unwrap();
+        let error = compile(&sandbox(with(no_compiler())), guest("hostile")).await.unwrap_err();
+        assert!(!error.is_refusal(), "it must go to the compiler, which is not there: {error}");
+        assert_eq!(code("cwasm"), None, "and is gone");
+        Hostile::with(with(compiler())).await.does("ok").await.unwrap();
+    }
+}

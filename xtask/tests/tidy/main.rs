@@ -1,0 +1,392 @@
+//! Rules that no compiler checks: who may name whom, what the documents promise, what stays out of the sources.
+
+#![cfg(test)] // Tells clippy that helpers are test code too.
+
+mod source;
+mod tables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use source::{Source, files, relative, root, sources};
+use tables::{BANNED, EDGES, FOR_ALL, FOREIGN, LONG, NO_NAMES, NOT_PURE, PANICS, PURE, TOO_LONG};
+
+const TABLES: &str = "xtask/tests/tidy/tables.rs";
+
+/// Fails with all problems at once, each on a line that says where it is and what to do.
+#[track_caller]
+fn none(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}\n", problems.join("\n"));
+}
+
+/// The module at the top of `host/src` that a file there belongs to.
+fn module(in_host: &str) -> &str {
+    let first = in_host.split('/').next().unwrap_or_default();
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+#[test]
+fn modules_name_only_whom_the_table_allows() {
+    let rows: BTreeMap<_, _> = EDGES.iter().copied().collect();
+    let mut problems = vec![];
+    for source in sources("host/src") {
+        let from = module(source.in_host().unwrap());
+        let Some(allowed) = rows.get(from) else {
+            let path = &source.path;
+            problems.push(format!(
+                "{path}: the module `{from}` has no row in EDGES of {TABLES}: add it"
+            ));
+            continue;
+        };
+        for (line, path) in source.paths() {
+            let mut segments = path.split("::");
+            if segments.next() != Some("crate") {
+                continue;
+            }
+            let to = segments.next().unwrap_or_default();
+            if rows.contains_key(to)
+                && to != from
+                && !FOR_ALL.contains(&to)
+                && !allowed.contains(&to)
+            {
+                problems.push(format!(
+                    "{}:{line}: `{from}` may not name `{to}`: ask a module that may, or add the edge to EDGES of {TABLES} and say why in the commit",
+                    source.path
+                ));
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn rows_of_the_tables_are_of_things_that_exist() {
+    let host = root().join("host/src");
+    let exists =
+        |place: &str| host.join(place).is_dir() || host.join(format!("{place}.rs")).is_file();
+    let mut problems = vec![];
+    let names: BTreeSet<_> = EDGES.iter().flat_map(|(from, to)| to.iter().chain([from])).collect();
+    for name in names.into_iter().filter(|name| !exists(name)) {
+        problems.push(format!("{TABLES}: EDGES names `{name}`, which is not in host/src: drop it"));
+    }
+    for file in PURE.iter().filter(|file| !host.join(file).is_file()) {
+        problems.push(format!("{TABLES}: PURE names {file}, which is not in host/src: drop it"));
+    }
+    none(&problems);
+}
+
+#[test]
+fn foreign_crates_stay_where_the_table_puts_them() {
+    let rows: BTreeMap<_, _> = FOREIGN.iter().copied().collect();
+    let mut problems = vec![];
+    for name in dependencies("host/Cargo.toml") {
+        if !rows.contains_key(name.as_str()) {
+            problems.push(format!(
+                "host/Cargo.toml: `{name}` has no row in FOREIGN of {TABLES}: say who may name it"
+            ));
+        }
+    }
+    for source in sources("host/src") {
+        let file = source.in_host().unwrap();
+        let place = file.strip_suffix(".rs").unwrap_or(file);
+        let within = |allowed: &&str| {
+            allowed.is_empty()
+                || place
+                    .strip_prefix(*allowed)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        for (line, path) in source.paths() {
+            let name = path.split("::").next().unwrap_or_default();
+            if rows.get(name).is_some_and(|allowed| !allowed.iter().any(|place| within(&place))) {
+                problems.push(format!(
+                    "{}:{line}: `{name}` is named outside of {:?}: go through one of those, or change FOREIGN of {TABLES} and say why in the commit",
+                    source.path, rows[name]
+                ));
+            }
+        }
+    }
+    none(&problems);
+}
+
+/// The names under `[dependencies]`, as code spells them.
+fn dependencies(manifest: &str) -> Vec<String> {
+    let text = fs::read_to_string(root().join(manifest)).unwrap();
+    text.lines()
+        .skip_while(|line| *line != "[dependencies]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter_map(|line| line.split(['.', ' ', '=']).next())
+        .filter(|name| !name.is_empty() && !name.starts_with('#'))
+        .map(|name| name.replace('-', "_"))
+        .collect()
+}
+
+#[test]
+fn pure_modules_touch_no_clock_and_no_io() {
+    let mut problems = vec![];
+    for source in sources("host/src") {
+        let says_so = || source.header().iter().any(|line| line.contains("; pure"));
+        if !PURE.contains(&source.in_host().unwrap()) && !says_so() {
+            continue;
+        }
+        for (number, line) in source.code.lines().enumerate() {
+            for what in NOT_PURE.iter().filter(|what| line.contains(**what)) {
+                problems.push(format!(
+                    "{}:{}: a pure module has `{what}`: take `now` or the value as an argument",
+                    source.path,
+                    number + 1
+                ));
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn no_banned_package_is_in_the_lock_file() {
+    let lock = fs::read_to_string(root().join("Cargo.lock")).unwrap();
+    let problems: Vec<_> = BANNED
+        .iter()
+        .filter(|(name, _)| lock.contains(&format!("\nname = \"{name}\"\n")))
+        .map(|(name, why)| {
+            format!("Cargo.lock: {name} came in: {why}; `cargo tree -i {name}` shows by whom")
+        })
+        .collect();
+    none(&problems);
+}
+
+#[test]
+fn sources_do_not_panic() {
+    let mut problems = vec![];
+    for source in ["host/src", "guest-sdk/src"].into_iter().flat_map(sources) {
+        for (number, line) in source.code.lines().enumerate() {
+            for what in PANICS.iter().filter(|what| line.contains(**what)) {
+                problems.push(format!(
+                    "{}:{}: `{what}` outside of tests: return an error, or log the bug and go on",
+                    source.path,
+                    number + 1
+                ));
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn no_public_signature_shows_a_lock() {
+    let mut problems = vec![];
+    for source in sources("host/src") {
+        for (place, _) in source.code.match_indices("fn ") {
+            let (before, rest) = source.code.split_at(place);
+            let public = before.lines().next_back().unwrap_or_default().trim().starts_with("pub");
+            let signature = &rest[..rest.find(['{', ';']).unwrap_or(rest.len())];
+            let locks = ["Mutex<", "MutexGuard<", "RwLock<"];
+            if public && locks.iter().any(|lock| signature.contains(lock)) {
+                let (path, line) = (&source.path, before.matches('\n').count() + 1);
+                problems.push(format!(
+                    "{path}:{line}: a lock in a signature: hide it behind methods that neither block nor await"
+                ));
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn files_have_one_noun_and_say_which() {
+    let mut problems = vec![];
+    for source in
+        ["host/src", "guest-sdk/src", "tests/src", "xtask/src"].into_iter().flat_map(sources)
+    {
+        let path = &source.path;
+        let (name, lines) = (path.rsplit('/').next().unwrap(), source.lines_of_code());
+        if lines > TOO_LONG {
+            problems.push(format!("{path}: {lines} lines of code, {TOO_LONG} at most: find the second noun and give it a file"));
+        } else if lines > LONG {
+            eprintln!("{path}: {lines} lines of code: is there a second noun in it?");
+        }
+        if NO_NAMES.contains(&name.strip_suffix(".rs").unwrap_or(name)) {
+            problems.push(format!(
+                "{path}: a file of this name holds anything: name it after its noun"
+            ));
+        }
+        if source.header().is_empty() {
+            problems.push(format!("{path}: begin with `//!` and what the file decides"));
+        }
+    }
+    none(&problems);
+}
+
+/// The name of every test in the repository.
+fn tests() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for source in
+        ["host", "guest-sdk", "tests", "xtask", "examples", "bench"].into_iter().flat_map(sources)
+    {
+        let mut attribute = false;
+        for line in source.text.lines().map(str::trim) {
+            if line.starts_with("#[") {
+                attribute |= line.starts_with("#[test]") || line.contains("::test");
+            } else if let Some((_, rest)) = line.split_once("fn ").filter(|_| attribute) {
+                names.insert(rest.split('(').next().unwrap_or_default().to_owned());
+                attribute = false;
+            } else if !line.is_empty() && !line.starts_with("//") && !line.ends_with(")]") {
+                attribute = false;
+            }
+        }
+    }
+    names
+}
+
+/// What stands in `text` between backquotes and looks like the name of a test.
+fn quoted_names(text: &str, underscores: usize) -> Vec<&str> {
+    let name = |word: &&str| {
+        word.matches('_').count() >= underscores
+            && word.starts_with(|letter: char| letter.is_ascii_lowercase())
+            && word.chars().all(|letter| {
+                letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_'
+            })
+    };
+    text.split('`').skip(1).step_by(2).filter(name).collect()
+}
+
+#[test]
+fn every_invariant_of_a_header_names_a_test() {
+    let tests = tests();
+    let mut problems = vec![];
+    for source in
+        ["host/src", "guest-sdk/src", "tests/src", "xtask/src"].into_iter().flat_map(sources)
+    {
+        for name in invariants(&source) {
+            if !tests.contains(&name) {
+                problems.push(format!("{}: its header names the test `{name}`, which does not exist: write it or correct the name", source.path));
+            }
+        }
+    }
+    none(&problems);
+}
+
+/// The tests that a header names: all in its paragraph on invariants, elsewhere those with the length of a fact.
+fn invariants(source: &Source) -> Vec<String> {
+    let header = source.header();
+    let (mut names, mut listed) = (vec![], false);
+    for (number, line) in header.iter().enumerate() {
+        listed |= line.starts_with("Invariant");
+        let next = header.get(number + 1).copied().unwrap_or_default();
+        names.extend(quoted_names(line, if listed { 1 } else { 3 }).into_iter().map(str::to_owned));
+        listed &= !line.is_empty() || next.starts_with("- ");
+    }
+    names
+}
+
+#[test]
+fn every_invariant_of_the_architecture_names_a_test() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let tests = tests();
+    let (_, section) = text.split_once("\n## Invariants\n").unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let mut problems = vec![];
+    for item in section.split("\n- ").skip(1).map(|item| item.split("\n\n").next().unwrap_or(item))
+    {
+        let item = item.split_whitespace().collect::<Vec<_>>().join(" ");
+        let held_by = item.rsplit_once("Held by");
+        let names = held_by.map(|(_, names)| quoted_names(names, 1)).unwrap_or_default();
+        let shown: String = item.chars().take(60).collect();
+        if names.is_empty() {
+            problems.push(format!(
+                "ARCHITECTURE.md: \"{shown}…\" does not end in \"Held by `its_test`\""
+            ));
+        }
+        for name in names.into_iter().filter(|name| !tests.contains(*name)) {
+            problems.push(format!(
+                "ARCHITECTURE.md: \"{shown}…\" names the test `{name}`, which does not exist"
+            ));
+        }
+    }
+    assert!(section.contains("\n- "), "the section has no items");
+    none(&problems);
+}
+
+#[test]
+fn the_code_map_has_every_module() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let modules: BTreeSet<_> = sources("host/src")
+        .iter()
+        .map(|source| module(source.in_host().unwrap()).to_owned())
+        .collect();
+    let named = |module: &String| {
+        [format!("`{module}.rs`"), format!("`{module}/`")].iter().any(|name| text.contains(name))
+    };
+    let missing = modules.iter().filter(|module| *module != "lib" && !named(module));
+    none(
+        &missing
+            .map(|module| format!("ARCHITECTURE.md: the code map lacks `{module}`"))
+            .collect::<Vec<_>>(),
+    );
+}
+
+/// All files of the repository that people read.
+fn texts() -> Vec<(String, String)> {
+    let root = root();
+    let kinds = ["md", "rs", "toml", "yaml", "yml", "json", "wit", "go", "html", "js", "sh", "run"];
+    files(&root)
+        .into_iter()
+        .filter(|file| {
+            file.extension().is_some_and(|kind| kinds.iter().any(|one| kind == *one))
+                || file.ends_with(".ci/run")
+        })
+        .filter_map(|file| Some((relative(&root, &file), fs::read_to_string(&file).ok()?)))
+        .collect()
+}
+
+#[test]
+fn no_path_of_a_machine_is_written_down() {
+    // In two parts, so that this file is none of those it looks for.
+    let places = [("/ho", "me/"), ("/Use", "rs/"), ("/ro", "ot/"), ("/wo", "rk/")];
+    let places = places.map(|(first, last)| format!("{first}{last}"));
+    let mut problems = vec![];
+    for (path, text) in texts() {
+        for (number, line) in text.lines().enumerate() {
+            let starts = |place: usize| {
+                let before = line[..place].chars().next_back();
+                before.is_none_or(|letter| !letter.is_alphanumeric() && !"./-_~}".contains(letter))
+            };
+            let hit = places
+                .iter()
+                .find(|place| line.match_indices(*place).any(|(place, _)| starts(place)));
+            if let Some(place) = hit {
+                problems.push(format!("{path}:{}: `{place}…` is a path of one machine: derive it, or take it as an argument", number + 1));
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn links_in_documents_lead_somewhere() {
+    let root = root();
+    let mut problems = vec![];
+    for (path, text) in texts().into_iter().filter(|(path, _)| path.ends_with(".md")) {
+        let folder = root.join(&path).parent().unwrap().to_owned();
+        for (number, line) in text.lines().enumerate() {
+            for target in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                let file = target.split('#').next().unwrap_or_default();
+                let outside =
+                    file.is_empty() || file.contains("://") || file.starts_with("mailto:");
+                if !outside && !folder.join(file).exists() {
+                    problems
+                        .push(format!("{path}:{}: the link to {target} leads nowhere", number + 1));
+                }
+            }
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn agents_are_told_in_thirty_lines() {
+    let text = fs::read_to_string(root().join("AGENTS.md")).unwrap();
+    assert!(text.lines().count() <= 30, "AGENTS.md points, it does not repeat: 30 lines at most");
+}

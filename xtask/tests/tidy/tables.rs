@@ -1,0 +1,209 @@
+//! The tables. A new edge between modules, or a foreign crate in a new place, is a decision: change its row in the same
+//! commit and say why in the message.
+
+/// Every module at the top of `host/src`, in reading order, with those it may name. A folder is one module here.
+pub(crate) const EDGES: &[(&str, &[&str])] = &[
+    ("lib", &[]),
+    ("main", &["cli", "sandbox"]),
+    // sandbox: the verb of the child process that compiles.
+    ("cli", &["apiserver", "app", "crd", "manifest", "module", "rollout", "sandbox"]),
+    ("config", &["crd"]),
+    (
+        "app",
+        &[
+            "admin",
+            "api",
+            "apiserver",
+            "authority",
+            "crd",
+            "events",
+            "fence",
+            "manager",
+            "module",
+            "places",
+            "sandbox",
+            "watch",
+        ],
+    ),
+    // The path of an event.
+    // queue: the priorities of a change and of an initial list.
+    ("watch", &["apiserver", "manifest", "queue"]),
+    ("queue", &[]),
+    ("inbox", &["queue", "watch"]),
+    ("schedule", &[]),
+    ("places", &["schedule"]),
+    ("controller", &["fence", "inbox", "places", "queue", "rollout", "run", "sandbox", "watch"]),
+    ("rollout", &["crd"]),
+    (
+        "run",
+        &[
+            "apiserver",
+            "client",
+            "crd",
+            "events",
+            "fence",
+            "module",
+            "queue",
+            "sandbox",
+            "view",
+            "watch",
+        ],
+    ),
+    ("sandbox", &["client", "crd", "manifest", "module"]),
+    (
+        "client",
+        &[
+            "apiserver",
+            "authority",
+            "budget",
+            "events",
+            "fence",
+            "grant",
+            "manifest",
+            "view",
+            "watch",
+        ],
+    ),
+    ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
+    ("grant", &["apiserver", "crd"]),
+    ("authority", &["apiserver", "grant"]),
+    ("budget", &[]),
+    ("fence", &[]),
+    ("apiserver", &["manifest"]),
+    // The path of a version.
+    ("crd", &["manifest"]),
+    ("manifest", &["watch"]),
+    ("module", &["crd"]),
+    (
+        "manager",
+        &[
+            "apiserver",
+            "authority",
+            "budget",
+            "client",
+            "controller",
+            "crd",
+            "events",
+            "fence",
+            "grant",
+            "inbox",
+            "manifest",
+            "module",
+            "places",
+            "queue",
+            "rollout",
+            "run",
+            "sandbox",
+            "view",
+            "watch",
+        ],
+    ),
+    // Around.
+    ("events", &["apiserver", "client"]),
+    ("api", &["manager", "module"]),
+    ("admin", &[]),
+    ("metrics", &[]),
+];
+
+/// What every module may name: the metrics' names, and plain settings.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics"];
+
+/// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
+/// is held to the same.
+pub(crate) const PURE: &[&str] = &[
+    "queue.rs",
+    "schedule.rs",
+    "rollout.rs",
+    "grant.rs",
+    "budget.rs",
+    "manifest.rs",
+    "watch/envelope.rs",
+    "watch/selector.rs",
+    "watch/stream.rs",
+    "watch/trigger.rs",
+    "client/answer.rs",
+    "client/noop.rs",
+    "client/object.rs",
+];
+
+/// What shows that a file does something: waits, reads a clock, speaks to the world.
+pub(crate) const NOT_PURE: &[&str] = &[
+    ".await",
+    "async fn",
+    "async move",
+    "Instant::now",
+    "SystemTime",
+    "Timestamp::now",
+    "std::env",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "tokio::",
+];
+
+/// Anywhere in `host/src`.
+const ANYWHERE: &[&str] = &[""];
+
+/// Which files of `host/src` may name a dependency of `host/Cargo.toml`. A place is a file without `.rs`, or a folder.
+pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
+    // The engine is narrowed to a few types of ours.
+    ("wasmtime", &["sandbox"]),
+    ("wasmtime_wasi", &["sandbox"]),
+    ("wasmtime_wasi_io", &["sandbox"]),
+    ("wasmparser", &["sandbox", "module/screen"]),
+    // Three majors a year then touch one place; crd.rs has the derives.
+    ("kube", &["apiserver", "crd"]),
+    ("schemars", &["crd", "manifest"]),
+    // HTTP: served in two places, sent in one.
+    ("axum", &["api", "admin", "app"]),
+    ("reqwest", &["cli/upload"]),
+    ("http", ANYWHERE),
+    ("http_body_util", ANYWHERE),
+    ("bytes", ANYWHERE),
+    // One TLS provider, installed once.
+    ("rustls", &["main", "cli"]),
+    ("ring", &["main", "cli", "crd", "manager", "module", "run", "sandbox", "watch/envelope"]),
+    // Library modules have errors of their own.
+    ("anyhow", &["main", "app", "cli"]),
+    ("thiserror", ANYWHERE),
+    // Only the command line parses arguments, draws, and decides what is logged.
+    ("clap", &["main", "cli"]),
+    ("indicatif", &["cli"]),
+    ("tracing_subscriber", &["main", "cli"]),
+    ("tracing", ANYWHERE),
+    ("prometheus_client", &["metrics"]),
+    // System calls: limits of the compile child, files that are whole or absent.
+    ("rustix", &["app", "module", "sandbox"]),
+    ("serde_saphyr", &["cli", "crd", "config"]),
+    ("json_patch", &["client", "cli", "manager"]),
+    ("k8s_openapi", ANYWHERE),
+    ("jiff", ANYWHERE),
+    ("serde", ANYWHERE),
+    ("serde_json", ANYWHERE),
+    ("tokio", ANYWHERE),
+    ("futures", ANYWHERE),
+];
+
+/// Packages that must not come in by the back door, each with its reason.
+pub(crate) const BANNED: &[(&str, &str)] = &[
+    ("kube-runtime", "the watch hub replaces it (docs/decisions/0001-own-watch-hub.md)"),
+    ("aws-lc-rs", "ring is the one TLS provider"),
+    ("aws-lc-sys", "ring is the one TLS provider"),
+    ("openssl-sys", "ring is the one TLS provider"),
+    ("native-tls", "rustls is the one TLS library"),
+    ("serde_yaml", "deprecated; serde-saphyr is in the tree"),
+];
+
+/// What ends a process or a task instead of returning an error.
+pub(crate) const PANICS: &[&str] =
+    &[".unwrap()", ".expect(", "panic!(", "todo!(", "unimplemented!(", "unreachable!(", "dbg!("];
+
+/// A place for things without a name is where nobody looks.
+pub(crate) const NO_NAMES: &[&str] =
+    &["utils", "util", "common", "types", "errors", "prelude", "helpers"];
+
+/// Lines of code above which a file probably holds a second noun; above the second number the test fails.
+pub(crate) const LONG: usize = 400;
+/// See [`LONG`].
+pub(crate) const TOO_LONG: usize = 600;
