@@ -20,7 +20,11 @@ pub struct Rule {
 
 /// What the guests of `tests/guests` need with the small manifest: Websites, ConfigMaps, Events.
 pub const GUEST_RULES: &[Rule] = &[
-    Rule { group: "examples.nagaya.dev", resource: "websites", verbs: &["get", "list", "watch", "patch"] },
+    Rule {
+        group: "examples.nagaya.dev",
+        resource: "websites",
+        verbs: &["get", "list", "watch", "patch"],
+    },
     Rule { group: "examples.nagaya.dev", resource: "websites/status", verbs: &["patch"] },
     Rule {
         group: "",

@@ -35,9 +35,11 @@ impl Cli {
 
     /// The same, whatever its exit status.
     pub async fn output(&self, arguments: &[&str]) -> Result<Output> {
-        let output = self.command(arguments).await?.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
+        let output =
+            self.command(arguments).await?.stdout(Stdio::piped()).stderr(Stdio::piped()).output();
         let output = timeout(ENDS_WITHIN, output).await;
-        let output = output.with_context(|| format!("nagaya {} does not end", arguments.join(" ")))?;
+        let output =
+            output.with_context(|| format!("nagaya {} does not end", arguments.join(" ")))?;
         output.context("starting nagaya")
     }
 

@@ -39,7 +39,8 @@ impl Component {
             root().join(folder).join(format!("target/wasm32-wasip2/release/{name}.wasm"))
         });
         let found = paths.into_iter().find(|path| path.is_file());
-        let found = found.with_context(|| format!("{name}.wasm is not built: run `cargo xtask guests`"))?;
+        let found =
+            found.with_context(|| format!("{name}.wasm is not built: run `cargo xtask guests`"))?;
         found.canonicalize().with_context(|| format!("looking at {}", found.display()))
     }
 

@@ -53,7 +53,8 @@ impl Controller {
 
     /// Merges `body` into it.
     pub async fn patch(&self, body: &Value) -> Result<WasmController> {
-        let patched = self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(body)).await;
+        let patched =
+            self.api.patch(&self.name, &PatchParams::default(), &Patch::Merge(body)).await;
         patched.with_context(|| format!("patching {} with {body}", self.name))
     }
 

@@ -105,7 +105,9 @@ impl Host {
             }
             let what = match self.ended()? {
                 Some(status) => format!("it ended with {status}"),
-                None if Instant::now() > deadline => format!("it is not ready after {START_WITHIN:?}"),
+                None if Instant::now() > deadline => {
+                    format!("it is not ready after {START_WITHIN:?}")
+                }
                 None => {
                     sleep(Duration::from_millis(25)).await;
                     continue;
@@ -327,7 +329,8 @@ mod tests {
 
     #[test]
     fn samples_are_found_by_name_and_labels() {
-        let page = "# TYPE a counter\na_total{x=\"1\",y=\"2\"} 3\na_total{x=\"1\",y=\"4\"} 5\nb 7.5\n";
+        let page =
+            "# TYPE a counter\na_total{x=\"1\",y=\"2\"} 3\na_total{x=\"1\",y=\"4\"} 5\nb 7.5\n";
         let metrics = Metrics(page.to_owned());
         assert_eq!(metrics.sum("a_total", &[("x", "1")]), 8.0);
         assert_eq!(metrics.sum("a_total", &[("y", "4")]), 5.0);

@@ -118,7 +118,8 @@ pub async fn may(admin: &Client, user: &str, attributes: ResourceAttributes) -> 
     };
     let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
     let reviews = Api::<SubjectAccessReview>::all(admin.clone());
-    let answer = reviews.create(&PostParams::default(), &review).await.context("asking for rights")?;
+    let answer =
+        reviews.create(&PostParams::default(), &review).await.context("asking for rights")?;
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 

@@ -75,10 +75,7 @@ impl Line {
     /// A field of the event, else of the innermost span that has it.
     pub fn field(&self, name: &str) -> Option<&Value> {
         let spans = self.0["spans"].as_array().into_iter().flatten().rev();
-        [&self.0["fields"], &self.0]
-            .into_iter()
-            .chain(spans)
-            .find_map(|fields| fields.get(name))
+        [&self.0["fields"], &self.0].into_iter().chain(spans).find_map(|fields| fields.get(name))
     }
 
     /// A field as text.

@@ -63,7 +63,8 @@ fn replace_word(text: &str, word: &str, with: &str) -> String {
 
 /// The API of the kind of `object`, in its namespace if it has one.
 pub fn api_of(client: &Client, object: &Value) -> Result<Api<DynamicObject>> {
-    let text = |name: &str| object[name].as_str().with_context(|| format!("{object} has no {name}"));
+    let text =
+        |name: &str| object[name].as_str().with_context(|| format!("{object} has no {name}"));
     let resource = resource(text("apiVersion")?, text("kind")?);
     Ok(match object["metadata"]["namespace"].as_str() {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -125,7 +126,10 @@ mod tests {
         for example in ["website", "at", "mirror"] {
             for file in ["crd", "rbac", "controller", "sample"] {
                 let objects = read(&format!("examples/{example}/{file}.yaml")).unwrap();
-                assert!(objects.iter().all(|object| object["kind"].is_string()), "{example}/{file}");
+                assert!(
+                    objects.iter().all(|object| object["kind"].is_string()),
+                    "{example}/{file}"
+                );
             }
         }
     }

@@ -26,13 +26,12 @@ use crate::site;
 use crate::wait::within;
 
 /// The label that says which host serves a controller; its value is the test's namespace.
-pub const LABEL: &str = "nagaya.dev/test";
+const LABEL: &str = "nagaya.dev/test";
 
 /// No component has this digest: a controller waits with it until something is pushed.
 const NO_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What a test has for itself.
-#[derive(Debug)]
 pub struct Test {
     /// The server, shared with others.
     pub control_plane: &'static ControlPlane,
@@ -277,8 +276,7 @@ async fn create_namespace(
     admin: &Client,
     labels: Option<std::collections::BTreeMap<String, String>>,
 ) -> Result<String> {
-    let metadata =
-        ObjectMeta { generate_name: Some("t-".into()), labels, ..ObjectMeta::default() };
+    let metadata = ObjectMeta { generate_name: Some("t-".into()), labels, ..ObjectMeta::default() };
     let namespace = Namespace { metadata, ..Namespace::default() };
     let created = Api::all(admin.clone()).create(&PostParams::default(), &namespace).await;
     created.context("creating a namespace")?.metadata.name.context("a namespace without name")

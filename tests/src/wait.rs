@@ -36,10 +36,10 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_last_sight_is_in_the_error() {
         let mut looks = 0;
-        let limit = Duration::from_secs(1);
+        let limit = Duration::from_millis(200);
         let error = within(limit, "three looks", async || {
             looks += 1;
             ensure!(looks < 0, "look {looks}");
@@ -47,14 +47,14 @@ mod tests {
         })
         .await
         .unwrap_err();
-        assert!(looks > 3);
+        assert!(looks > 1);
         let text = format!("{error:#}");
-        assert_eq!(text, format!("not within 1s: three looks: look {looks}"));
+        assert_eq!(text, format!("not within 200ms: three looks: look {looks}"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_look_that_hangs_does_not_hang_the_wait() {
-        let limit = Duration::from_secs(1);
+        let limit = Duration::from_millis(200);
         let look = async || std::future::pending::<Result<()>>().await;
         let error = within(limit, "an answer", look).await.unwrap_err();
         assert!(format!("{error:#}").contains("did not end"), "{error:#}");

@@ -89,7 +89,8 @@ fn a_deleted_primary_calls_the_guest() -> Result<()> {
         active_hostile(test, &config).await?;
         test.website("web", "Short-lived").await?;
         let maps = test.api::<ConfigMap>();
-        within(LIMIT, "the first run's write", async || datum(&maps, "web", "config").await).await?;
+        within(LIMIT, "the first run's write", async || datum(&maps, "web", "config").await)
+            .await?;
         assert!(maps.get_opt("farewell").await?.is_none());
 
         let websites = api_of(&test.admin, &site::website(&test.namespace, "web", ""))?;
@@ -158,7 +159,8 @@ fn a_timed_requeue_comes_at_its_time_and_once() -> Result<()> {
         let revision = at.push(&Component::load("at")?).await?;
         at.active(&revision).await?;
         let due = Timestamp::now().checked_add(Duration::from_secs(4))?;
-        let mut tea = manifest::moved(&manifest::read("examples/at/sample.yaml")?[0], &test.namespace);
+        let mut tea =
+            manifest::moved(&manifest::read("examples/at/sample.yaml")?[0], &test.namespace);
         tea["spec"]["time"] = json!(due.to_string());
         test.apply(&[tea.clone()]).await?;
 
@@ -195,10 +197,8 @@ fn a_watched_object_wakes_every_mapped_primary() -> Result<()> {
     test(async |test| {
         let label = [("trusts", test.namespace.clone())];
         let label = label.each_ref().map(|(key, value)| (*key, &**value));
-        let (one, two) = (
-            test.another_namespace(&label).await?,
-            test.another_namespace(&label).await?,
-        );
+        let (one, two) =
+            (test.another_namespace(&label).await?, test.another_namespace(&label).await?);
         let mirror = test.example("mirror").await?;
         let revision = mirror.push(&Component::load("mirror")?).await?;
         mirror.active(&revision).await?;
@@ -207,7 +207,8 @@ fn a_watched_object_wakes_every_mapped_primary() -> Result<()> {
             sample.iter().map(|object| manifest::moved(object, &test.namespace)).collect();
         test.apply(&sample).await?;
 
-        let maps = |namespace: &str| kube::Api::<ConfigMap>::namespaced(test.admin.clone(), namespace);
+        let maps =
+            |namespace: &str| kube::Api::<ConfigMap>::namespaced(test.admin.clone(), namespace);
         let copies = async |want: &str| {
             for namespace in [&one, &two] {
                 let copy = datum(&maps(namespace), "ca", "ca.crt").await?;
@@ -224,7 +225,8 @@ fn a_watched_object_wakes_every_mapped_primary() -> Result<()> {
         within(LIMIT, "two new copies", async || copies("a newer one").await).await?;
         maps(&one).delete("ca", &DeleteParams::default()).await?;
         within(LIMIT, "the deleted copy", async || copies("a newer one").await).await?;
-        let namespaces = kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(test.admin.clone());
+        let namespaces =
+            kube::Api::<k8s_openapi::api::core::v1::Namespace>::all(test.admin.clone());
         let patch = Patch::Merge(json!({"metadata": {"labels": {"trusts": null}}}));
         namespaces.patch(&two, &PatchParams::default(), &patch).await?;
         within(LIMIT, "one copy only", async || {
@@ -291,7 +293,10 @@ fn an_invalid_object_says_so_until_it_is_valid() -> Result<()> {
         within(LIMIT, "a condition", async || {
             let conditions = conditions().await?;
             let said = &conditions[0];
-            ensure!(said["status"] == "False" && said["message"] == "no such colour", "{conditions}");
+            ensure!(
+                said["status"] == "False" && said["message"] == "no such colour",
+                "{conditions}"
+            );
             Ok(())
         })
         .await?;
@@ -340,10 +345,15 @@ fn a_second_run_without_a_change_writes_nothing() -> Result<()> {
         test.idle("website").await?;
         let account = test.username("website");
         let is_write = |event: &audit::Event| {
-            event.actor() == account && ["create", "update", "patch", "delete"].contains(&&*event.verb)
+            event.actor() == account
+                && ["create", "update", "patch", "delete"].contains(&&*event.verb)
         };
         let writes: Vec<_> = log.events()?.into_iter().filter(is_write).collect();
-        assert!(writes.is_empty(), "{:?}", writes.iter().map(audit::Event::summary).collect::<Vec<_>>());
+        assert!(
+            writes.is_empty(),
+            "{:?}",
+            writes.iter().map(audit::Event::summary).collect::<Vec<_>>()
+        );
         Ok(())
     })
 }

@@ -84,11 +84,14 @@ async fn build(progress: &mut Progress) -> Result<[Component; 2]> {
     build_host(&root()?)?;
     guests::build()?;
     match locate() {
-        Route::Cluster(file) => progress.good(&format!("the cluster of {} is used", file.display())),
+        Route::Cluster(file) => {
+            progress.good(&format!("the cluster of {} is used", file.display()))
+        }
         route => {
             let programs = tokio::task::spawn_blocking(|| route.programs()).await;
             let programs = programs.context("building")??;
-            progress.good(&format!("kube-apiserver and etcd are in {}", programs.folder().display()));
+            progress
+                .good(&format!("kube-apiserver and etcd are in {}", programs.folder().display()));
         }
     }
     let [v1, v2] = [Component::load("website_v1")?, Component::load("website_v2")?];
@@ -97,11 +100,7 @@ async fn build(progress: &mut Progress) -> Result<[Component; 2]> {
     Ok([v1, v2])
 }
 
-async fn play(
-    stage: &Stage,
-    progress: &mut Progress,
-    [v1, v2]: [&Component; 2],
-) -> Result<Times> {
+async fn play(stage: &Stage, progress: &mut Progress, [v1, v2]: [&Component; 2]) -> Result<Times> {
     let mut times = Times::default();
     let first = push_first(stage, progress, v1).await?;
     let sites = Sites::start(stage).await?;
@@ -116,7 +115,8 @@ async fn play(
 
 async fn push_first(stage: &Stage, progress: &mut Progress, v1: &Component) -> Result<String> {
     progress.step("A team installs its controller and pushes version 1");
-    progress.command("kubectl apply -f examples/website/rbac.yaml -f examples/website/controller.yaml");
+    progress
+        .command("kubectl apply -f examples/website/rbac.yaml -f examples/website/controller.yaml");
     stage.install_website().await?;
     stage.nagaya(progress, &["push", "website"], Some(v1)).await?;
     let revision = stage.revision(v1);
@@ -125,7 +125,7 @@ async fn push_first(stage: &Stage, progress: &mut Progress, v1: &Component) -> R
     Ok(revision)
 }
 
-async fn make_sites(sites: &Sites, progress: &mut Progress) -> Result<()> {
+async fn make_sites(sites: &Sites<'_>, progress: &mut Progress) -> Result<()> {
     progress.step(&format!("Make {SITES} Websites"));
     let before = Instant::now();
     sites.create(SITES).await?;
@@ -140,7 +140,7 @@ async fn make_sites(sites: &Sites, progress: &mut Progress) -> Result<()> {
     sites.show(progress).await
 }
 
-async fn damage(sites: &Sites, progress: &mut Progress) -> Result<(Duration, Duration)> {
+async fn damage(sites: &Sites<'_>, progress: &mut Progress) -> Result<(Duration, Duration)> {
     progress.step("Delete one child and edit another by hand");
     progress.command(&format!("kubectl delete service site-07 -n {NAMESPACE}"));
     let deleted = sites.delete_service("site-07").await?;
@@ -154,7 +154,7 @@ async fn damage(sites: &Sites, progress: &mut Progress) -> Result<(Duration, Dur
 
 async fn push_second(
     stage: &Stage,
-    sites: &Sites,
+    sites: &Sites<'_>,
     progress: &mut Progress,
     v2: &Component,
 ) -> Result<String> {
@@ -176,7 +176,7 @@ async fn push_second(
 
 async fn promote(
     stage: &Stage,
-    sites: &Sites,
+    sites: &Sites<'_>,
     progress: &mut Progress,
     revision: &str,
 ) -> Result<(Duration, Duration)> {
@@ -205,7 +205,7 @@ async fn promote(
 
 async fn roll_back(
     stage: &Stage,
-    sites: &Sites,
+    sites: &Sites<'_>,
     progress: &mut Progress,
     first: &str,
 ) -> Result<Duration> {

@@ -35,7 +35,6 @@ const LIMIT: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_millis(500);
 
 /// The Websites.
-#[derive(Debug)]
 pub(super) struct Sites<'a> {
     stage: &'a Stage,
     children: Witness,
@@ -94,14 +93,18 @@ impl<'a> Sites<'a> {
         for ((_, kind), children) in KINDS.iter().zip(&children) {
             progress.say(&format!("{:>4} {kind}s", children.len()));
         }
-        progress.say(&format!("{:<12}{:<14}{:<14}{:<14}DESIGN", "WEBSITE", "CONFIGMAP", "DEPLOYMENT", "SERVICE"));
+        progress.say(&format!(
+            "{:<12}{:<14}{:<14}{:<14}DESIGN",
+            "WEBSITE", "CONFIGMAP", "DEPLOYMENT", "SERVICE"
+        ));
         for name in ["site-01", "site-02", "site-03"] {
             let row = children.iter().map(|children| {
                 let child = children.iter().find(|child| child.name_any() == name);
                 format!("{:<14}", child.map_or("-", |_| "yes"))
             });
             let label = children.iter().flatten().find(|child| child.name_any() == name);
-            let design = label.and_then(|child| child.labels().get(DESIGN)).map_or("-", String::as_str);
+            let design =
+                label.and_then(|child| child.labels().get(DESIGN)).map_or("-", String::as_str);
             progress.say(&format!("{name:<12}{}{design}", row.collect::<String>()));
         }
         progress.say("…");
@@ -113,8 +116,9 @@ impl<'a> Sites<'a> {
         let services = Api::<Service>::namespaced(self.stage.admin.clone(), NAMESPACE);
         let before = Instant::now();
         services.delete(name, &DeleteParams::default()).await.context("deleting a Service")?;
-        let is_back =
-            |sight: &Sight| (&*sight.kind, &*sight.name, sight.change) == ("Service", name, Change::Added);
+        let is_back = |sight: &Sight| {
+            (&*sight.kind, &*sight.name, sight.change) == ("Service", name, Change::Added)
+        };
         within(LIMIT, "the Service is back", async || {
             let seen = self.children.since(before)?;
             let back = seen.iter().find(|sight| is_back(sight)).context("it is not there")?;
@@ -129,12 +133,15 @@ impl<'a> Sites<'a> {
         let page = maps.get(name).await.context("reading a page")?.data;
         let edit = json!({"data": {"index.html": "<h1>Hacked</h1>"}});
         let before = Instant::now();
-        maps.patch(name, &PatchParams::default(), &Patch::Merge(&edit)).await.context("editing a page")?;
+        maps.patch(name, &PatchParams::default(), &Patch::Merge(&edit))
+            .await
+            .context("editing a page")?;
         within(LIMIT, "the page is as before", async || {
             let now = maps.get(name).await?.data;
             ensure!(now == page, "it is {now:?}");
             let seen = self.children.since(before)?;
-            let mut seen = seen.iter().filter(|sight| (&*sight.kind, &*sight.name) == ("ConfigMap", name));
+            let mut seen =
+                seen.iter().filter(|sight| (&*sight.kind, &*sight.name) == ("ConfigMap", name));
             // The edit itself, then what put it right.
             let back = seen.nth(1).context("its last change was not seen yet")?;
             Ok(back.at - before)
@@ -147,9 +154,11 @@ impl<'a> Sites<'a> {
         let Some(log) = &self.audit else { return self.children.settled(QUIET).await };
         within(LIMIT, "the controller has nothing to do", async || {
             let events = log.events()?;
-            let last = events.iter().rev().find(|event| is_write(event) && event.actor() == account());
+            let last =
+                events.iter().rev().find(|event| is_write(event) && event.actor() == account());
             let last = last.context("it never wrote")?.stage_timestamp;
-            let idle = Duration::try_from(Timestamp::now().duration_since(last)).unwrap_or_default();
+            let idle =
+                Duration::try_from(Timestamp::now().duration_since(last)).unwrap_or_default();
             ensure!(idle > QUIET, "its last write is {idle:?} old");
             Ok(())
         })
@@ -167,7 +176,10 @@ impl<'a> Sites<'a> {
         match log {
             Some(log) => {
                 let events = log.events()?;
-                Ok(events.iter().filter(|event| is_write(event) && event.actor() == account()).count())
+                Ok(events
+                    .iter()
+                    .filter(|event| is_write(event) && event.actor() == account())
+                    .count())
             }
             None => Ok(self.children.since(*at)?.len()),
         }
@@ -232,12 +244,17 @@ impl<'a> Sites<'a> {
             event.user.username == e2e::account::host_username()
                 && is_write(event)
                 && event.object_ref.as_ref().is_some_and(|object| {
-                    ["configmaps", "deployments", "services", "websites"].contains(&&*object.resource)
+                    ["configmaps", "deployments", "services", "websites"]
+                        .contains(&&*object.resource)
                 })
         };
         let writes: Vec<_> = events.iter().filter(of_host).collect();
         let other = writes.iter().find(|event| event.actor() != account());
-        ensure!(other.is_none(), "a write in another name: {}", other.map_or_else(String::new, |one| one.summary()));
+        ensure!(
+            other.is_none(),
+            "a write in another name: {}",
+            other.map_or_else(String::new, |one| one.summary())
+        );
         progress.good(&format!(
             "the audit log has {} writes of the host to Websites and children, every one as {}",
             writes.len(),

@@ -21,7 +21,6 @@ use super::NAMESPACE;
 use crate::progress::Progress;
 
 /// All that runs.
-#[derive(Debug)]
 pub(super) struct Stage {
     pub(super) control_plane: ControlPlane,
     pub(super) admin: Client,
@@ -44,10 +43,16 @@ impl Stage {
         let control_plane = ControlPlane::start(options).await?;
         let admin = control_plane.client(User::Admin).await?;
         let version = admin.apiserver_version().await.context("asking for the server's version")?;
-        progress.good(&format!("kube-apiserver {} on {}", version.git_version, control_plane.url()));
+        progress.good(&format!(
+            "kube-apiserver {} on {}",
+            version.git_version,
+            control_plane.url()
+        ));
 
         progress.step("Install Nagaya as a platform team would, and start the host");
-        progress.command("kubectl apply -f deploy/crd/ -f deploy/rbac.yaml -f examples/website/crd.yaml");
+        progress.command(
+            "kubectl apply -f deploy/crd/ -f deploy/rbac.yaml -f examples/website/crd.yaml",
+        );
         take_namespace(&admin).await?;
         install::install(&control_plane).await?;
         let folder = tempfile::Builder::new().prefix("nagaya-demo-").tempdir();
@@ -61,10 +66,8 @@ impl Stage {
         let host = Host::start(&options).await?;
         progress.command(host.command());
         progress.good(&format!("the host runs as {}, never as an administrator", host_username()));
-        let cli = Cli {
-            kubeconfig: control_plane.kubeconfig(User::Admin),
-            host: host.api().to_owned(),
-        };
+        let cli =
+            Cli { kubeconfig: control_plane.kubeconfig(User::Admin), host: host.api().to_owned() };
         let website = Controller::new(&admin, NAMESPACE, "website", host.api())?;
         Ok(Self { control_plane, admin, website, host, cli, folder })
     }
@@ -91,7 +94,8 @@ impl Stage {
         arguments.extend(["--namespace", NAMESPACE]);
         progress.command(&format!("nagaya {}", arguments.join(" ")));
         let mut command = self.cli.command(&arguments).await?;
-        let status = command.current_dir(manifest::root()).status().await.context("starting nagaya")?;
+        let status =
+            command.current_dir(manifest::root()).status().await.context("starting nagaya")?;
         ensure!(status.success(), "nagaya {}: {status}", arguments.join(" "));
         Ok(())
     }

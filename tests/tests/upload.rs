@@ -1,0 +1,128 @@
+//! Bytes come after the object that names them, and only they.
+
+#![cfg(test)] // Tells clippy that helpers are test code too.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::account::GUEST_RULES;
+use e2e::component::Component;
+use e2e::controller::Controller;
+use e2e::{Test, test};
+use nagaya::crd::{RevisionPhase, revision_name};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A controller that names `component` and waits for its bytes; the revision's name.
+async fn waiting(test: &Test, component: &Component) -> Result<(Controller, String)> {
+    let spec = json!({"module": {"digest": component.digest}});
+    let hostile = test.guest("hostile", GUEST_RULES, spec).await?;
+    hostile.observed(1).await?;
+    Ok((hostile, revision_name("hostile", &component.digest, None)))
+}
+
+#[test]
+fn a_revision_without_its_bytes_waits_and_says_how_to_push() -> Result<()> {
+    test(async |test| {
+        let component = Component::load("hostile")?;
+        let (hostile, revision) = waiting(test, &component).await?;
+        hostile
+            .revision(&revision, "waits", |status| status.phase == RevisionPhase::Pending)
+            .await?;
+        hostile
+            .until(LIMIT, "a condition that says how to push", |seen| {
+                let conditions = seen.status.iter().flat_map(|status| &status.conditions);
+                conditions.into_iter().any(|condition| condition.message.contains("nagaya push"))
+            })
+            .await?;
+        let (status, answer) = hostile.upload(&component).await?;
+        assert_eq!(status, 201, "{answer}");
+        hostile.active(&revision).await?;
+        let (status, answer) = hostile.upload(&component).await?;
+        assert_eq!(status, 200, "stored already: {answer}");
+        Ok(())
+    })
+}
+
+#[test]
+fn bytes_that_nobody_names_are_refused() -> Result<()> {
+    test(async |test| {
+        let component = Component::load("hostile")?;
+        let (hostile, _) = waiting(test, &component).await?;
+        let stranger = component.marked("stranger")?;
+        let (status, answer) = hostile.upload(&stranger).await?;
+        assert_eq!(status, 404, "{answer}");
+        assert!(answer.contains("spec.module.digest"), "{answer}");
+        Ok(())
+    })
+}
+
+#[test]
+fn bytes_of_another_digest_are_refused() -> Result<()> {
+    test(async |test| {
+        let component = Component::load("hostile")?;
+        let (hostile, revision) = waiting(test, &component).await?;
+        let forged = Component { bytes: component.marked("forged")?.bytes, ..component.clone() };
+        let (status, answer) = hostile.upload(&forged).await?;
+        assert_eq!(status, 422, "{answer}");
+        hostile
+            .revision(&revision, "waits", |status| status.phase == RevisionPhase::Pending)
+            .await?;
+        let (status, answer) = hostile.upload(&component).await?;
+        assert_eq!(status, 201, "{answer}");
+        hostile.active(&revision).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn an_upload_that_breaks_off_leaves_nothing_behind() -> Result<()> {
+    test(async |test| {
+        let component = Component::load("hostile")?;
+        let (hostile, revision) = waiting(test, &component).await?;
+        let address = test.host.api().trim_start_matches("http://").to_owned();
+        let (digest, bytes) = (&component.digest, &component.bytes);
+        let head = format!(
+            "PUT /v1/modules/{digest} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n",
+            bytes.len()
+        );
+        let mut stream = TcpStream::connect(&address).await?;
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(&bytes[..bytes.len() / 2]).await?;
+        stream.shutdown().await?;
+        let mut answer = String::new();
+        // Whether the host still answers half a request is its own affair.
+        let _ = stream.read_to_string(&mut answer).await;
+        ensure!(!answer.starts_with("HTTP/1.1 2"), "half an upload was answered {answer}");
+
+        let (status, answer) = hostile.upload(&component).await?;
+        assert_eq!(status, 201, "the whole is still wanted: {answer}");
+        hostile.active(&revision).await?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_no_component_fails_with_a_reason() -> Result<()> {
+    test(async |test| {
+        let text = Component::load("hostile")?;
+        let bytes = b"#!/bin/sh\necho no component\n".as_slice();
+        let digest = format!("sha256:{}", nagaya::crd::hex(sha256(bytes).as_ref()));
+        let text = Component { bytes: bytes.into(), digest, ..text };
+        let (hostile, revision) = waiting(test, &text).await?;
+        let (status, answer) = hostile.upload(&text).await?;
+        assert_eq!(status, 201, "{answer}");
+        let failed =
+            hostile.revision(&revision, "failed", |status| status.phase == RevisionPhase::Failed);
+        let message = failed.await?.status.and_then(|status| status.message);
+        assert!(!message.context("no reason")?.is_empty());
+        Ok(())
+    })
+}
+
+fn sha256(bytes: &[u8]) -> ring::digest::Digest {
+    ring::digest::digest(&ring::digest::SHA256, bytes)
+}
