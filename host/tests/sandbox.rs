@@ -468,7 +468,7 @@ async fn a_refused_proposal_is_named() {
             around(&[section(1, &[1, 0x60, 0, 0]), section(13, &[1, 0, 0])]),
             "exceptions proposal not enabled",
         ),
-        (around(&[section(1, &[1, 0x5f, 0])]), "gc types are disabled"),
+        (around(&[section(1, &[1, 0x5f, 0])]), "without the gc feature"),
         (function(&relaxed), "relaxed SIMD"),
         (component(&section(7, &[1, 0x43, 0, 1, 0])), "component model async"),
     ] {
