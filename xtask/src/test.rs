@@ -69,7 +69,7 @@ enum Outcome {
 pub(crate) async fn run(args: Args) -> Result<()> {
     let wanted = |part: &Part| args.only.is_empty() || args.only.contains(part);
     let parts: Vec<_> = Part::ALL.into_iter().filter(wanted).collect();
-    let root = root()?;
+    let root = crate::root()?;
     let started = Instant::now();
     if parts.iter().any(|part| *part != Part::Examples) {
         say("building the guests");
@@ -195,12 +195,6 @@ fn succeed(command: &mut Command) -> Result<()> {
         bail!("{command:?} failed: {status}");
     }
     Ok(())
-}
-
-/// The repository's root.
-pub(crate) fn root() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
-    Ok(root.context("xtask has no parent folder")?.to_owned())
 }
 
 fn say(what: &str) {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::guests;
 use crate::progress::{Progress, span};
-use crate::test::{build_host, root};
+use crate::test::build_host;
 use sites::{DESIGN, KINDS, Sites};
 use stage::Stage;
 
@@ -81,7 +81,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
 
 async fn build(progress: &mut Progress) -> Result<[Component; 2]> {
     progress.step("Build the host, the example reconcilers and the API server (minutes, once)");
-    build_host(&root()?)?;
+    build_host(&crate::root()?)?;
     guests::build()?;
     match locate() {
         Route::Cluster(file) => {
