@@ -216,6 +216,17 @@ async fn what_a_run_returns_is_data() {
 }
 
 #[tokio::test]
+async fn an_instance_lives_for_one_call() {
+    let hostile = Hostile::new().await;
+    for _ in 0..20 {
+        let Err(NoManifest::Refused(said)) = hostile.does("count").await else {
+            panic!("it answers how often it was called")
+        };
+        assert_eq!(said, "0 times before");
+    }
+}
+
+#[tokio::test]
 async fn an_endless_loop_ends_at_its_deadline() {
     let mut hostile = Hostile::new().await;
     let deadline = Duration::from_millis(200);

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
@@ -502,8 +503,8 @@ fn has_account(estate: &Estate, controller: &WasmController) -> bool {
     estate.accounts.get(&ObjectKey::new(namespace, &controller.spec.service_account_name)).is_some()
 }
 
-fn is_newer(own: &kube::core::ObjectMeta, cached: &kube::core::ObjectMeta) -> bool {
-    let version = |meta: &kube::core::ObjectMeta| {
+fn is_newer(own: &ObjectMeta, cached: &ObjectMeta) -> bool {
+    let version = |meta: &ObjectMeta| {
         crate::watch::envelope::Version::parse(meta.resource_version.as_deref().unwrap_or_default())
     };
     own.uid == cached.uid && version(own) > version(cached)
