@@ -3,6 +3,8 @@
 //! A field that is not built yet is absent, so that strict validation refuses it instead of ignoring it.
 //! The generated YAML is in `deploy/crd/`, compared by `the_committed_crds_are_the_generated_ones`.
 
+#![expect(unreachable_pub, reason = "KubeSchema repeats each struct inside a function")]
+
 use std::{collections::BTreeMap, time::Duration};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};

@@ -216,6 +216,17 @@ async fn what_a_run_returns_is_data() {
 }
 
 #[tokio::test]
+async fn an_instance_lives_for_one_call() {
+    let hostile = Hostile::new().await;
+    for _ in 0..20 {
+        let Err(NoManifest::Refused(said)) = hostile.does("count").await else {
+            panic!("it answers how often it was called")
+        };
+        assert_eq!(said, "0 times before");
+    }
+}
+
+#[tokio::test]
 async fn an_endless_loop_ends_at_its_deadline() {
     let mut hostile = Hostile::new().await;
     let deadline = Duration::from_millis(200);
@@ -468,7 +479,7 @@ async fn a_refused_proposal_is_named() {
             around(&[section(1, &[1, 0x60, 0, 0]), section(13, &[1, 0, 0])]),
             "exceptions proposal not enabled",
         ),
-        (around(&[section(1, &[1, 0x5f, 0])]), "gc types are disabled"),
+        (around(&[section(1, &[1, 0x5f, 0])]), "without the gc feature"),
         (function(&relaxed), "relaxed SIMD"),
         (component(&section(7, &[1, 0x43, 0, 1, 0])), "component model async"),
     ] {

@@ -1,13 +1,14 @@
 //! The built guests of `examples/` and `tests/guests`, and the host's binary.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
 use nagaya::crd::hex;
 use tokio::sync::OnceCell;
 
+use crate::cargo::cargo;
 use crate::manifest::root;
 
 /// Names the host's binary; without it the one beside the test's own is built and used.
@@ -78,12 +79,12 @@ pub async fn binary() -> Result<&'static Path> {
 
 fn build() -> Result<PathBuf> {
     let folder = profile_folder()?;
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = cargo(&root());
     cargo.args(["build", "--quiet", "--locked", "--package", "nagaya", "--bin", "nagaya"]);
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
-    let status = cargo.current_dir(root()).status().context("starting cargo")?;
+    let status = cargo.status().context("starting cargo")?;
     let file = folder.join("nagaya");
     if !status.success() || !file.is_file() {
         bail!("cargo left no host in {}: {status}", file.display());

@@ -22,7 +22,7 @@ use crate::wait::within;
 /// The server delays creates of a new kind for two seconds; times in conditions are whole seconds.
 const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
-/// The label of ClusterRoles that share a kind with the host.
+/// The label of `ClusterRoles` that share a kind with the host.
 const SHARES: &str = "nagaya.dev/watch";
 
 /// The folders of the examples.
@@ -70,7 +70,7 @@ fn definitions() -> Result<Vec<Value>> {
     Ok(read.collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// The examples' ClusterRoles by which their kinds are watched once for all.
+/// The examples' `ClusterRoles` by which their kinds are watched once for all.
 fn shared_kinds() -> Result<Vec<Value>> {
     let mut roles = Vec::new();
     for example in EXAMPLES {

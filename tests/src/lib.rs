@@ -8,6 +8,7 @@
 //! it, [`site`] the objects that tests reconcile. [`wait`] and [`witness`] look at what happens.
 
 pub mod account;
+pub mod cargo;
 pub mod cli;
 pub mod component;
 pub mod control_plane;

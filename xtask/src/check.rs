@@ -65,9 +65,8 @@ fn deny(root: &Path) -> Result<()> {
 /// Runs cargo with its output shown.
 fn cargo(folder: &Path, args: &[&str]) -> Result<()> {
     eprintln!("cargo {} in {}", args.join(" "), folder.display());
-    let status = Command::new("cargo")
+    let status = e2e::cargo::cargo(folder)
         .args(args)
-        .current_dir(folder)
         .status()
         .with_context(|| format!("starting cargo {}", args.join(" ")))?;
     ensure!(status.success(), "cargo {} failed: {status}", args.join(" "));

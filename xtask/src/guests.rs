@@ -36,9 +36,8 @@ pub(crate) fn build() -> Result<Vec<PathBuf>> {
     let mut components = vec![];
     for workspace in WORKSPACES {
         let workspace = root.join(workspace);
-        let mut cargo = Command::new("cargo");
-        cargo.args(["build", "--release", "--locked", "--target", TARGET]);
-        succeed(cargo.current_dir(&workspace))?;
+        let mut cargo = e2e::cargo::cargo(&workspace);
+        succeed(cargo.args(["build", "--release", "--locked", "--target", TARGET]))?;
         components.extend(components_of(&workspace)?);
     }
     Ok(components)

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use e2e::cargo::cargo;
 use e2e::component::{BINARY, profile_folder};
 use e2e::control_plane::{ControlPlane, Options, Program, Route, SHARED_INSTANCE, locate};
 use tokio::time::Instant;
@@ -181,12 +182,6 @@ fn cargo_test(folder: &Path, arguments: &[&str], pass: &[String]) -> Result<()> 
     let mut cargo = cargo(folder);
     cargo.args(["test", "--locked", "--no-fail-fast"]).args(arguments).arg("--").args(pass);
     succeed(&mut cargo)
-}
-
-fn cargo(folder: &Path) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(folder);
-    cargo
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

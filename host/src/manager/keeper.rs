@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::{
     sync::{Notify, watch},
     task::{AbortHandle, JoinSet},
@@ -172,6 +173,7 @@ impl Keeper {
         match result {
             Ok(executor) => {
                 tracing::info!(controller = %self.key, revision = name, "a revision is staged");
+                self.refusals.remove(&name);
                 self.executors.insert(name, Arc::new(executor));
             }
             Err(refusal) => {
@@ -213,7 +215,8 @@ impl Keeper {
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
         }
-        let soonest = self.refusals.values().filter_map(|(_, retry)| *retry).min();
+        let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
+        let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
         let latest = Instant::now() + AT_LEAST_EVERY;
         Ok(Next::At(soonest.map_or(latest, |at| at.min(latest))))
     }
@@ -502,8 +505,8 @@ fn has_account(estate: &Estate, controller: &WasmController) -> bool {
     estate.accounts.get(&ObjectKey::new(namespace, &controller.spec.service_account_name)).is_some()
 }
 
-fn is_newer(own: &kube::core::ObjectMeta, cached: &kube::core::ObjectMeta) -> bool {
-    let version = |meta: &kube::core::ObjectMeta| {
+fn is_newer(own: &ObjectMeta, cached: &ObjectMeta) -> bool {
+    let version = |meta: &ObjectMeta| {
         crate::watch::envelope::Version::parse(meta.resource_version.as_deref().unwrap_or_default())
     };
     own.uid == cached.uid && version(own) > version(cached)

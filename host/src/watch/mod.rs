@@ -4,7 +4,7 @@
 //! keys, never objects, by inserting into a set that never blocks. A watch that nobody uses lingers for a minute, so
 //! that a swap of revisions never lists a kind again.
 //!
-//! Invariants, on a real server: `thirty_controllers_share_one_watch`, `two_revisions_share_their_watches`.
+//! Invariant, on a real server: `thirty_controllers_and_two_revisions_share_one_watch_a_kind`.
 
 pub mod cache;
 pub mod envelope;

@@ -151,6 +151,7 @@ impl<'a> Sites<'a> {
 
     /// Waits until the controller has written nothing for a while.
     pub(super) async fn quiet(&self) -> Result<()> {
+        self.numbered().await?;
         let Some(log) = &self.audit else { return self.children.settled(QUIET).await };
         within(LIMIT, "the controller has nothing to do", async || {
             let events = log.events()?;
@@ -160,6 +161,25 @@ impl<'a> Sites<'a> {
             let idle =
                 Duration::try_from(Timestamp::now().duration_since(last)).unwrap_or_default();
             ensure!(idle > QUIET, "its last write is {idle:?} old");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until Kubernetes' own controller has numbered each Deployment's rollout: an annotation, which wakes the
+    /// Website's controller once more.
+    async fn numbered(&self) -> Result<()> {
+        if !self.stage.control_plane.has_controller_manager() {
+            return Ok(());
+        }
+        within(LIMIT, "the Deployments are rolled out", async || {
+            let children = self.children_by_kind().await?;
+            let deployments = children.get(1).context("no Deployments")?;
+            let fresh = deployments.iter().filter(|deployment| {
+                !deployment.annotations().contains_key("deployment.kubernetes.io/revision")
+            });
+            let fresh = fresh.count();
+            ensure!(fresh == 0, "{fresh} are not");
             Ok(())
         })
         .await

@@ -26,6 +26,7 @@
 //! | `log-flood`, `stdout-flood` | 1 KiB lines for ever; `log-flood:<n>` only n |
 //! | `now:<n>` | n host calls |
 //! | `huge-output` | applies an object of 4 MiB |
+//! | `count` | answers `retry` with how often this was done before in this instance |
 //! | `huge-answer` | answers `retry` with 8 MiB |
 //! | `write` | applies a `ConfigMap` of the primary's name, as its child, with data `{"config": value}` |
 //! | `grab:<name>` | the same under that name, with force and without an owner: two controllers can fight over it |
@@ -35,6 +36,8 @@
 //! | `requeue:<ms>` | answers `requeue-after` |
 
 #![cfg(target_family = "wasm")]
+
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use nagaya_sdk::bindings::{
     exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
@@ -134,6 +137,11 @@ impl Run {
             "retry" => return Err(Failure::Retry(self.message.clone())),
             "terminal" => return Err(Failure::Terminal(self.message.clone())),
             "invalid" => return Err(Failure::Invalid(self.message.clone())),
+            "count" => {
+                static TIMES: AtomicU32 = AtomicU32::new(0);
+                let before = TIMES.fetch_add(1, Ordering::Relaxed);
+                return Err(Failure::Retry(format!("{before} times before")));
+            }
             "huge-answer" => return Err(Failure::Retry("x".repeat(8 << 20))),
             "requeue" => return Ok(Some(Action::RequeueAfter(number.unwrap_or(0)))),
             "sleep" => {
