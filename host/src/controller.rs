@@ -259,11 +259,12 @@ impl Loop {
             self.parts.inbox.done(&flight.key, outcome);
             match forbidden {
                 Some(right) if self.refused.len() < REFUSED => {
-                    drop(self.refused.insert(flight.key, right))
+                    self.refused.insert(flight.key, right);
                 }
-                Some(_) => (),
-                None if outcome != Outcome::Failed => drop(self.refused.remove(&flight.key)),
-                None => (),
+                None if outcome != Outcome::Failed => {
+                    self.refused.remove(&flight.key);
+                }
+                Some(_) | None => (),
             }
             self.report();
         }

@@ -251,6 +251,7 @@ fn queue_labels(controller: &str) -> Labels {
 }
 
 impl Families {
+    #[expect(clippy::too_many_lines, reason = "every name on one page")]
     fn register(registry: &mut Registry) -> Self {
         let mut counter = |name: &str, help: &str| {
             let family = Family::<Labels, Counter>::default();
