@@ -566,6 +566,29 @@ async fn loaded_code_needs_no_second_compilation() {
     Hostile::with(on_demand).await.does("ok").await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_components_are_made_once_and_shared() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().unwrap();
+    let (script, counted) = (folder.path().join("compiler"), folder.path().join("counted"));
+    let text = format!(
+        "#!/bin/sh\necho once >> {}\nexec {} \"$@\"\n",
+        counted.display(),
+        env!("CARGO_BIN_EXE_nagaya")
+    );
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let compiler = CompilerConfig { program: Some(script), ..compiler() };
+    let config =
+        SandboxConfig { compiler, slots: 2, ..SandboxConfig::new(folder.path().join("code")) };
+    let sandbox = sandbox(config);
+    let bytes = guest("probe");
+    let made = futures::future::join_all((0..10).map(|_| compile(&sandbox, bytes.clone()))).await;
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
+    assert_eq!(std::fs::read_to_string(counted).unwrap(), "once\n");
+}
+
 #[tokio::test]
 async fn changed_code_on_disk_is_compiled_again() {
     let folder = tempfile::tempdir().unwrap();

@@ -14,6 +14,7 @@ mod failure;
 mod idle;
 mod imports;
 mod limits;
+mod loaded;
 mod log;
 mod machine;
 mod program;
@@ -30,7 +31,7 @@ use wasmtime::{Engine, component::Linker};
 
 use self::{
     cache::CodeCache, compile::Compiler, engine::Role, idle::Idle, imports::State, limits::TICK,
-    machine::Reset,
+    loaded::Loaded, machine::Reset,
 };
 pub use self::{
     compile::{CompilerConfig, SUBCOMMAND, child_main},
@@ -139,6 +140,7 @@ struct Inner {
     memory_ceiling: usize,
     reset: Reset,
     idle: Idle,
+    loaded: Loaded,
     control: Handle,
     guests: Option<Runtime>,
 }
@@ -187,6 +189,7 @@ impl Sandbox {
             memory_ceiling,
             reset,
             idle: Idle::start(config.quiet, &control),
+            loaded: Loaded::default(),
             control,
             guests: Some(guests),
         })))

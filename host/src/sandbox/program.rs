@@ -29,10 +29,23 @@ pub struct Program {
 }
 
 impl Sandbox {
-    /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked.
+    /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked. Programs of the
+    /// same component share their code.
     pub async fn compile(&self, bytes: Arc<[u8]>, digest: &Digest) -> Result<Program, Error> {
+        let name = self.0.code_name(digest);
+        let code = self.0.loaded.get_or_make(&name, self.make(&name, bytes, digest)).await?;
+        Ok(Program { code, digest: digest.clone() })
+    }
+
+    async fn make(
+        &self,
+        name: &str,
+        bytes: Arc<[u8]>,
+        digest: &Digest,
+    ) -> Result<Arc<Code>, Error> {
         let (inner, named, screened) = (self.0.clone(), digest.clone(), bytes.clone());
-        let (name, found) = blocking(move || {
+        let file = name.to_owned();
+        let found = blocking(move || {
             let found = Digest::of(&screened);
             if found != named {
                 return Err(Error::OtherBytes { named, found });
@@ -43,24 +56,22 @@ impl Sandbox {
                     "{used} of {limit} memory mappings are in use; raise vm.max_map_count or remove controllers"
                 )));
             }
-            let name = inner.code_name(&named);
-            let found = inner.find(&name);
-            Ok((name, found))
+            Ok(inner.find(&file))
         })
         .await?;
         let component = match found {
             Some(component) => component,
             None => {
                 let code = self.0.compiler.compile(&bytes).await?;
-                let inner = self.0.clone();
-                blocking(move || inner.keep_and_load(&name, &code)).await?
+                let (inner, file) = (self.0.clone(), name.to_owned());
+                blocking(move || inner.keep_and_load(&file, &code)).await?
             }
         };
         let inner = self.0.clone();
         let pre = blocking(move || inner.link(&component)).await?;
         let code = Arc::new(Counted::new(pre));
         self.0.idle.add(&code);
-        Ok(Program { code, digest: digest.clone() })
+        Ok(code)
     }
 }
 
