@@ -60,6 +60,8 @@ struct Families {
     interrupts: Family<Labels, Counter>,
     log_dropped: Family<Labels, Counter>,
     quota: Family<Labels, Counter>,
+    own_wait: Family<Labels, Histogram>,
+    own_unseen: Family<Labels, Counter>,
 }
 
 /// What one queue says of itself at the moment of a scrape.
@@ -245,6 +247,17 @@ impl ControllerMetrics {
         self.count(&self.metrics.0.families.quota, &[("quota", quota)], 1);
     }
 
+    /// Records how long an object waited for the cache to show its run's writes.
+    pub fn own_writes_seen(&self, waited: Duration) {
+        let labels = vec![("controller", self.controller.clone())];
+        self.metrics.0.families.own_wait.get_or_create(&labels).observe(waited.as_secs_f64());
+    }
+
+    /// Counts a write that the cache did not show in time.
+    pub fn own_write_unseen(&self) {
+        self.count(&self.metrics.0.families.own_unseen, &[], 1);
+    }
+
     /// Counts bytes of the guest's log that were dropped.
     pub fn log_dropped(&self, bytes: u64) {
         self.count(&self.metrics.0.families.log_dropped, &[], bytes);
@@ -286,6 +299,8 @@ impl Families {
         let log_dropped =
             counter("nagaya_guest_log_dropped_bytes", "Log bytes over the guest's quota");
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
+        let own_unseen =
+            counter("nagaya_ryow_timeouts", "Own writes that the cache did not show in time");
         let mut gauge = |name: &str, help: &str| {
             let family = Family::<Labels, Gauge>::default();
             registry.register(name, help, family.clone());
@@ -325,6 +340,12 @@ impl Families {
                 "How long a key ran",
                 queue_seconds,
             ),
+            own_wait: histogram(
+                "nagaya_ryow_wait_seconds",
+                "How long an object waited for the cache to show its run's writes",
+                queue_seconds,
+            ),
+            own_unseen,
             fenced,
             traps,
             interrupts,

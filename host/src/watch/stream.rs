@@ -351,6 +351,11 @@ impl Stream {
         self.resume_at = Some(now + pause);
     }
 
+    /// The version up to which everything was seen; `None` before the first state is complete.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
+    }
+
     /// The last failure, unless something has gone well since.
     pub fn trouble(&self) -> Option<&Fault> {
         self.trouble.as_ref()
