@@ -7,7 +7,11 @@
 //! Invariants, on a real server: `promote_moves_every_object_and_one_writer_remains`,
 //! `a_deleted_controller_drains_its_runs`, `a_suspended_controller_starts_no_run`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{oneshot, watch},
@@ -28,6 +32,8 @@ use crate::{
 
 /// How long runs of a replaced revision, or of a deleted controller, may go on.
 pub const DRAIN: Duration = Duration::from_secs(30);
+/// More refused objects are not remembered: one is enough to tell.
+const REFUSED: usize = 1_000;
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
 
@@ -100,6 +106,8 @@ impl Controller {
             runs: JoinSet::new(),
             flights: HashMap::new(),
             drain_until: None,
+            lost: None,
+            refused: BTreeMap::new(),
             closing: JoinSet::new(),
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
@@ -157,6 +165,10 @@ pub struct Loop {
     runs: JoinSet<End>,
     flights: HashMap<Id, Flight>,
     drain_until: Option<Instant>,
+    /// A right to read that the account has lost.
+    lost: Option<String>,
+    /// What each object's last run was refused, until one of its runs is not.
+    refused: BTreeMap<ObjectKey, String>,
     /// Replaced views, until the new one is sure to have missed nothing.
     closing: JoinSet<Arc<Executor>>,
 }
@@ -245,9 +257,16 @@ impl Loop {
         };
         if let Some(flight) = self.flights.remove(&id) {
             self.parts.inbox.done(&flight.key, outcome);
-        }
-        if forbidden.is_some() || outcome == Outcome::Done {
-            self.report(forbidden);
+            match forbidden {
+                Some(right) if self.refused.len() < REFUSED => {
+                    self.refused.insert(flight.key, right);
+                }
+                None if outcome != Outcome::Failed => {
+                    self.refused.remove(&flight.key);
+                }
+                Some(_) | None => (),
+            }
+            self.report();
         }
         self.count_workers();
         self.raise_floor_if_drained();
@@ -316,15 +335,19 @@ impl Loop {
         });
     }
 
-    fn keep_house(&self) {
+    fn keep_house(&mut self) {
         let Some(active) = &self.current.active else { return };
         active.view.deliver_missed();
-        if let Some(right) = active.view.lost_right() {
-            self.report(Some(format!("{} may not {right}", self.parts.shared.account.identity)));
-        }
+        self.lost = active
+            .view
+            .lost_right()
+            .map(|right| format!("{} may not {right}", self.parts.shared.account.identity));
+        self.report();
     }
 
-    fn report(&self, forbidden: Option<String>) {
+    /// A lost right to read concerns every object; a refusal of one run the object.
+    fn report(&self) {
+        let forbidden = self.lost.clone().or_else(|| self.refused.values().next().cloned());
         self.trouble.send_if_modified(|trouble| {
             let changed = trouble.forbidden != forbidden;
             trouble.forbidden = forbidden;

@@ -33,7 +33,7 @@ const REMEMBERED: usize = 4_096;
 pub struct Event {
     /// As whom it is written.
     pub identity: Identity,
-    /// Who reports it: the host, or a controller (the same for all its revisions, R87).
+    /// `namespace/name` of the WasmController that reports it, the same for all its revisions (R87).
     pub controller: String,
     /// What it is about.
     pub regarding: ObjectReference,
@@ -142,12 +142,14 @@ fn body(event: &Event, namespace: &str, instance: &str) -> Value {
         regarding["uid"] = Value::from(uid.as_str());
     }
     let prefix: String = event.regarding.name.chars().take(200).collect();
+    // Not a dot as in client-go's names: the server checks a generateName as if the dash alone were a fit end.
+    let prefix = prefix.trim_end_matches('.');
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": { "generateName": format!("{prefix}."), "namespace": namespace },
+        "metadata": { "generateName": format!("{prefix}-"), "namespace": namespace },
         "eventTime": k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
-        "reportingController": cut(&event.controller, 128),
+        "reportingController": reporter(&event.controller),
         "reportingInstance": cut(instance, 128),
         "regarding": regarding,
         "type": match event.severity { Severity::Normal => "Normal", Severity::Warning => "Warning" },
@@ -155,6 +157,17 @@ fn body(event: &Event, namespace: &str, instance: &str) -> Value {
         "action": cut(&event.action, 128),
         "note": cut(&event.note, 1_024),
     })
+}
+
+/// `nagaya.dev/` and namespace and name of the controller: the server wants one slash and at most 63 characters behind
+/// it, so a longer name is hashed.
+fn reporter(controller: &str) -> String {
+    let name = controller.replace('/', ".");
+    if name.len() <= 63 {
+        return format!("{}/{name}", crate::crd::GROUP);
+    }
+    let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    format!("{}/{}", crate::crd::GROUP, &crate::crd::hex(hash.as_ref())[..40])
 }
 
 /// At most `limit` bytes, cut between characters.
@@ -172,12 +185,19 @@ mod tests {
         let (mut spam, now) = (Spam::default(), Instant::now());
         assert_eq!((0..100).filter(|_| spam.admits("a", now)).count(), 25);
         assert!(spam.admits("b", now), "another object is not affected");
-        assert!(!spam.admits("a", now + REFILL - Duration::from_secs(1)));
+        assert!(!spam.admits("a", now + REFILL.saturating_sub(Duration::from_secs(1))));
         assert!(spam.admits("a", now + REFILL + Duration::from_secs(2)));
         for object in 0..2 * REMEMBERED {
             spam.admits(&object.to_string(), now);
         }
         assert!(spam.0.len() <= REMEMBERED);
+    }
+
+    #[test]
+    fn a_reporter_is_a_qualified_name_whatever_the_controller() {
+        assert_eq!(reporter("storage/bucket"), "nagaya.dev/storage.bucket");
+        let long = reporter(&format!("{}/{}", "n".repeat(63), "c".repeat(242)));
+        assert!(long.len() <= 11 + 63 && long.matches('/').count() == 1, "{long}");
     }
 
     #[test]

@@ -164,6 +164,17 @@ impl Metrics {
         let two = queue_labels(controller);
         let queues = &self.0.queues.0;
         queues.lock().unwrap_or_else(PoisonError::into_inner).insert(controller.to_owned(), queue);
+        // As controller-runtime does: a counter that is 0 can be alerted on, one that is absent cannot.
+        for result in ["success", "error", "requeue", "requeue_after"] {
+            let mut labels = one.clone();
+            labels.push(("result", result.to_owned()));
+            drop(families.reconciles.get_or_create(&labels));
+        }
+        for family in
+            [&families.errors, &families.terminal_errors, &families.panics, &families.timeouts]
+        {
+            drop(family.get_or_create(&one));
+        }
         ControllerMetrics {
             metrics: self.clone(),
             controller: controller.to_owned(),
@@ -251,6 +262,7 @@ fn queue_labels(controller: &str) -> Labels {
 }
 
 impl Families {
+    #[expect(clippy::too_many_lines, reason = "every name on one page")]
     fn register(registry: &mut Registry) -> Self {
         let mut counter = |name: &str, help: &str| {
             let family = Family::<Labels, Counter>::default();

@@ -222,7 +222,7 @@ impl Start {
             account.controller.split_once('/').unwrap_or(("", &account.controller));
         Event {
             identity: crate::apiserver::Identity::Host,
-            controller: format!("nagaya.dev/{}", account.controller),
+            controller: account.controller.clone(),
             regarding: ObjectReference {
                 kind: crd::own_watch("WasmController").kind,
                 namespace: Some(namespace.to_owned()),
@@ -241,7 +241,7 @@ impl Start {
         let account = &self.shared.account;
         account.recorder.record(Event {
             identity: account.identity.clone(),
-            controller: format!("nagaya.dev/{}", account.controller),
+            controller: account.controller.clone(),
             regarding: ObjectReference {
                 kind: self.executor.view.manifest().primary.kind.clone(),
                 namespace: namespace.as_deref().map(str::to_owned),

@@ -164,7 +164,7 @@ impl Client {
                     Some(entry) => entry,
                     None => self.live(&resource, &key).await?,
                 };
-                let seen = entry.resource_version().to_string();
+                let seen = entry.resource_version();
                 (entry.uid().to_owned(), version.or(Some(seen)))
             }
         };
@@ -209,7 +209,7 @@ impl Client {
         let mut finalizers: Vec<String> = primary.finalizers().map(ToString::to_string).collect();
         finalizers.push(finalizer.to_owned());
         let body = json!({ "metadata": {
-            "uid": primary.uid(), "resourceVersion": primary.resource_version().to_string(),
+            "uid": primary.uid(), "resourceVersion": primary.resource_version(),
             "finalizers": finalizers,
         } });
         self.spend(Verb::Patch)?;

@@ -157,7 +157,7 @@ impl Keeper {
             Heard::Nothing => (),
             Heard::Staged(result) => self.take_staged(result),
             Heard::Arrival => {
-                self.refusals.retain(|_, (refusal, _)| refusal.reason != "ModuleMissing")
+                self.refusals.retain(|_, (refusal, _)| refusal.reason != "ModuleMissing");
             }
             Heard::Ended => return Err(Died(self.key.to_string())),
             Heard::Stop => return Ok(true),
@@ -173,6 +173,7 @@ impl Keeper {
         match result {
             Ok(executor) => {
                 tracing::info!(controller = %self.key, revision = name, "a revision is staged");
+                self.refusals.remove(&name);
                 self.executors.insert(name, Arc::new(executor));
             }
             Err(refusal) => {
@@ -214,7 +215,8 @@ impl Keeper {
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
         }
-        let soonest = self.refusals.values().filter_map(|(_, retry)| *retry).min();
+        let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
+        let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
         let latest = Instant::now() + AT_LEAST_EVERY;
         Ok(Next::At(soonest.map_or(latest, |at| at.min(latest))))
     }
@@ -449,7 +451,7 @@ impl Keeper {
                 Ok(written) => drop(self.own_revisions.insert(name, written)),
                 Err(error) if error.code() == Some(404) => drop(self.own_revisions.remove(&name)),
                 Err(error) => {
-                    tracing::debug!(revision = name, %error, "cannot write a revision's status")
+                    tracing::debug!(revision = name, %error, "cannot write a revision's status");
                 }
             }
         }

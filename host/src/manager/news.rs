@@ -88,7 +88,7 @@ fn event(
     let meta = &controller.metadata;
     Event {
         identity: Identity::Host,
-        controller: format!("nagaya.dev/{}", crd::full_name(meta)),
+        controller: crd::full_name(meta),
         regarding: ObjectReference {
             kind: crd::own_watch("WasmController").kind,
             namespace: meta.namespace.clone(),

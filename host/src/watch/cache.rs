@@ -360,7 +360,7 @@ mod tests {
             let (name, value) = (format!("n{}", random % 20), (random >> 8) % 4);
             let object =
                 entry(["a", "b"][(random >> 20) as usize % 2], &name, version, &value.to_string());
-            if random % 5 == 0 {
+            if random.is_multiple_of(5) {
                 cache.remove(&object);
             } else {
                 cache.put(object);
