@@ -72,7 +72,8 @@ pub(super) struct Keeper {
     executors: BTreeMap<String, Arc<Executor>>,
     refusals: BTreeMap<String, (Refusal, Option<Instant>)>,
     staging: JoinSet<(String, Result<Executor, Refusal>)>,
-    staged: BTreeMap<String, AbortHandle>,
+    /// What is being staged, and how many modules had arrived when that began.
+    staged: BTreeMap<String, (AbortHandle, u64)>,
 }
 
 /// The loop of a controller ended by itself: the host must not go on with half of it.
@@ -167,9 +168,7 @@ impl Keeper {
 
     fn take_staged(&mut self, result: Staged) {
         let Ok((name, result)) = result else { return };
-        if self.staged.remove(&name).is_none() {
-            return;
-        }
+        let Some((_, arrivals)) = self.staged.remove(&name) else { return };
         match result {
             Ok(executor) => {
                 tracing::info!(controller = %self.key, revision = name, "a revision is staged");
@@ -178,7 +177,11 @@ impl Keeper {
             }
             Err(refusal) => {
                 tracing::info!(controller = %self.key, revision = name, reason = refusal.reason, message = refusal.message, "a revision is not ready");
-                let retry = refusal.retry.map(|pause| Instant::now() + pause);
+                // Its bytes may have come after it had looked, and before anybody knew that it waits for them.
+                let missed =
+                    refusal.reason == "ModuleMissing" && *self.arrivals.borrow() != arrivals;
+                let pause = if missed { Some(Duration::ZERO) } else { refusal.retry };
+                let retry = pause.map(|pause| Instant::now() + pause);
                 self.refusals.insert(name, (refusal, retry));
             }
         }
@@ -299,7 +302,7 @@ impl Keeper {
         let Some(running) = &self.running else { return };
         self.executors.retain(|name, _| plan.loaded.contains(name));
         self.refusals.retain(|name, _| plan.loaded.contains(name));
-        self.staged.retain(|name, task| {
+        self.staged.retain(|name, (task, _)| {
             let wanted = plan.loaded.contains(name);
             if !wanted {
                 task.abort();
@@ -336,8 +339,9 @@ impl Keeper {
                 config: config.into(),
             };
             let label = name.clone();
+            let arrivals = *self.arrivals.borrow();
             let task = self.staging.spawn(async move { (label, staging.run().await) });
-            self.staged.insert(name, task);
+            self.staged.insert(name, (task, arrivals));
         }
     }
 
