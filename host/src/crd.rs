@@ -354,6 +354,11 @@ pub fn canonical(value: &Value) -> String {
     }
 }
 
+/// SHA-256 of a text in hexadecimal, for names that would be too long.
+pub fn hashed(text: &str) -> String {
+    hex(digest(&SHA256, text.as_bytes()).as_ref())
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::{
     apiserver::{ApiServer, Call, Identity, Media},
     client::{ObjectReference, Severity},
+    crd::{GROUP, hashed},
 };
 
 /// Events waiting to be sent; more are dropped.
@@ -164,10 +165,9 @@ fn body(event: &Event, namespace: &str, instance: &str) -> Value {
 fn reporter(controller: &str) -> String {
     let name = controller.replace('/', ".");
     if name.len() <= 63 {
-        return format!("{}/{name}", crate::crd::GROUP);
+        return format!("{GROUP}/{name}");
     }
-    let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-    format!("{}/{}", crate::crd::GROUP, &crate::crd::hex(hash.as_ref())[..40])
+    format!("{GROUP}/{}", &hashed(&name)[..40])
 }
 
 /// At most `limit` bytes, cut between characters.

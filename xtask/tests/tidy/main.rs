@@ -132,7 +132,7 @@ fn pure_modules_touch_no_clock_and_no_io() {
             continue;
         }
         for (number, line) in source.code.lines().enumerate() {
-            for what in NOT_PURE.iter().filter(|what| line.contains(**what)) {
+            for what in NOT_PURE.iter().filter(|what| has_word(line, what)) {
                 problems.push(format!(
                     "{}:{}: a pure module has `{what}`: take `now` or the value as an argument",
                     source.path,
@@ -142,6 +142,13 @@ fn pure_modules_touch_no_clock_and_no_io() {
         }
     }
     none(&problems);
+}
+
+/// Whether `line` has `word`, and not only as the beginning of a longer one.
+fn has_word(line: &str, word: &str) -> bool {
+    let goes_on = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
+    let ends_in_a_word = word.ends_with(|c: char| c.is_ascii_alphanumeric());
+    line.match_indices(word).any(|(at, _)| !ends_in_a_word || !goes_on(&line[at + word.len()..]))
 }
 
 #[test]

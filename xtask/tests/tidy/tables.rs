@@ -32,7 +32,10 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("inbox", &["queue", "watch"]),
     ("schedule", &[]),
     ("places", &["schedule"]),
-    ("controller", &["fence", "inbox", "places", "queue", "rollout", "run", "sandbox", "watch"]),
+    (
+        "controller",
+        &["client", "fence", "inbox", "places", "queue", "rollout", "run", "sandbox", "watch"],
+    ),
     ("rollout", &["crd"]),
     (
         "run",
@@ -55,6 +58,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
         &[
             "apiserver",
             "authority",
+            "barrier",
             "budget",
             "events",
             "fence",
@@ -68,6 +72,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("grant", &["apiserver", "crd"]),
     ("authority", &["apiserver", "grant"]),
     ("budget", &[]),
+    ("barrier", &["manifest", "watch"]),
     ("fence", &[]),
     ("apiserver", &["manifest"]),
     // The path of a version.
@@ -79,6 +84,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
         &[
             "apiserver",
             "authority",
+            "barrier",
             "budget",
             "client",
             "controller",
@@ -99,7 +105,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // Around.
-    ("events", &["apiserver", "client"]),
+    ("events", &["apiserver", "client", "crd"]),
     ("api", &["manager", "module"]),
     ("admin", &[]),
     ("metrics", &[]),
