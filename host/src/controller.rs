@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    client::Client,
     fence::{Claim, Fence, Gate},
     inbox::Inbox,
     places::{Place, Places},
@@ -106,6 +107,7 @@ impl Controller {
             runs: JoinSet::new(),
             flights: HashMap::new(),
             drain_until: None,
+            parked: JoinSet::new(),
             lost: None,
             refused: BTreeMap::new(),
             closing: JoinSet::new(),
@@ -165,6 +167,8 @@ pub struct Loop {
     runs: JoinSet<End>,
     flights: HashMap<Id, Flight>,
     drain_until: Option<Instant>,
+    /// Keys whose last run's writes the cache has not shown yet.
+    parked: JoinSet<(ObjectKey, Outcome)>,
     /// A right to read that the account has lost.
     lost: Option<String>,
     /// What each object's last run was refused, until one of its runs is not.
@@ -209,6 +213,9 @@ impl Loop {
                 Ok(()) = self.rollout.changed() => self.swap(),
                 Ok(()) = self.settings.changed() => (),
                 Ok(()) = self.parts.claim.changed() => self.publish_gate(None),
+                Some(Ok((key, outcome))) = self.parked.join_next(), if !self.parked.is_empty() => {
+                    self.parts.inbox.done(&key, outcome);
+                }
                 () = sleep_until(self.drain_until) => self.cut(),
                 Some(Ok(old)) = self.closing.join_next(), if !self.closing.is_empty() => self.close(&old),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -248,27 +255,41 @@ impl Loop {
     }
 
     fn finish(&mut self, ended: Result<(Id, End), tokio::task::JoinError>) {
-        let (id, outcome, forbidden) = match ended {
-            Ok((id, end)) => (id, end.outcome, end.forbidden),
+        let (id, outcome, forbidden, client) = match ended {
+            Ok((id, end)) => (id, end.outcome, end.forbidden, Some(end.client)),
             Err(error) => {
                 tracing::error!(%error, "a run ended in a panic of the host");
-                (error.id(), Outcome::Failed, None)
+                (error.id(), Outcome::Failed, None, None)
             }
         };
         if let Some(flight) = self.flights.remove(&id) {
-            self.parts.inbox.done(&flight.key, outcome);
+            self.park(flight.key.clone(), outcome, client);
             match forbidden {
                 Some(right) if self.refused.len() < REFUSED => {
-                    drop(self.refused.insert(flight.key, right))
+                    self.refused.insert(flight.key, right);
                 }
-                Some(_) => (),
-                None if outcome != Outcome::Failed => drop(self.refused.remove(&flight.key)),
-                None => (),
+                None if outcome != Outcome::Failed => {
+                    self.refused.remove(&flight.key);
+                }
+                Some(_) | None => (),
             }
             self.report();
         }
         self.count_workers();
         self.raise_floor_if_drained();
+    }
+
+    /// Gives the key back, once the cache shows what the run wrote: until then it stays taken, without a place (R92).
+    fn park(&mut self, key: ObjectKey, outcome: Outcome, client: Option<Client>) {
+        match client.filter(Client::has_unseen) {
+            None => self.parts.inbox.done(&key, outcome),
+            Some(client) => {
+                self.parked.spawn(async move {
+                    client.seen().await;
+                    (key, outcome)
+                });
+            }
+        }
     }
 
     /// A new value from the manager. Runs in flight go on; nothing new starts on the old revision.

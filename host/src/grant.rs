@@ -161,12 +161,11 @@ pub fn denied_to_guests(group: &str, resource: &str) -> Option<&'static str> {
         return Some(why);
     }
     match (group, resource) {
-        ("", "serviceaccounts/token") => Some("it makes credentials"),
         ("", "pods/exec" | "pods/attach" | "pods/portforward" | "pods/ephemeralcontainers") => {
             Some("it reaches into pods")
         }
         ("", "nodes/proxy") => Some("it reaches into nodes"),
-        ("certificates.k8s.io", _) => Some("it makes credentials"),
+        ("", "serviceaccounts/token") | ("certificates.k8s.io", _) => Some("it makes credentials"),
         _ => None,
     }
 }
@@ -227,7 +226,8 @@ fn documents(name: &str, subject: &str, rights: &BTreeSet<Right>) -> String {
 
 /// One flow-style rule for each group, resource and name, with all its verbs.
 fn rules(rights: &[&Right]) -> Vec<String> {
-    let mut verbs: BTreeMap<(&str, &str, Option<&Arc<str>>), BTreeSet<&str>> = BTreeMap::new();
+    type Subject<'a> = (&'a str, &'a str, Option<&'a Arc<str>>);
+    let mut verbs: BTreeMap<Subject<'_>, BTreeSet<&str>> = BTreeMap::new();
     for right in rights {
         let subject = (&*right.group, &*right.resource, right.name.as_ref());
         verbs.entry(subject).or_default().insert(&right.verb);

@@ -2,7 +2,7 @@
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
 //! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`fence`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
+//! [`authority`], [`budget`], [`barrier`], [`fence`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
 
 pub mod admin;
@@ -10,6 +10,7 @@ pub mod api;
 pub mod apiserver;
 pub mod app;
 pub mod authority;
+pub mod barrier;
 pub mod budget;
 pub mod cli;
 pub mod client;

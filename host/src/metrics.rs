@@ -60,6 +60,8 @@ struct Families {
     interrupts: Family<Labels, Counter>,
     log_dropped: Family<Labels, Counter>,
     quota: Family<Labels, Counter>,
+    own_wait: Family<Labels, Histogram>,
+    own_unseen: Family<Labels, Counter>,
 }
 
 /// What one queue says of itself at the moment of a scrape.
@@ -78,6 +80,11 @@ pub trait Watched: Send + Sync {
     /// The state now.
     fn stats(&self) -> QueueStats;
 }
+
+/// Counts the lines of the process's memory map: how many there are and may be, if the machine says so.
+type CountMappings = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
+
+struct Mappings(CountMappings);
 
 #[derive(Clone, Default)]
 struct Queues(Arc<Mutex<BTreeMap<String, Weak<dyn Watched>>>>);
@@ -138,12 +145,18 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// The page in the text format of `OpenMetrics`.
+    /// The page in the text format of `OpenMetrics`. Asking for it may read files.
     pub fn page(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         let registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    /// Adds the process's memory mappings: `count` is asked at every scrape how many there are and may be.
+    pub fn mappings(&self, count: impl Fn() -> Option<(usize, usize)> + Send + Sync + 'static) {
+        let mut registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Mappings(Box::new(count))));
     }
 
     /// The metrics of `controller` (`namespace/name`), whose queue is asked at every scrape.
@@ -234,6 +247,17 @@ impl ControllerMetrics {
         self.count(&self.metrics.0.families.quota, &[("quota", quota)], 1);
     }
 
+    /// Records how long an object waited for the cache to show its run's writes.
+    pub fn own_writes_seen(&self, waited: Duration) {
+        let labels = vec![("controller", self.controller.clone())];
+        self.metrics.0.families.own_wait.get_or_create(&labels).observe(waited.as_secs_f64());
+    }
+
+    /// Counts a write that the cache did not show in time.
+    pub fn own_write_unseen(&self) {
+        self.count(&self.metrics.0.families.own_unseen, &[], 1);
+    }
+
     /// Counts bytes of the guest's log that were dropped.
     pub fn log_dropped(&self, bytes: u64) {
         self.count(&self.metrics.0.families.log_dropped, &[], bytes);
@@ -251,6 +275,7 @@ fn queue_labels(controller: &str) -> Labels {
 }
 
 impl Families {
+    #[expect(clippy::too_many_lines, reason = "every name on one page")]
     fn register(registry: &mut Registry) -> Self {
         let mut counter = |name: &str, help: &str| {
             let family = Family::<Labels, Counter>::default();
@@ -274,6 +299,8 @@ impl Families {
         let log_dropped =
             counter("nagaya_guest_log_dropped_bytes", "Log bytes over the guest's quota");
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
+        let own_unseen =
+            counter("nagaya_ryow_timeouts", "Own writes that the cache did not show in time");
         let mut gauge = |name: &str, help: &str| {
             let family = Family::<Labels, Gauge>::default();
             registry.register(name, help, family.clone());
@@ -313,6 +340,12 @@ impl Families {
                 "How long a key ran",
                 queue_seconds,
             ),
+            own_wait: histogram(
+                "nagaya_ryow_wait_seconds",
+                "How long an object waited for the cache to show its run's writes",
+                queue_seconds,
+            ),
+            own_unseen,
             fenced,
             traps,
             interrupts,
@@ -364,6 +397,27 @@ impl Collector for Queues {
     }
 }
 
+impl fmt::Debug for Mappings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mappings").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Mappings {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some((used, limit)) = (self.0)() else { return Ok(()) };
+        for (name, help, count) in [
+            ("nagaya_memory_mappings", "Lines of the process's memory map", used),
+            ("nagaya_memory_mappings_limit", "How many lines it may have: vm.max_map_count", limit),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(count).encode(gauge)?;
+        }
+        Ok(())
+    }
+}
+
 fn gauges<N>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -401,12 +455,15 @@ mod tests {
         controller.ran(RunEnd::Panic, Duration::from_millis(20));
         controller.ran(RunEnd::Success, Duration::from_millis(20));
         controller.adds.inc();
+        metrics.mappings(|| Some((431, 65_530)));
         let page = metrics.page().unwrap();
         for line in [
             r#"controller_runtime_reconcile_total{controller="storage/bucket",result="success"} 1"#,
             r#"controller_runtime_reconcile_panics_total{controller="storage/bucket"} 1"#,
             r#"workqueue_adds_total{name="storage/bucket",controller="storage/bucket"} 1"#,
             r#"workqueue_depth{name="storage/bucket",controller="storage/bucket",priority="-100"} 1"#,
+            "nagaya_memory_mappings 431",
+            "nagaya_memory_mappings_limit 65530",
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }

@@ -75,6 +75,8 @@ pub struct End {
     pub outcome: Outcome,
     /// A right that the account turned out not to have.
     pub forbidden: Option<String>,
+    /// Knows whether the cache has what the run wrote.
+    pub client: Client,
 }
 
 impl Start {
@@ -97,7 +99,7 @@ impl Start {
         client.settle().await;
         let (outcome, end) = self.judge(&client, primary.as_deref(), &result, &span).await;
         self.shared.account.metrics.ran(end, started.elapsed());
-        End { outcome, forbidden: client.forbidden() }
+        End { outcome, forbidden: client.forbidden(), client }
     }
 
     fn client(&self, primary: Option<&Entry>, id: &str) -> Client {

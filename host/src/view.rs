@@ -20,7 +20,7 @@ use crate::{
     inbox::Inbox,
     manifest::{self, Kind, Manifest},
     queue,
-    watch::{Cache, Entry, ObjectKey, Subscription, Wake, Wakes},
+    watch::{Cache, Entry, ObjectKey, Subscription, Wake, Wakes, selector::Selector},
 };
 
 /// One revision's window on the cluster.
@@ -85,8 +85,19 @@ impl Sight {
     }
 
     /// Whether `namespace` may hold objects of this watch.
-    fn covers(&self, namespace: Option<&str>) -> bool {
+    pub fn covers(&self, namespace: Option<&str>) -> bool {
         self.namespace.is_none() || self.namespace.as_deref() == namespace
+    }
+
+    /// Whether an object with these labels would be in the cache. A field selector is not evaluated here: no.
+    pub fn selects(&self, entry: &Entry) -> bool {
+        let labels = match &self.watch.label_selector {
+            Some(text) => {
+                Selector::parse(text).is_ok_and(|selector| selector.matches(|key| entry.label(key)))
+            }
+            None => true,
+        };
+        labels && self.watch.field_selector.is_none()
     }
 
     /// The cache.

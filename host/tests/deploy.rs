@@ -1,5 +1,7 @@
 //! `deploy/` is what the project says it is: every file parses, and the host's own rights are the least.
 
+#![cfg(test)] // Tells clippy that helpers are test code too.
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

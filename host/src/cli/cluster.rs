@@ -331,7 +331,7 @@ mod tests {
         other.spec.controller = "another".into();
         assert!(seen.take(Own::Revisions, change("ADDED", &other)).unwrap());
         assert_eq!(seen.revisions.len(), 2);
-        assert!(!seen.take(Own::Controllers, change("DELETED", &seen.controller.clone())).unwrap());
+        assert!(!seen.take(Own::Controllers, change("DELETED", seen.controller.clone())).unwrap());
         assert!(!seen.take(Own::Revisions, change("ERROR", json!({"code": 410}))).unwrap());
     }
 

@@ -39,7 +39,7 @@ pub(super) struct Args {
     /// The largest limits.memory that a controller may ask for
     #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = size)]
     memory_ceiling: usize,
-    /// How log lines look; the environment variable NAGAYA_LOG filters them
+    /// How log lines look; the environment variable `NAGAYA_LOG` filters them
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: logs::Format,
 }
@@ -85,7 +85,7 @@ async fn serve(config: Config) -> Result<()> {
         }
         tracing::info!("the host drains and stops");
         stop.send_replace(true);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     };
     tokio::select! {
         worked = app.run(stopping) => worked,

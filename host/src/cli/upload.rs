@@ -118,7 +118,7 @@ impl Host {
 
     async fn ask(&self, digest: &Digest) -> Result<Meaning> {
         let request = self.client.request(Method::HEAD, self.place(digest)?).timeout(ASK_LIMIT);
-        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
         Ok(asked(answer.status()))
     }
 
@@ -145,7 +145,7 @@ impl Host {
                 let Answer { message } = answer.json().await.unwrap_or_default();
                 Ok(sent(status, &message))
             }
-            Err(error) if error.is_connect() => Err(self.unreachable(error)),
+            Err(error) if error.is_connect() => Err(self.unreachable(&error)),
             // A host that refuses a body closes the connection; asking again tells why.
             Err(error) => {
                 Ok(Meaning::Later(format!("the upload broke off: {}", innermost(&error))))
@@ -159,7 +159,7 @@ impl Host {
             .with_context(|| format!("cannot make an address for uploads from {}", self.url))
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> anyhow::Error {
+    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
         let text = format!(
             "cannot reach a host at {}; give its address with --host or NAGAYA_HOST, or bring one here:\n  \
              kubectl port-forward --namespace nagaya-system service/nagaya 7420:7420",
@@ -168,7 +168,7 @@ impl Host {
         let cause = if error.is_timeout() {
             format!("no answer within {ASK_LIMIT:?}")
         } else {
-            innermost(&error)
+            innermost(error)
         };
         anyhow::anyhow!(cause).context(text)
     }

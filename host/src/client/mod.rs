@@ -10,6 +10,7 @@
 mod answer;
 mod noop;
 mod object;
+mod own;
 mod read;
 mod write;
 
@@ -27,6 +28,7 @@ use tokio::{runtime::Handle, sync::watch};
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
     authority::Authority,
+    barrier::Barrier,
     budget::{Budget, Exceeded},
     events::{Event, Recorder},
     fence::Fence,
@@ -186,6 +188,8 @@ pub struct Account {
     pub budget: Mutex<Budget>,
     /// What was applied last.
     pub applied: Mutex<Applied>,
+    /// Writes that the caches have not shown yet; moves with every answer.
+    pub own: watch::Sender<Barrier>,
     /// Counters.
     pub metrics: ControllerMetrics,
 }
@@ -209,6 +213,8 @@ struct Inner {
     unsettled: AtomicBool,
     over_budget: Mutex<Option<Duration>>,
     forbidden: Mutex<Option<String>>,
+    /// What this run has written.
+    wrote: Mutex<Vec<(Kind, ObjectKey)>>,
 }
 
 /// What a client must know of its run.
@@ -235,6 +241,7 @@ impl Client {
             unsettled: AtomicBool::new(false),
             over_budget: Mutex::default(),
             forbidden: Mutex::default(),
+            wrote: Mutex::default(),
         }))
     }
 

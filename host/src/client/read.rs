@@ -29,8 +29,11 @@ impl Client {
         name: &str,
     ) -> Result<Arc<str>, Error> {
         let key = ObjectKey::new(namespace, name);
-        let entry =
-            self.readable(kind, namespace).await?.into_iter().find_map(|s| s.cache().get(&key));
+        let sights = self.readable(kind, namespace).await?;
+        if self.catch_up(kind, &key).await? {
+            return self.get_live(kind, namespace, name).await.map(Into::into);
+        }
+        let entry = sights.into_iter().find_map(|s| s.cache().get(&key));
         entry.map(|entry| entry.body().clone()).ok_or(Error::NotFound)
     }
 
@@ -38,6 +41,7 @@ impl Client {
     pub async fn list(&self, kind: &Kind, options: ListOptions) -> Result<Page, Error> {
         let namespace = options.namespace.as_deref();
         let sights = self.readable(kind, namespace).await?;
+        self.catch_up_all(kind).await?;
         let selector = match &options.label_selector {
             Some(text) => {
                 Some(Selector::parse(text).map_err(|error| Error::Invalid(error.to_string()))?)

@@ -50,7 +50,7 @@ impl Client {
         let force = ownership == Ownership::Force
             || cached.as_ref().is_some_and(|entry| self.is_controlled_by_primary(entry));
         let bound = object.bound_to(cached.as_ref().map(|entry| entry.uid()), None);
-        let answer = self.patch_as_manager(&path, force, bound).await;
+        let answer = self.patch_as_manager((&object.kind, &key), &path, force, bound).await;
         let text = self.written(&object.kind, &key, answer)?;
         let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
         let returned = envelope::fingerprint(now.body(), part);
@@ -87,7 +87,7 @@ impl Client {
             }
             let version = current.resource_version();
             let bound = object.bound_to(Some(&uid), Some(&version));
-            let answer = self.patch_as_manager(&path, true, bound).await;
+            let answer = self.patch_as_manager((&object.kind, &key), &path, true, bound).await;
             if matches!(&answer, Err(Failure::Call(error)) if error.code() == Some(409))
                 && attempt < STATUS_TRIES
             {
@@ -116,10 +116,10 @@ impl Client {
             .map_err(|e| answer::error(&e))?;
         let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
         self.spend(Verb::Create)?;
-        let answer =
-            self.send(self.call(Method::POST, path).body(Media::Json, object.text.clone())).await;
-        let key =
-            ObjectKey::new(object.namespace.as_deref(), object.name.as_deref().unwrap_or_default());
+        let name = object.name.as_deref().unwrap_or_default();
+        let key = ObjectKey::new(object.namespace.as_deref(), name);
+        let call = self.call(Method::POST, path).body(Media::Json, object.text.clone());
+        let answer = self.send(Write::of(&object.kind, &key), call).await;
         let text = self.written(&object.kind, &key, answer)?;
         stripped(&text)
     }
@@ -141,7 +141,9 @@ impl Client {
             PatchBody::Merge(text) => (Media::MergePatch, text),
         };
         self.spend(Verb::Patch)?;
-        let answer = self.send(self.call(Method::PATCH, path).body(media, text)).await;
+        let answer = self
+            .send(Write::of(kind, &key), self.call(Method::PATCH, path).body(media, text))
+            .await;
         let text = self.written(kind, &key, answer)?;
         stripped(&text)
     }
@@ -164,7 +166,7 @@ impl Client {
                     Some(entry) => entry,
                     None => self.live(&resource, &key).await?,
                 };
-                let seen = entry.resource_version().to_string();
+                let seen = entry.resource_version();
                 (entry.uid().to_owned(), version.or(Some(seen)))
             }
         };
@@ -178,8 +180,9 @@ impl Client {
             "preconditions": { "uid": uid, "resourceVersion": version },
         });
         self.spend(Verb::Delete)?;
-        let answer =
-            self.send(self.call(Method::DELETE, path).body(Media::Json, body.to_string())).await;
+        let write = Write { deletes: Some(uid), ..Write::of(kind, &key) };
+        let call = self.call(Method::DELETE, path).body(Media::Json, body.to_string());
+        let answer = self.send(write, call).await;
         self.written(kind, &key, answer)?;
         self.applied().forget(kind, &key);
         Ok(())
@@ -195,7 +198,7 @@ impl Client {
         let path = query(&path, [("fieldManager", manager.as_str()), ("force", "false")]);
         self.spend(Verb::ApplyStatus)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, object.bound_to(None, None));
-        let answer = self.send(call).await;
+        let answer = self.send(Write::of(&object.kind, &key), call).await;
         self.written(&object.kind, &key, answer).map(drop)
     }
 
@@ -209,17 +212,18 @@ impl Client {
         let mut finalizers: Vec<String> = primary.finalizers().map(ToString::to_string).collect();
         finalizers.push(finalizer.to_owned());
         let body = json!({ "metadata": {
-            "uid": primary.uid(), "resourceVersion": primary.resource_version().to_string(),
+            "uid": primary.uid(), "resourceVersion": primary.resource_version(),
             "finalizers": finalizers,
         } });
         self.spend(Verb::Patch)?;
         let call = self.call(Method::PATCH, path).body(Media::MergePatch, body.to_string());
-        let answer = self.send(call).await;
+        let answer = self.send(Write::of(&kind, key), call).await;
         self.written(&kind, key, answer).map(drop)
     }
 
     async fn patch_as_manager(
         &self,
+        (kind, key): (&Kind, &ObjectKey),
         path: &str,
         force: bool,
         text: String,
@@ -230,15 +234,18 @@ impl Client {
             [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)],
         );
         self.spend(Verb::Apply).map_err(Failure::Refused)?;
-        self.send(self.call(Method::PATCH, path).body(Media::Apply, text)).await
+        let call = self.call(Method::PATCH, path).body(Media::Apply, text);
+        self.send(Write::of(kind, key), call).await
     }
 
     /// The fence, then the request. The task belongs to the control runtime and outlives the guest.
-    async fn send(&self, call: Call) -> Result<String, Failure> {
+    async fn send(&self, write: Write, call: Call) -> Result<String, Failure> {
         let client = self.clone();
         self.0.sent.send_modify(|count| *count += 1);
+        self.register(&write.kind, &write.key);
         let task = self.0.account.control.spawn(async move {
             let result = client.send_now(call).await;
+            client.resolve(&write, &result);
             client.0.sent.send_modify(|count| *count -= 1);
             result
         });
@@ -336,8 +343,24 @@ impl Client {
     }
 }
 
+/// What a request writes.
 #[derive(Debug)]
-enum Failure {
+pub(super) struct Write {
+    pub(super) kind: Kind,
+    /// Without a name if the server is to choose it.
+    pub(super) key: ObjectKey,
+    /// The uid that it deletes.
+    pub(super) deletes: Option<String>,
+}
+
+impl Write {
+    fn of(kind: &Kind, key: &ObjectKey) -> Self {
+        Self { kind: kind.clone(), key: key.clone(), deletes: None }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Failure {
     /// The host refused; nothing was sent.
     Refused(Error),
     /// The API server refused or did not answer.

@@ -157,7 +157,7 @@ impl Keeper {
             Heard::Nothing => (),
             Heard::Staged(result) => self.take_staged(result),
             Heard::Arrival => {
-                self.refusals.retain(|_, (refusal, _)| refusal.reason != "ModuleMissing")
+                self.refusals.retain(|_, (refusal, _)| refusal.reason != "ModuleMissing");
             }
             Heard::Ended => return Err(Died(self.key.to_string())),
             Heard::Stop => return Ok(true),
@@ -451,7 +451,7 @@ impl Keeper {
                 Ok(written) => drop(self.own_revisions.insert(name, written)),
                 Err(error) if error.code() == Some(404) => drop(self.own_revisions.remove(&name)),
                 Err(error) => {
-                    tracing::debug!(revision = name, %error, "cannot write a revision's status")
+                    tracing::debug!(revision = name, %error, "cannot write a revision's status");
                 }
             }
         }

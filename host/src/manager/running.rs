@@ -10,6 +10,7 @@ use tokio::{sync::watch, task::JoinSet};
 use super::keeper::Estate;
 use crate::{
     apiserver::Identity,
+    barrier::Barrier,
     budget::Budget,
     client::{Account, Applied},
     controller::{Controller, Parts, Settings, Trouble},
@@ -101,6 +102,7 @@ impl Running {
             recorder: estate.recorder.clone(),
             budget: Mutex::new(budget(&limits)),
             applied: Mutex::new(Applied::default()),
+            own: watch::channel(Barrier::default()).0,
             metrics: metrics.clone(),
         };
         let shared = Arc::new(Shared {

@@ -62,8 +62,11 @@ pub struct Modules {
     /// Moves when a module has arrived.
     arrivals: Arc<watch::Sender<u64>>,
     /// The digests that each WasmController names; `None` until the API has been read.
-    named: Arc<watch::Sender<Option<BTreeMap<String, HashSet<Digest>>>>>,
+    named: Arc<watch::Sender<Option<Named>>>,
 }
+
+/// What each WasmController names.
+type Named = BTreeMap<String, HashSet<Digest>>;
 
 /// What an upload under a digest would meet (U1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

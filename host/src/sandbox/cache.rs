@@ -139,7 +139,7 @@ fn message(name: &str, code: &[u8]) -> Vec<u8> {
 fn key(folder: &Path) -> io::Result<[u8; KEY]> {
     let path = folder.join("key");
     if let Ok(metadata) = fs::metadata(&path)
-        && metadata.permissions().mode() & 0o077 == 0
+        && metadata.permissions().mode().trailing_zeros() >= 6
         && let Ok(key) = <[u8; KEY]>::try_from(fs::read(&path)?)
     {
         return Ok(key);

@@ -11,11 +11,11 @@ use wasmtime::{
 
 use super::machine::Reset;
 
-/// Memories of one component; QuickJS builds have 2 or 3.
+/// Memories of one component; `QuickJS` builds have 2 or 3.
 pub(super) const MEMORIES: u32 = 4;
 /// Core instances of one component; a Python build with its WASI stubbed out has 38.
 pub(super) const CORE_INSTANCES: u32 = 64;
-/// Tables of one component; QuickJS builds have 3.
+/// Tables of one component; `QuickJS` builds have 3.
 pub(super) const TABLES: u32 = 4;
 /// Elements of one table; the largest seen at start has 7,689.
 pub(super) const TABLE_ELEMENTS: usize = 10_000;

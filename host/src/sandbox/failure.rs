@@ -1,6 +1,6 @@
 //! How a run ends badly, as data: what the guest said, what it did, or what ran out.
 //!
-//! Languages differ (a QuickJS throw is an answer, a Python exception a trap); they all end in this one set.
+//! Languages differ (a `QuickJS` throw is an answer, a Python exception a trap); they all end in this one set.
 //!
 //! Invariants, held by `tests/sandbox.rs`: `an_endless_loop_ends_at_its_deadline`, `a_memory_bomb_is_called_memory`,
 //! `a_huge_answer_is_too_large`, `an_exit_is_a_failure`, `a_panic_is_a_trap_with_its_words`.

@@ -345,6 +345,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_controller_gets_64_kib_a_second() {
+        #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
         let start = Instant::now();
         let mut bucket = Bucket { left: RATE, at: None };
         let mut kept = |at: u64| {

@@ -15,14 +15,26 @@ use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use tokio::sync::watch;
+
 use super::{
-    envelope::{self, Entry, ObjectKey},
+    envelope::{self, Entry, ObjectKey, Version},
     selector::Selector,
 };
 
 /// The objects of one watch.
-#[derive(Debug, Default)]
-pub struct Cache(RwLock<State>);
+#[derive(Debug)]
+pub struct Cache {
+    state: RwLock<State>,
+    /// The version up to which everything was seen; moves with every event, bookmark and list.
+    observed: watch::Sender<Option<Version>>,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { state: RwLock::default(), observed: watch::channel(None).0 }
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -113,6 +125,21 @@ impl Cache {
         keys.filter(wanted).cloned().collect()
     }
 
+    /// The version up to which everything was seen, and all that follow (R32).
+    pub fn observed(&self) -> watch::Receiver<Option<Version>> {
+        self.observed.subscribe()
+    }
+
+    /// Everything up to `version` was seen, and is in the cache.
+    pub(super) fn observe(&self, version: &str) {
+        let version = Version::parse(version);
+        self.observed.send_if_modified(|observed| {
+            let moved = observed.as_ref() != Some(&version);
+            *observed = Some(version);
+            moved
+        });
+    }
+
     /// How many objects there are.
     pub fn len(&self) -> usize {
         self.read().entries.len()
@@ -174,11 +201,11 @@ impl Cache {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -360,7 +387,7 @@ mod tests {
             let (name, value) = (format!("n{}", random % 20), (random >> 8) % 4);
             let object =
                 entry(["a", "b"][(random >> 20) as usize % 2], &name, version, &value.to_string());
-            if random % 5 == 0 {
+            if random.is_multiple_of(5) {
                 cache.remove(&object);
             } else {
                 cache.put(object);

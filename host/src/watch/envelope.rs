@@ -284,7 +284,7 @@ fn entry(text: &str, kind: Option<&Kind>, interner: &mut Interner) -> Result<Ent
         version: Version::parse(&metadata.resource_version),
         generation: metadata.generation,
         deleting: metadata.deletion_timestamp.is_some(),
-        labels: interner.labels(metadata.labels.unwrap_or_default()),
+        labels: interner.labels(&metadata.labels.unwrap_or_default()),
         owners,
         finalizers: metadata.finalizers.iter().map(|name| interner.text(name)).collect(),
         body,
@@ -568,7 +568,7 @@ mod tests {
         let managed = r#""managedFields":[{"manager":"a","fieldsV1":{"f:data":{}}}]"#;
         let spec = r#""spec":{"managedFields":"mine","x":"\"managedFields\":["}"#;
         for metadata in [
-            format!(r#"{{{managed}}}"#),
+            format!(r"{{{managed}}}"),
             format!(r#"{{{managed},"name":"a"}}"#),
             format!(r#"{{"name":"a",{managed}}}"#),
             format!(r#"{{ "name":"a" , {managed} ,"uid":"u"}}"#),

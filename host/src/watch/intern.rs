@@ -41,7 +41,7 @@ impl Interner {
     }
 
     /// The shared form of a label set.
-    pub fn labels(&mut self, labels: BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Labels {
+    pub fn labels(&mut self, labels: &BTreeMap<Cow<'_, str>, Cow<'_, str>>) -> Labels {
         let pairs = labels.iter().map(|(key, value)| (self.text(key), self.text(value)));
         let labels = Labels(pairs.collect());
         if let Some(known) = self.labels.get(&labels) {
@@ -84,7 +84,7 @@ mod tests {
         let mut interner = Interner::default();
         assert!(Arc::ptr_eq(&interner.text("a"), &interner.text("a")));
         let (one, two) =
-            (interner.labels(labels(&[("k", "v")])), interner.labels(labels(&[("k", "v")])));
+            (interner.labels(&labels(&[("k", "v")])), interner.labels(&labels(&[("k", "v")])));
         assert!(Arc::ptr_eq(&one.0, &two.0));
         assert_eq!((one.get("k"), one.get("x")), (Some("v"), None));
     }

@@ -204,7 +204,7 @@ impl Stream {
             Err(error) => {
                 let message = format!(
                     "{error}: {}",
-                    std::error::Error::source(&error).map_or(String::new(), |e| e.to_string())
+                    std::error::Error::source(&error).map_or(String::new(), ToString::to_string)
                 );
                 self.ended(
                     Fault {
@@ -349,6 +349,11 @@ impl Stream {
         self.failures += 1;
         self.failed_at = Some(now + pause);
         self.resume_at = Some(now + pause);
+    }
+
+    /// The version up to which everything was seen; `None` before the first state is complete.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// The last failure, unless something has gone well since.
@@ -571,6 +576,7 @@ mod tests {
     /// A random server: whatever it answers, the stream's version never falls (as long as the server has its
     /// history), a complete state is never mixed with an old one, and the stream always asks again.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one server, one walk")]
     fn whatever_the_server_does_the_stream_asks_again() {
         for seed in 1..=200_u64 {
             let (mut stream, mut now) = stream();
@@ -600,7 +606,7 @@ mod tests {
                     Step::List(_) if below(3) == 0 => {
                         stream.failed(
                             Fault {
-                                code: Some([410, 500, 403][below(3) as usize]),
+                                code: Some([410, 500, 403][usize::try_from(below(3)).unwrap()]),
                                 ..Fault::default()
                             },
                             now,
@@ -616,7 +622,8 @@ mod tests {
                     Step::Watch(_) if below(5) == 0 => {
                         stream.failed(
                             Fault {
-                                code: [None, Some(422), Some(429)][below(3) as usize],
+                                code: [None, Some(422), Some(429)]
+                                    [usize::try_from(below(3)).unwrap()],
                                 ..Fault::default()
                             },
                             now,

@@ -250,6 +250,9 @@ impl Task {
     }
 
     fn publish(&self) {
+        if let Some(version) = self.stream.version() {
+            self.cache.observe(version);
+        }
         self.state.send_if_modified(|state| {
             let trouble = self.stream.trouble();
             let moved = state.trouble.as_ref() != trouble;

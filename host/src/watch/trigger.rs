@@ -225,6 +225,7 @@ mod tests {
         Trigger::new(&watch, &site()).unwrap()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "what a Change is made of")]
     fn object(change: impl FnOnce(&mut Value)) -> Option<Arc<Entry>> {
         let mut value = json!({
             "kind": "ConfigMap", "apiVersion": "v1", "spec": {"site": "f"},
@@ -317,6 +318,7 @@ mod tests {
 
     /// Random predicates against an evaluator that builds the formula as a tree.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "the evaluator is a part of the test")]
     fn a_predicate_reads_as_its_postfix_text() {
         enum Formula {
             Leaf(Step),

@@ -29,6 +29,7 @@
 //! | `count` | answers `retry` with how often this was done before in this instance |
 //! | `huge-answer` | answers `retry` with 8 MiB |
 //! | `write` | applies a `ConfigMap` of the primary's name, as its child, with data `{"config": value}` |
+//! | `climb:<n>` | reads that `ConfigMap`, writes the next number, and asks to run again until n is reached |
 //! | `grab:<name>` | the same under that name, with force and without an owner: two controllers can fight over it |
 //! | `storm:<n>` | applies that `ConfigMap` n times, each time with another value |
 //! | `events:<n>` | n Events about the primary |
@@ -150,6 +151,7 @@ impl Run {
             "log-flood" => flood(number.unwrap_or(u32::MAX)),
             "now" => (0..number.unwrap_or(0)).for_each(|_| drop(runtime::now().to_string())),
             "write" => self.apply(&self.primary.name, &self.value)?,
+            "climb" => return self.climb(number.unwrap_or(0)),
             "grab" => self.apply(argument, &self.value)?,
             "storm" => {
                 for n in 0..number.unwrap_or(0) {
@@ -162,6 +164,25 @@ impl Run {
             _ => end(name, argument),
         }
         Ok(None)
+    }
+
+    fn climb(&self, top: u32) -> Result<Option<Action>, Failure> {
+        let kind =
+            cluster::Kind { group: String::new(), version: "v1".into(), kind: "ConfigMap".into() };
+        let (namespace, name) = (self.primary.namespace.as_deref(), &self.primary.name);
+        let reached = match cluster::get(&kind, namespace, name) {
+            Ok(text) => {
+                let map: Value = serde_json::from_str(&text).unwrap_or_default();
+                map["data"]["config"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
+            }
+            Err(cluster::Error::NotFound) => 0,
+            Err(error) => return Err(Failure::Retry(format!("{error:?}"))),
+        };
+        if reached >= top {
+            return Ok(None);
+        }
+        self.apply(name, &json!(reached + 1))?;
+        Ok(Some(Action::RequeueAfter(0)))
     }
 
     fn apply(&self, name: &str, value: &Value) -> Result<(), Failure> {
