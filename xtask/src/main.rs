@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod check;
 mod control_plane;
 mod crds;
@@ -24,6 +25,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure speed and memory on an API server, in a build for release
+    Bench(bench::Args),
     /// Format, lints, tidy tests, generated files and dependencies
     Check,
     /// Build kube-apiserver and etcd for tests and the demo, once
@@ -52,6 +55,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Bench(args) => bench::run(args).await,
         Command::Check => check::run(),
         Command::ControlPlane(args) => control_plane::run(args).await,
         Command::Crds(args) => crds::run(&args),

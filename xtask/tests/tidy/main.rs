@@ -204,8 +204,9 @@ fn no_public_signature_shows_a_lock() {
 #[test]
 fn files_have_one_noun_and_say_which() {
     let mut problems = vec![];
-    for source in
-        ["host/src", "guest-sdk/src", "tests/src", "xtask/src"].into_iter().flat_map(sources)
+    for source in ["host/src", "guest-sdk/src", "tests/src", "xtask/src", "bench/src"]
+        .into_iter()
+        .flat_map(sources)
     {
         let path = &source.path;
         let (name, lines) = (path.rsplit('/').next().unwrap(), source.lines_of_code());
@@ -263,8 +264,9 @@ fn quoted_names(text: &str, underscores: usize) -> Vec<&str> {
 fn every_invariant_of_a_header_names_a_test() {
     let tests = tests();
     let mut problems = vec![];
-    for source in
-        ["host/src", "guest-sdk/src", "tests/src", "xtask/src"].into_iter().flat_map(sources)
+    for source in ["host/src", "guest-sdk/src", "tests/src", "xtask/src", "bench/src"]
+        .into_iter()
+        .flat_map(sources)
     {
         for name in invariants(&source) {
             if !tests.contains(&name) {

@@ -1,0 +1,85 @@
+//! Measures what Nagaya promises about speed and memory, all of it in one run: `cargo xtask bench`.
+//!
+//! In reading order: [`run`] needs no cluster; [`memory`], [`watches`] and [`swap`] are on a real API server with the
+//! real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+
+mod figure;
+mod memory;
+mod process;
+mod report;
+mod run;
+mod server;
+mod swap;
+mod watches;
+
+/// Measures Nagaya's speed and memory.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench")]
+struct Args {
+    /// What to measure; all if none is named
+    parts: Vec<Part>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Objects on the server
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(4..=5_000))]
+    objects: u32,
+    /// Swaps there and back
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+    swaps: u32,
+}
+
+/// In the order in which they are measured: `mirror` watches everybody's ConfigMaps, so memory comes before there are
+/// many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// One run against the same code natively
+    Run,
+    /// The host with the three examples
+    Memory,
+    /// Many controllers of one kind
+    Watches,
+    /// Promote and roll back
+    Swap,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
+    let (objects, swaps) = (args.objects, args.swaps);
+    let mut report = Report::new()?;
+    if wanted(Part::Run) {
+        let about = "an object of 4,090 bytes is read, a ConfigMap made and applied".to_owned();
+        report.add("run", about, || runtime()?.block_on(run::measure()))?;
+    }
+    if [Part::Memory, Part::Watches, Part::Swap].into_iter().any(wanted) {
+        runtime()?.block_on(server::prepare())?;
+    }
+    if wanted(Part::Memory) {
+        let about = "Websites and their children, 10 s after the last write".to_owned();
+        report.add("memory", about, || memory::measure(objects))?;
+    }
+    if wanted(Part::Watches) {
+        let about =
+            "controllers of Websites that own ConfigMaps, each with its own code".to_owned();
+        report.add("watches", about, watches::measure)?;
+    }
+    if wanted(Part::Swap) {
+        let about =
+            format!("{objects} objects of one ConfigMap each, {swaps} times there and back");
+        report.add("swap", about, || swap::measure(objects, swaps))?;
+    }
+    let text = if args.json { report.json()? } else { report.table() };
+    println!("{}", text.trim_end());
+    Ok(())
+}
+
+/// As the host's own for everything that is no guest.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting a runtime")
+}

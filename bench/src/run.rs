@@ -1,0 +1,203 @@
+//! One run: a fresh instance that does the crate `work`'s work on an object of 4 KB, against the same code natively.
+//!
+//! The host's own `Sandbox` is used, threads, permits, ticks and all; no cluster, so `apply` is answered at once. The
+//! three loops take turns, so that other load of the machine meets all of them.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
+
+use anyhow::{Context, Result};
+use e2e::component::{self, Component};
+use nagaya::metrics::{Metrics, QueueStats, Watched};
+use nagaya::module::Digest;
+use nagaya::sandbox::{CompilerConfig, LogQuota, Program, Run, RunLimits, Sandbox, SandboxConfig};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::figure::{Figure, median, micros, millis};
+use crate::process::own_cpu_time;
+
+/// Turns of each loop, and runs in a turn: some seconds in all.
+const TURNS: usize = 40;
+const RUNS: u32 = 250;
+/// Runs of the measurement of throughput, and how many are asked for at a time for each slot.
+const MANY: u32 = 20_000;
+const ASKED: u32 = 2;
+
+/// Measures.
+pub(crate) async fn measure() -> Result<Vec<Figure>> {
+    let component = Component::load("worker")?;
+    let folder = tempfile::tempdir().context("creating a folder for code")?;
+    let compiler =
+        CompilerConfig { program: Some(component::binary().await?.into()), ..Default::default() };
+    let config = SandboxConfig { compiler, ..SandboxConfig::new(folder.path().to_owned()) };
+    let slots = config.slots;
+    let sandbox = Sandbox::start(config, Handle::current())?;
+    let compiled = Instant::now();
+    compile(&sandbox, &component).await?;
+    let compiled = compiled.elapsed();
+    let loaded = Instant::now();
+    let program = compile(&sandbox, &component).await?;
+    let loaded = loaded.elapsed();
+    let guest = Guest::new(sandbox, program);
+
+    let mut figures = in_turns(&guest).await?;
+    figures.extend(at_once(&guest, slots).await?);
+    figures.extend([
+        Figure::new("compile the component", "ms", millis(compiled)),
+        Figure::new("load it from the cache of code", "ms", millis(loaded)),
+        Figure::new("the component", "KiB", kib(std::fs::metadata(&component.path)?.len())),
+        Figure::new("its native code", "KiB", kib(code_size(folder.path())?)),
+    ]);
+    Ok(figures)
+}
+
+async fn compile(sandbox: &Sandbox, component: &Component) -> Result<Program> {
+    let digest = Digest::of(&component.bytes);
+    Ok(sandbox.compile(component.bytes.clone(), &digest).await?)
+}
+
+/// A component that can be run.
+#[derive(Clone)]
+struct Guest {
+    sandbox: Sandbox,
+    program: Program,
+    limits: RunLimits,
+    log: Arc<LogQuota>,
+    stop: watch::Receiver<bool>,
+}
+
+/// Nobody waits.
+struct NoQueue;
+
+impl Watched for NoQueue {
+    fn stats(&self) -> QueueStats {
+        QueueStats::default()
+    }
+}
+
+impl Guest {
+    fn new(sandbox: Sandbox, program: Program) -> Self {
+        let queue: Weak<NoQueue> = Weak::new();
+        let log = Arc::new(LogQuota::new(Metrics::default().controller("bench/worker", queue)));
+        // A stop flag whose sender is gone is never raised.
+        let stop = watch::channel(false).1;
+        Self { sandbox, program, limits: RunLimits::default(), log, stop }
+    }
+
+    async fn run(&self, config: &Arc<str>) -> Result<()> {
+        let run = Run {
+            client: None,
+            config: config.clone(),
+            limits: self.limits.clone(),
+            stop: self.stop.clone(),
+            span: tracing::Span::none(),
+            log: self.log.clone(),
+        };
+        let ended = self.sandbox.reconcile(&self.program, run, Some("shop"), "orders").await;
+        ended.map(drop).map_err(|failure| anyhow::anyhow!("the guest failed: {failure}"))
+    }
+}
+
+/// What a loop took, one value a run; CPU time is a mean over each turn.
+#[derive(Default)]
+struct Taken {
+    wall: Vec<f64>,
+    cpu: Vec<f64>,
+}
+
+impl Taken {
+    async fn turn(&mut self, once: impl AsyncFn() -> Result<()>) -> Result<()> {
+        let before = own_cpu_time();
+        for _ in 0..RUNS {
+            let started = Instant::now();
+            once().await?;
+            self.wall.push(micros(started.elapsed()));
+        }
+        self.cpu.push(micros(own_cpu_time().saturating_sub(before)) / f64::from(RUNS));
+        Ok(())
+    }
+
+    fn figures(&self, what: &str) -> [Figure; 2] {
+        [
+            Figure::of_many(format!("{what}, wall"), "µs", &self.wall),
+            Figure::of_many(format!("{what}, CPU"), "µs", &self.cpu),
+        ]
+    }
+}
+
+async fn in_turns(guest: &Guest) -> Result<Vec<Figure>> {
+    let (object, nothing) = (Arc::from(work::GATEWAY), Arc::from(""));
+    let natively = async || Ok(drop(black_box(work::work(black_box(work::GATEWAY))?)));
+    let fresh = async || guest.run(&object).await;
+    let empty = async || guest.run(&nothing).await;
+    // Warms caches and slots; its figures are thrown away.
+    Taken::default().turn(fresh).await?;
+    let [mut native, mut reconcile, mut instance] =
+        [const { Taken { wall: vec![], cpu: vec![] } }; 3];
+    for _ in 0..TURNS {
+        native.turn(natively).await?;
+        reconcile.turn(fresh).await?;
+        instance.turn(empty).await?;
+    }
+    let ratio = |of: fn(&Taken) -> &[f64]| median(of(&reconcile)) / median(of(&native));
+    let mut figures = vec![
+        Figure::new("reconcile / native, wall", "×", ratio(|taken| &taken.wall)).at_most(2.0),
+        Figure::new("reconcile / native, CPU", "×", ratio(|taken| &taken.cpu)).at_most(2.0),
+    ];
+    figures.extend(native.figures("the same code natively"));
+    figures.extend(reconcile.figures("fresh instance and reconcile"));
+    figures.extend(instance.figures("fresh instance that does nothing"));
+    Ok(figures)
+}
+
+/// As many as there is room for, and as many again that wait.
+async fn at_once(guest: &Guest, slots: u32) -> Result<Vec<Figure>> {
+    let (left, object) = (Arc::new(AtomicU32::new(MANY)), Arc::<str>::from(work::GATEWAY));
+    let (started, before) = (Instant::now(), own_cpu_time());
+    let mut tasks = JoinSet::new();
+    for _ in 0..slots * ASKED {
+        let (guest, left, object) = (guest.clone(), left.clone(), object.clone());
+        tasks.spawn(async move {
+            let takes_one = || {
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+            };
+            while takes_one().is_ok() {
+                guest.run(&object).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.context("a task of the benchmark")??;
+    }
+    let (wall, cpu) = (started.elapsed(), own_cpu_time().saturating_sub(before));
+    let asked = slots * ASKED;
+    Ok(vec![
+        Figure::new(
+            format!("throughput, {asked} asked for at a time"),
+            "/s",
+            f64::from(MANY) / wall.as_secs_f64(),
+        ),
+        Figure::new("CPU of each of these", "µs", micros(cpu) / f64::from(MANY)),
+    ])
+}
+
+fn code_size(folder: &Path) -> Result<u64> {
+    let mut size = 0;
+    for entry in std::fs::read_dir(folder).context("reading the folder of code")? {
+        let entry = entry?;
+        if entry.path().extension().is_some_and(|extension| extension == "cwasm") {
+            size += entry.metadata()?.len();
+        }
+    }
+    Ok(size)
+}
+
+fn kib(bytes: u64) -> f64 {
+    u32::try_from(bytes / 1024).map_or(f64::INFINITY, f64::from)
+}
