@@ -120,7 +120,10 @@ impl<'a> SwapStage<'a> {
         let (host, server) = (self.host.cpu_time()?, self.server_time()?);
         self.controller.patch(&json!({"spec": {"rollout": {"active": revision}}})).await?;
         done(self.test, CONTROLLER, runs + f64::from(self.objects)).await?;
-        let (host, server) = (self.host.cpu_time()? - host, self.server_time()? - server);
+        let (host, server) = (
+            self.host.cpu_time()?.saturating_sub(host),
+            self.server_time()?.saturating_sub(server),
+        );
         let runs = self.test.runs(CONTROLLER).await? - runs;
 
         let events = log.events()?;

@@ -1,5 +1,7 @@
 //! The upload interface, in process: who may send what, and how much.
 
+#![cfg(test)] // Tells clippy that helpers are test code too.
+
 use std::{
     collections::HashSet,
     convert::Infallible,

@@ -2,6 +2,9 @@
 //!
 //! Guests misbehave in `describe`, which needs no cluster. Times are asserted at five times their bound.
 
+#![cfg(test)] // Tells clippy that helpers are test code too.
+#![expect(clippy::disallowed_methods, reason = "how long a guest was let run")]
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
@@ -626,11 +629,10 @@ fn resident(folder: &Path) -> usize {
             Some(size) if ours => {
                 sum += size.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10;
             }
-            Some(_) => (),
             None if line.contains('/') => ours = line.contains(folder),
             // The first line of a mapping without a file begins with its address.
             None if line.split(' ').next().is_some_and(|word| word.contains('-')) => ours = false,
-            None => (),
+            Some(_) | None => (),
         }
     }
     sum

@@ -51,7 +51,7 @@ pub fn own(namespace: &str, name: &str, rules: &[Rule]) -> Vec<Value> {
         "kind": "ServiceAccount",
         "metadata": {"name": name, "namespace": namespace},
     })];
-    objects.extend(role(namespace, name, (namespace, name), rules.collect()));
+    objects.extend(role(namespace, name, (namespace, name), &rules.collect::<Vec<_>>()));
     objects
 }
 
@@ -68,10 +68,10 @@ pub fn impersonation(namespace: &str, name: &str, rules: &[Rule]) -> Vec<Value> 
         let verbs: Vec<_> = verbs.collect();
         json!({"apiGroups": [rule.group], "resources": [rule.resource], "verbs": verbs})
     }));
-    role(namespace, &format!("nagaya-{name}"), HOST, granted).into()
+    role(namespace, &format!("nagaya-{name}"), HOST, &granted).into()
 }
 
-fn role(namespace: &str, name: &str, to: (&str, &str), rules: Vec<Value>) -> [Value; 2] {
+fn role(namespace: &str, name: &str, to: (&str, &str), rules: &[Value]) -> [Value; 2] {
     let metadata = json!({"name": name, "namespace": namespace});
     [
         json!({

@@ -143,9 +143,8 @@ impl Sandbox {
                 let guest = code.used().instantiate_async(&mut store).await?;
                 call(&guest, &mut store).await
             };
-            let result = match tokio::time::timeout(wall, instance_and_call).await {
-                Err(_) => return Err(Failure::Wall),
-                Ok(result) => result,
+            let Ok(result) = tokio::time::timeout(wall, instance_and_call).await else {
+                return Err(Failure::Wall);
             };
             result.map_err(|error| failure::judge(&error, store.data()))
         };
@@ -212,6 +211,6 @@ fn store(engine: &Engine, run: Run, control: Handle, open: mpsc::Sender<()>) -> 
 async fn stopped(mut stop: watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         // Whoever could have stopped it is gone.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

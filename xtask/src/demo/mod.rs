@@ -55,7 +55,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut stage = Stage::set(&mut progress).await?;
     let play = async {
         let times = play(&stage, &mut progress, [&v1, &v2]).await?;
-        summary(&stage, &progress, &times, started.elapsed())?;
+        summary(&stage, &progress, &times, started.elapsed());
         if args.keep {
             stage.invite(&progress, [&v1, &v2]);
             std::future::pending::<()>().await;
@@ -85,7 +85,7 @@ async fn build(progress: &mut Progress) -> Result<[Component; 2]> {
     guests::build()?;
     match locate() {
         Route::Cluster(file) => {
-            progress.good(&format!("the cluster of {} is used", file.display()))
+            progress.good(&format!("the cluster of {} is used", file.display()));
         }
         route => {
             let programs = tokio::task::spawn_blocking(|| route.programs()).await;
@@ -224,7 +224,7 @@ async fn roll_back(
     Ok(last)
 }
 
-fn summary(stage: &Stage, progress: &Progress, times: &Times, took: Duration) -> Result<()> {
+fn summary(stage: &Stage, progress: &Progress, times: &Times, took: Duration) {
     progress.heading("Summary");
     let children = SITES * KINDS.len();
     let mut lines = vec![
@@ -241,5 +241,4 @@ fn summary(stage: &Stage, progress: &Progress, times: &Times, took: Duration) ->
     for (what, value) in lines {
         progress.say(&format!("{what:<36} {value}"));
     }
-    Ok(())
 }

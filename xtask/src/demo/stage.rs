@@ -88,7 +88,7 @@ impl Stage {
         arguments: &[&str],
         component: Option<&Component>,
     ) -> Result<()> {
-        let file = component.map(|component| short(component));
+        let file = component.map(short);
         let mut arguments: Vec<_> = arguments.to_vec();
         arguments.extend(file.as_deref());
         arguments.extend(["--namespace", NAMESPACE]);

@@ -99,7 +99,7 @@ fn foreign_crates_stay_where_the_table_puts_them() {
         };
         for (line, path) in source.paths() {
             let name = path.split("::").next().unwrap_or_default();
-            if rows.get(name).is_some_and(|allowed| !allowed.iter().any(|place| within(&place))) {
+            if rows.get(name).is_some_and(|allowed| !allowed.iter().any(&within)) {
                 problems.push(format!(
                     "{}:{line}: `{name}` is named outside of {:?}: go through one of those, or change FOREIGN of {TABLES} and say why in the commit",
                     source.path, rows[name]
