@@ -35,8 +35,11 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     let media = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match admin.metrics.page() {
-        Ok(page) => (StatusCode::OK, [(header::CONTENT_TYPE, media)], page).into_response(),
+    // The page counts the lines of the memory map, of which there may be tens of thousands.
+    let page = tokio::task::spawn_blocking(move || admin.metrics.page()).await;
+    match page {
+        Ok(Ok(page)) => (StatusCode::OK, [(header::CONTENT_TYPE, media)], page).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

@@ -23,12 +23,14 @@ use crate::{
     metrics::Metrics,
     module::Modules,
     places::Places,
-    sandbox::{Sandbox, SandboxConfig},
+    sandbox::{Mappings, Sandbox, SandboxConfig},
     watch::Hub,
 };
 
 /// How often an API server that does not answer is asked again at the start.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How often the sandbox is asked whether it may go on: swap that was just added is not used within seconds.
+const ASK_SANDBOX: Duration = Duration::from_secs(10);
 
 /// A host whose parts are there, but not yet at work.
 #[derive(Debug)]
@@ -68,14 +70,9 @@ impl App {
             ..SandboxConfig::new(folder("code"))
         };
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
-        Ok(Self {
-            config,
-            api,
-            modules,
-            sandbox,
-            metrics: Metrics::default(),
-            listeners: Some(listeners),
-        })
+        let metrics = Metrics::default();
+        metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));
+        Ok(Self { config, api, modules, sandbox, metrics, listeners: Some(listeners) })
     }
 
     /// Works until `stop` becomes true or a part fails, and drains.
@@ -150,7 +147,8 @@ async fn work(
         memory_ceiling: app.config.memory_ceiling,
     };
     let (manager, mut synced) = Manager::new(needs).context("reading --controllers")?;
-    let managed = manager.run(stop.clone());
+    let sandbox = app.sandbox;
+    let managed = keep(manager, reason_to_end(stop, ASK_SANDBOX, move || sandbox.must_restart()));
     let told = async {
         while synced.changed().await.is_ok() {
             ready.send_replace(*synced.borrow());
@@ -158,10 +156,46 @@ async fn work(
         std::future::pending::<()>().await;
     };
     tokio::select! {
-        ended = managed => ended.context("keeping the controllers"),
+        ended = managed => ended,
         () = told => Ok(()),
         Some(ended) = around.join_next() => ended.context("a part of the host panicked")?,
     }
+}
+
+/// Keeps the controllers until there is a reason to end, and drains before it says which.
+async fn keep(manager: Manager, reason: impl Future<Output = Result<()>>) -> Result<()> {
+    let (drain, drained) = watch::channel(false);
+    let managed = async { manager.run(drained).await.context("keeping the controllers") };
+    let ended = async {
+        let reason = reason.await;
+        drain.send_replace(true);
+        Ok(reason)
+    };
+    let ((), reason) = tokio::try_join!(managed, ended)?;
+    reason
+}
+
+/// Waits until the host is told to stop, which is no error, or `must_restart`, which is one.
+async fn reason_to_end(
+    mut stop: watch::Receiver<bool>,
+    ask_every: Duration,
+    must_restart: impl Fn() -> bool,
+) -> Result<()> {
+    let mut asks = tokio::time::interval(ask_every);
+    loop {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+            _ = asks.tick() => if must_restart() { break },
+        }
+    }
+    tracing::error!(
+        "swap was added to this machine: memories of guests are cleaned page by page, which misses pages in swap, so \
+         the host drains and ends to be started anew; set memory.swap.max to 0 for it to keep the faster way"
+    );
+    bail!(
+        "swap was added, and the sandbox must start anew to clean memories in the way that is safe with it"
+    )
 }
 
 async fn ending(what: &'static str, work: impl Future<Output = ()>) -> Result<()> {
@@ -221,4 +255,24 @@ async fn introduce(api: &ApiServer) -> Result<Arc<str>> {
 fn instance() -> String {
     let name = rustix::system::uname();
     format!("{}-{}", name.nodename().to_string_lossy(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sandbox_that_must_restart_ends_the_host_with_an_error() {
+        let (stop, stopping) = watch::channel(false);
+        let asked = Cell::new(0);
+        let third = || asked.replace(asked.get() + 1) == 2;
+        let ended = reason_to_end(stopping.clone(), Duration::from_millis(1), third).await;
+        assert!(ended.unwrap_err().to_string().contains("swap was added"));
+        assert_eq!(asked.get(), 3);
+        stop.send_replace(true);
+        let told = reason_to_end(stopping, Duration::from_millis(1), || true).await;
+        told.expect("to be told is no error");
+    }
 }

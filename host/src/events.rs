@@ -142,10 +142,12 @@ fn body(event: &Event, namespace: &str, instance: &str) -> Value {
         regarding["uid"] = Value::from(uid.as_str());
     }
     let prefix: String = event.regarding.name.chars().take(200).collect();
+    // Not a dot as in client-go's names: the server checks a generateName as if the dash alone were a fit end.
+    let prefix = prefix.trim_end_matches('.');
     json!({
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": { "generateName": format!("{prefix}."), "namespace": namespace },
+        "metadata": { "generateName": format!("{prefix}-"), "namespace": namespace },
         "eventTime": k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
         "reportingController": reporter(&event.controller),
         "reportingInstance": cut(instance, 128),

@@ -79,6 +79,11 @@ pub trait Watched: Send + Sync {
     fn stats(&self) -> QueueStats;
 }
 
+/// Counts the lines of the process's memory map: how many there are and may be, if the machine says so.
+type CountMappings = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
+
+struct Mappings(CountMappings);
+
 #[derive(Clone, Default)]
 struct Queues(Arc<Mutex<BTreeMap<String, Weak<dyn Watched>>>>);
 
@@ -138,12 +143,18 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// The page in the text format of `OpenMetrics`.
+    /// The page in the text format of `OpenMetrics`. Asking for it may read files.
     pub fn page(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         let registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
+    }
+
+    /// Adds the process's memory mappings: `count` is asked at every scrape how many there are and may be.
+    pub fn mappings(&self, count: impl Fn() -> Option<(usize, usize)> + Send + Sync + 'static) {
+        let mut registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Mappings(Box::new(count))));
     }
 
     /// The metrics of `controller` (`namespace/name`), whose queue is asked at every scrape.
@@ -365,6 +376,27 @@ impl Collector for Queues {
     }
 }
 
+impl fmt::Debug for Mappings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mappings").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Mappings {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let Some((used, limit)) = (self.0)() else { return Ok(()) };
+        for (name, help, count) in [
+            ("nagaya_memory_mappings", "Lines of the process's memory map", used),
+            ("nagaya_memory_mappings_limit", "How many lines it may have: vm.max_map_count", limit),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(count).encode(gauge)?;
+        }
+        Ok(())
+    }
+}
+
 fn gauges<N>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -402,12 +434,15 @@ mod tests {
         controller.ran(RunEnd::Panic, Duration::from_millis(20));
         controller.ran(RunEnd::Success, Duration::from_millis(20));
         controller.adds.inc();
+        metrics.mappings(|| Some((431, 65_530)));
         let page = metrics.page().unwrap();
         for line in [
             r#"controller_runtime_reconcile_total{controller="storage/bucket",result="success"} 1"#,
             r#"controller_runtime_reconcile_panics_total{controller="storage/bucket"} 1"#,
             r#"workqueue_adds_total{name="storage/bucket",controller="storage/bucket"} 1"#,
             r#"workqueue_depth{name="storage/bucket",controller="storage/bucket",priority="-100"} 1"#,
+            "nagaya_memory_mappings 431",
+            "nagaya_memory_mappings_limit 65530",
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }

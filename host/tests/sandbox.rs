@@ -592,3 +592,53 @@ async fn changed_code_on_disk_is_compiled_again() {
         Hostile::with(with(compiler())).await.does("ok").await.unwrap();
     }
 }
+
+/// Bytes in memory of what is mapped from below `folder`.
+fn resident(folder: &Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let folder = folder.to_str().unwrap();
+    let (mut ours, mut sum) = (false, 0);
+    for line in maps.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(size) if ours => {
+                sum += size.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() << 10;
+            }
+            Some(_) => (),
+            None if line.contains('/') => ours = line.contains(folder),
+            // The first line of a mapping without a file begins with its address.
+            None if line.split(' ').next().is_some_and(|word| word.contains('-')) => ours = false,
+            None => (),
+        }
+    }
+    sum
+}
+
+#[tokio::test]
+async fn a_program_runs_after_its_pages_were_given_back() {
+    // On a disk: what is in memory only cannot be paged out.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let with = |quiet| SandboxConfig {
+        quiet,
+        slots: 2,
+        compiler: compiler(),
+        ..SandboxConfig::new(folder.path().to_owned())
+    };
+    let used = {
+        let hostile = Hostile::with(with(Duration::from_secs(3_600))).await;
+        hostile.does("ok").await.unwrap();
+        resident(folder.path())
+    };
+    assert!(used > 128 << 10, "{used} bytes of code are in memory after a run");
+    let hostile = Hostile::with(with(Duration::from_millis(60))).await;
+    for _ in 0..2 {
+        hostile.does("ok").await.unwrap();
+        let start = Instant::now();
+        let mut left = resident(folder.path());
+        while left > used / 2 {
+            assert!(start.elapsed() < Duration::from_secs(60), "{left} of {used} bytes stay");
+            tokio::task::yield_now().await;
+            left = resident(folder.path());
+        }
+    }
+    hostile.does("ok").await.unwrap();
+}

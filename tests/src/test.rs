@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
@@ -27,6 +28,9 @@ use crate::wait::within;
 
 /// The label that says which host serves a controller; its value is the test's namespace.
 const LABEL: &str = "nagaya.dev/test";
+
+/// The host answers a change within milliseconds.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// No component has this digest: a controller waits with it until something is pushed.
 const NO_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
@@ -225,6 +229,25 @@ impl Test {
             Ok(())
         })
         .await
+    }
+
+    /// Waits until the controller has written nothing for a second: Kubernetes' own controllers
+    /// touch a new Deployment once more, which wakes its owner again. Without an audit log it only
+    /// waits until the controller is idle.
+    pub async fn quiet(&self, controller: &str) -> Result<()> {
+        let Some(log) = self.audit() else { return self.idle(controller).await };
+        let account = self.username(controller);
+        within(SEEN_WITHIN, &format!("{controller} is quiet"), async || {
+            let events = log.events()?;
+            let last = events.iter().rev().find(|one| one.is_write() && one.actor() == account);
+            let last = last.context("it never wrote")?;
+            let age = Timestamp::now().duration_since(last.stage_timestamp);
+            let age = Duration::try_from(age).unwrap_or_default();
+            ensure!(age > QUIET, "{age:?} ago: {}", last.summary());
+            Ok(())
+        })
+        .await?;
+        self.idle(controller).await
     }
 
     async fn end(&mut self) -> Result<()> {

@@ -28,10 +28,6 @@ const BLIND_RULES: &[Rule] = &[
     GUEST_RULES[3],
 ];
 
-fn is_write(event: &audit::Event) -> bool {
-    ["create", "update", "patch", "delete"].contains(&&*event.verb)
-}
-
 fn owning_config() -> Value {
     let mut config = owning("write");
     config["value"] = json!("written");
@@ -82,7 +78,7 @@ fn every_write_is_made_as_the_service_account() -> Result<()> {
         events.retain(|event| {
             let object = event.object_ref.as_ref();
             event.user.username == host
-                && is_write(event)
+                && ["create", "update", "patch", "delete"].contains(&&*event.verb)
                 && object.is_some_and(|object| object.namespace == test.namespace)
         });
         let mut of_account = 0;

@@ -53,10 +53,14 @@ fn probes_and_metrics_answer() -> Result<()> {
     test(async |test| {
         assert_eq!(test.host.probe("/healthz").await?, 200);
         assert_eq!(test.host.probe("/readyz").await?, 200);
+        let at = test.example("at").await?;
+        let revision = at.push(&Component::load("at")?).await?;
+        at.active(&revision).await?;
         let page = test.host.metrics().await?.page().to_owned();
-        for name in ["controller_runtime_reconcile_total", "workqueue_depth"] {
-            let name = name.trim_end_matches("_total");
-            assert!(page.contains(&format!("# TYPE {name} ")), "no {name} in\n{page}");
+        let label = format!("controller=\"{}/at\"", test.namespace);
+        for name in ["controller_runtime_max_concurrent_reconciles", "workqueue_adds_total"] {
+            let mut lines = page.lines().filter(|line| line.starts_with(name));
+            assert!(lines.any(|line| line.contains(&label)), "no {name} in\n{page}");
         }
         Ok(())
     })

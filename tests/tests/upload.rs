@@ -106,23 +106,27 @@ fn an_upload_that_breaks_off_leaves_nothing_behind() -> Result<()> {
 }
 
 #[test]
-fn what_is_no_component_fails_with_a_reason() -> Result<()> {
+fn what_is_no_component_is_refused_or_fails_with_a_reason() -> Result<()> {
     test(async |test| {
-        let text = Component::load("hostile")?;
-        let bytes = b"#!/bin/sh\necho no component\n".as_slice();
-        let digest = format!("sha256:{}", nagaya::crd::hex(sha256(bytes).as_ref()));
-        let text = Component { bytes: bytes.into(), digest, ..text };
-        let (hostile, revision) = waiting(test, &text).await?;
-        let (status, answer) = hostile.upload(&text).await?;
-        assert_eq!(status, 201, "{answer}");
+        let script = component_of(b"#!/bin/sh\necho no component\n");
+        let (hostile, _) = waiting(test, &script).await?;
+        let (status, answer) = hostile.upload(&script).await?;
+        assert!((400..500).contains(&status) && answer.contains("not WebAssembly"), "{answer}");
+
+        // A core module is WebAssembly, and still no component.
+        let module = component_of(b"\0asm\x01\0\0\0");
+        let revision = hostile.push(&module).await?;
         let failed =
             hostile.revision(&revision, "failed", |status| status.phase == RevisionPhase::Failed);
         let message = failed.await?.status.and_then(|status| status.message);
-        assert!(!message.context("no reason")?.is_empty());
+        let message = message.context("no reason")?;
+        assert!(message.contains("component"), "{message}");
         Ok(())
     })
 }
 
-fn sha256(bytes: &[u8]) -> ring::digest::Digest {
-    ring::digest::digest(&ring::digest::SHA256, bytes)
+fn component_of(bytes: &[u8]) -> Component {
+    let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
+    let digest = format!("sha256:{}", nagaya::crd::hex(hash.as_ref()));
+    Component { path: "none".into(), bytes: bytes.into(), digest }
 }

@@ -147,7 +147,9 @@ impl Host {
             }
             Err(error) if error.is_connect() => Err(self.unreachable(&error)),
             // A host that refuses a body closes the connection; asking again tells why.
-            Err(error) => Ok(Meaning::Later(format!("the upload broke off: {}", innermost(error)))),
+            Err(error) => {
+                Ok(Meaning::Later(format!("the upload broke off: {}", innermost(&error))))
+            }
         }
     }
 

@@ -1,60 +1,35 @@
 //! Runs guests: each call in a fresh instance, under limits, on threads that nothing else of the host uses.
 //!
-//! From bytes to a [`Program`]: the screen, a compile child under limits, an authenticated cache of native code, the
-//! linker. One run: a permit, a fresh store, one call, and all of it dropped. Ticks end a guest that computes, timeouts
-//! one that waits, the stop flag either.
+//! [`Sandbox::compile`] makes a [`Program`] of bytes, [`Sandbox::reconcile`] runs it once. Programs that do not run
+//! give their memory back.
 //!
-//! Invariants, held by `tests/sandbox.rs`: `a_slot_is_free_again_after_every_end`, `a_stop_flag_ends_a_run`,
-//! `an_endless_loop_does_not_keep_others_from_running`, `loaded_code_needs_no_second_compilation`,
-//! `changed_code_on_disk_is_compiled_again`.
+//! Invariants, held by `tests/sandbox.rs`: `an_instance_lives_for_one_call`,
+//! `a_guest_may_refuse_its_config_and_the_host_its_manifest`.
 
 mod cache;
 mod compile;
 mod describe;
 mod engine;
 mod failure;
+mod idle;
 mod imports;
 mod limits;
 mod log;
 mod machine;
+mod program;
+mod run;
 mod wasi;
 
-use std::{
-    fmt,
-    future::Future,
-    hash::{DefaultHasher, Hash, Hasher},
-    io,
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{fmt, io, path::PathBuf, sync::Arc, thread, time::Duration};
 
-use futures::{FutureExt, future::BoxFuture};
 use tokio::{
     runtime::{Handle, Runtime},
-    sync::{Semaphore, mpsc, watch},
+    sync::Semaphore,
 };
-use tracing::{Instrument, Span};
-use wasmtime::{
-    Engine, Store, UpdateDeadline,
-    component::{Component, Linker, ResourceTable},
-};
-use wasmtime_wasi::WasiCtx;
+use wasmtime::{Engine, component::Linker};
 
 use self::{
-    cache::{CodeCache, Verified},
-    compile::Compiler,
-    engine::Role,
-    imports::{
-        AbortOnDrop, Calls, Cut, State,
-        bindings::{
-            Reconciler, ReconcilerPre,
-            exports::nagaya::controller::guest::{self as wit, Request},
-        },
-    },
-    limits::{HANDLES, HOSTCALL_FUEL, Meter, TICK},
-    log::GuestLog,
+    cache::CodeCache, compile::Compiler, engine::Role, idle::Idle, imports::State, limits::TICK,
     machine::Reset,
 };
 pub use self::{
@@ -64,15 +39,10 @@ pub use self::{
     limits::RunLimits,
     log::LogQuota,
     machine::Mappings,
+    program::Program,
+    run::{Action, NoManifest, Run},
 };
-use crate::{
-    client::Client,
-    manifest::{self, Manifest},
-    module::{
-        Digest,
-        screen::{self, screen},
-    },
-};
+use crate::module::{Digest, screen};
 
 /// How the sandbox is built.
 #[derive(Clone, Debug)]
@@ -87,6 +57,8 @@ pub struct SandboxConfig {
     pub cache_folder: PathBuf,
     /// How components are compiled.
     pub compiler: CompilerConfig,
+    /// Without a run for this long a program's code pages are given back.
+    pub quiet: Duration,
 }
 
 impl SandboxConfig {
@@ -98,6 +70,7 @@ impl SandboxConfig {
             allocation: Allocation::default(),
             cache_folder,
             compiler: CompilerConfig::default(),
+            quiet: idle::QUIET,
         }
     }
 }
@@ -153,20 +126,6 @@ impl Error {
     }
 }
 
-/// Why there is no manifest.
-#[derive(Debug, thiserror::Error)]
-pub enum NoManifest {
-    /// The guest refuses its config.
-    #[error("describe refused: {0}")]
-    Refused(String),
-    /// What it declares cannot be served.
-    #[error(transparent)]
-    Unfit(#[from] manifest::Error),
-    /// It broke down.
-    #[error("describe failed: {0}")]
-    Failed(#[from] Failure),
-}
-
 /// The guests' home; cheap to clone. Everything ends when the last clone is dropped.
 #[derive(Clone)]
 pub struct Sandbox(Arc<Inner>);
@@ -179,41 +138,9 @@ struct Inner {
     permits: Arc<Semaphore>,
     memory_ceiling: usize,
     reset: Reset,
+    idle: Idle,
     control: Handle,
     guests: Option<Runtime>,
-}
-
-/// A component ready to run; cheap to clone.
-#[derive(Clone)]
-pub struct Program {
-    pre: Arc<ReconcilerPre<State>>,
-    digest: Digest,
-}
-
-/// What one run is given.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// The way to the cluster; `None`: there is none.
-    pub client: Option<Client>,
-    /// The config as JSON text.
-    pub config: Arc<str>,
-    /// Ceilings.
-    pub limits: RunLimits,
-    /// Becomes true when the run must end.
-    pub stop: watch::Receiver<bool>,
-    /// What log lines are written under.
-    pub span: Span,
-    /// What is left of the log.
-    pub log: Arc<LogQuota>,
-}
-
-/// What the guest wants next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Nothing until something changes.
-    AwaitChange,
-    /// Another run then.
-    RequeueAfter(Duration),
 }
 
 impl Sandbox {
@@ -259,6 +186,7 @@ impl Sandbox {
             permits: Arc::new(Semaphore::new(slots as usize)),
             memory_ceiling,
             reset,
+            idle: Idle::start(config.quiet, &control),
             control,
             guests: Some(guests),
         })))
@@ -274,247 +202,6 @@ impl Sandbox {
     pub fn must_restart(&self) -> bool {
         self.0.reset == Reset::Scan && Reset::for_this_machine() == Reset::Memset
     }
-
-    /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked.
-    pub async fn compile(&self, bytes: Arc<[u8]>, digest: &Digest) -> Result<Program, Error> {
-        let (inner, named, screened) = (self.0.clone(), digest.clone(), bytes.clone());
-        let (name, found) = blocking(move || {
-            let found = Digest::of(&screened);
-            if found != named {
-                return Err(Error::OtherBytes { named, found });
-            }
-            screen(&screened)?;
-            if let Some(Mappings { used, limit }) = Mappings::now().filter(|now| now.are_scarce()) {
-                return Err(Error::Host(format!(
-                    "{used} of {limit} memory mappings are in use; raise vm.max_map_count or remove controllers"
-                )));
-            }
-            let name = inner.code_name(&named);
-            let found = inner.find(&name);
-            Ok((name, found))
-        })
-        .await?;
-        let component = match found {
-            Some(component) => component,
-            None => {
-                let code = self.0.compiler.compile(&bytes).await?;
-                let inner = self.0.clone();
-                blocking(move || inner.keep_and_load(&name, &code)).await?
-            }
-        };
-        let inner = self.0.clone();
-        let pre = blocking(move || inner.link(&component)).await?;
-        Ok(Program { pre: Arc::new(pre), digest: digest.clone() })
-    }
-
-    /// Asks the revision what it needs, and checks it.
-    pub async fn describe(&self, program: &Program, run: Run) -> Result<Manifest, NoManifest> {
-        let run = Run { client: None, ..run };
-        let answer = self
-            .call(program, run, |guest, store| {
-                async move { guest.nagaya_controller_guest().call_describe(store).await }.boxed()
-            })
-            .await?;
-        let manifest: Manifest = answer.map_err(NoManifest::Refused)?.into();
-        manifest.check()?;
-        Ok(manifest)
-    }
-
-    /// Runs the guest for one object, until its answer and the answers to its writes.
-    pub async fn reconcile(
-        &self,
-        program: &Program,
-        run: Run,
-        namespace: Option<&str>,
-        name: &str,
-    ) -> Result<Action, Failure> {
-        let request = Request { namespace: namespace.map(str::to_owned), name: name.to_owned() };
-        let answer = self
-            .call(program, run, move |guest, store| {
-                async move { guest.nagaya_controller_guest().call_reconcile(store, &request).await }
-                    .boxed()
-            })
-            .await?;
-        match answer {
-            Ok(wit::Action::AwaitChange) => Ok(Action::AwaitChange),
-            Ok(wit::Action::RequeueAfter(delay)) => {
-                Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
-            }
-            Err(failure) => Err(Failure::Returned(match failure {
-                wit::Failure::Retry(text) => Returned::Retry(text),
-                wit::Failure::Terminal(text) => Returned::Terminal(text),
-                wit::Failure::Invalid(text) => Returned::Invalid(text),
-            })),
-        }
-    }
-
-    /// One call on the guests' threads. It dies with the caller's future; the writes it has begun do not.
-    async fn call<T, F>(&self, program: &Program, run: Run, call: F) -> Result<T, Failure>
-    where
-        T: Send + 'static,
-        F: for<'a> FnOnce(
-                &'a Reconciler,
-                &'a mut Store<State>,
-            ) -> BoxFuture<'a, wasmtime::Result<T>>
-            + Send
-            + 'static,
-    {
-        let Some(guests) = &self.0.guests else { return Err(Failure::Drained) };
-        let (open, mut all_answered) = mpsc::channel(1);
-        let (pre, permits, stop) = (program.pre.clone(), self.0.permits.clone(), run.stop.clone());
-        let (engine, control, span) =
-            (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
-        let once = async move {
-            let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
-            let wall = run.limits.wall;
-            let mut store = store(&engine, run, control, open);
-            let instance_and_call = async {
-                let guest = pre.instantiate_async(&mut store).await?;
-                call(&guest, &mut store).await
-            };
-            let result = match tokio::time::timeout(wall, instance_and_call).await {
-                Err(_) => return Err(Failure::Wall),
-                Ok(result) => result,
-            };
-            result.map_err(|error| failure::judge(&error, store.data()))
-        };
-        let stoppable = async move {
-            tokio::select! {
-                biased;
-                () = stopped(stop) => Err(Failure::Drained),
-                result = once => result,
-            }
-        };
-        let mut task = AbortOnDrop(guests.spawn(stoppable.instrument(span)));
-        let result = (&mut task.0).await;
-        // Nothing is ever sent: it ends when the guest and all its writes have let go of the other end.
-        let _ = all_answered.recv().await;
-        match result {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => {
-                tracing::error!(%error, digest = %program.digest, "the host panicked in a run");
-                Err(Failure::Host("the host panicked".to_owned()))
-            }
-            Err(_) => Err(Failure::Drained),
-        }
-    }
-}
-
-/// A store for one call.
-fn store(engine: &Engine, run: Run, control: Handle, open: mpsc::Sender<()>) -> Store<State> {
-    let log = GuestLog::new(run.span, run.log);
-    let wasi: WasiCtx = wasi::context(&log);
-    let mut table = ResourceTable::new();
-    table.set_max_capacity(HANDLES);
-    let state = State {
-        table,
-        wasi,
-        meter: Meter::new(&run.limits),
-        log,
-        calls: Calls { client: run.client, control, limit: run.limits.host_call, open },
-        config: run.config,
-        cut: None,
-        last_call: "none",
-    };
-    let mut store = Store::new(engine, state);
-    store.limiter(|state| &mut state.meter);
-    store.set_hostcall_fuel(HOSTCALL_FUEL);
-    store.set_max_component_handles(HANDLES);
-    store.set_epoch_deadline(1);
-    let (mut left, stop) = (run.limits.ticks(), run.stop);
-    // Counting its own calls makes a late burst of ticks count once.
-    store.epoch_deadline_callback(move |mut store| {
-        let cut = match (*stop.borrow(), left) {
-            (true, _) => Cut::Drained,
-            (false, 0) => Cut::Deadline,
-            (false, _) => {
-                left -= 1;
-                return Ok(UpdateDeadline::Yield(1));
-            }
-        };
-        store.data_mut().cut = Some(cut);
-        Ok(UpdateDeadline::Interrupt)
-    });
-    store
-}
-
-async fn stopped(mut stop: watch::Receiver<bool>) {
-    if stop.wait_for(|stop| *stop).await.is_err() {
-        // Whoever could have stopped it is gone.
-        std::future::pending().await
-    }
-}
-
-fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> impl Future<Output = Result<T, Error>> {
-    let task = tokio::task::spawn_blocking(work);
-    async move { task.await.unwrap_or_else(|error| Err(Error::Host(error.to_string()))) }
-}
-
-impl Inner {
-    /// Component and engine; `DefaultHasher::new()` has no random state, so that a restart finds the file again.
-    fn code_name(&self, digest: &Digest) -> String {
-        let mut hasher = DefaultHasher::new();
-        self.engine.precompile_compatibility_hash().hash(&mut hasher);
-        format!("{}-{:016x}", digest.hex(), hasher.finish())
-    }
-
-    /// Loads from the cache. Whatever is wrong with it, the component can be compiled again.
-    fn find(&self, name: &str) -> Option<Component> {
-        let found = match self.cache.find(name) {
-            Ok(found) => found?,
-            Err(error) => {
-                tracing::error!(%error, name, "cannot read cached code");
-                return None;
-            }
-        };
-        match found.load(&self.engine) {
-            Ok(component) => Some(component),
-            Err(error) => {
-                tracing::warn!(error = %format!("{error:#}"), name, "cached code does not load and is deleted");
-                if let Err(error) = self.cache.remove(name) {
-                    tracing::error!(%error, name, "cannot delete cached code");
-                }
-                None
-            }
-        }
-    }
-
-    fn keep_and_load(&self, name: &str, code: &[u8]) -> Result<Component, Error> {
-        let kept: Verified = self
-            .cache
-            .keep(name, code)
-            .map_err(|source| Error::Disk { what: "write a file", source })?;
-        // The caps of a slot are checked here and not by the compiler.
-        kept.load(&self.engine).map_err(|error| Error::DoesNotFit(format!("{error:#}")))
-    }
-
-    fn link(&self, component: &Component) -> Result<ReconcilerPre<State>, Error> {
-        let kind = component.component_type();
-        let refused: Vec<String> =
-            kind.imports(&self.engine).filter_map(|(name, _)| refusal(name)).collect();
-        if !refused.is_empty() {
-            return Err(Error::Link(refused.join("; ")));
-        }
-        let pre = self.linker.instantiate_pre(component).and_then(ReconcilerPre::new);
-        pre.map_err(|error| Error::Link(format!("{error:#}")))
-    }
-}
-
-/// What to say of an import that is known and not offered.
-fn refusal(import: &str) -> Option<String> {
-    let advice = if import.starts_with("nagaya:controller/http@") {
-        "outbound HTTP is not built yet; remove the calls of `http`"
-    } else if import.starts_with("wasi:http/") {
-        "it is not offered, and outbound HTTP through nagaya:controller is not built yet; leave it out of the build \
-         (for JavaScript: `componentize-js --disable http`)"
-    } else if import.starts_with("wasi:sockets/") && !import.contains("@0.2.") {
-        "there is no network in the sandbox; build for wasm32-wasip2 (WASI 0.2), where opening a socket fails"
-    } else {
-        return None;
-    };
-    Some(format!("it imports {import}: {advice}"))
 }
 
 impl Drop for Inner {
@@ -529,11 +216,5 @@ impl Drop for Inner {
 impl fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sandbox").finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Program {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Program").field("digest", &self.digest).finish_non_exhaustive()
     }
 }

@@ -142,6 +142,12 @@ impl Event {
         &self.impersonated_user.as_ref().unwrap_or(&self.user).username
     }
 
+    /// Whether it writes an object. Events are news and do not count.
+    pub fn is_write(&self) -> bool {
+        ["create", "update", "patch", "delete"].contains(&&*self.verb)
+            && self.object_ref.as_ref().is_some_and(|object| object.resource != "events")
+    }
+
     /// The HTTP status.
     pub fn code(&self) -> Option<u16> {
         self.response_status.as_ref().map(|status| status.code)

@@ -156,7 +156,7 @@ impl<'a> Sites<'a> {
         within(LIMIT, "the controller has nothing to do", async || {
             let events = log.events()?;
             let last =
-                events.iter().rev().find(|event| is_write(event) && event.actor() == account());
+                events.iter().rev().find(|event| event.is_write() && event.actor() == account());
             let last = last.context("it never wrote")?.stage_timestamp;
             let idle =
                 Duration::try_from(Timestamp::now().duration_since(last)).unwrap_or_default();
@@ -198,7 +198,7 @@ impl<'a> Sites<'a> {
                 let events = log.events()?;
                 Ok(events
                     .iter()
-                    .filter(|event| is_write(event) && event.actor() == account())
+                    .filter(|event| event.is_write() && event.actor() == account())
                     .count())
             }
             None => Ok(self.children.since(*at)?.len()),
@@ -262,7 +262,7 @@ impl<'a> Sites<'a> {
         let events = log.events()?;
         let of_host = |event: &&audit::Event| {
             event.user.username == e2e::account::host_username()
-                && is_write(event)
+                && event.is_write()
                 && event.object_ref.as_ref().is_some_and(|object| {
                     ["configmaps", "deployments", "services", "websites"]
                         .contains(&&*object.resource)
@@ -300,9 +300,4 @@ impl<'a> Sites<'a> {
 
 fn account() -> String {
     username(NAMESPACE, "website")
-}
-
-fn is_write(event: &audit::Event) -> bool {
-    ["create", "update", "patch", "delete"].contains(&&*event.verb)
-        && event.object_ref.as_ref().is_some_and(|object| object.resource != "events")
 }

@@ -1,0 +1,143 @@
+//! From bytes to a [`Program`]: the screen, the cache of native code or the compile child, the linker.
+//!
+//! Invariants, held by `tests/sandbox.rs`: `loaded_code_needs_no_second_compilation`,
+//! `changed_code_on_disk_is_compiled_again`, `an_import_that_is_not_built_is_refused_by_name`.
+
+use std::{
+    fmt,
+    future::Future,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
+
+use wasmtime::component::Component;
+
+use super::{
+    Error, Inner, Sandbox,
+    cache::Verified,
+    idle::{Code, Counted},
+    imports::{State, bindings::ReconcilerPre},
+    machine::Mappings,
+};
+use crate::module::{Digest, screen::screen};
+
+/// A component ready to run; cheap to clone.
+#[derive(Clone)]
+pub struct Program {
+    pub(super) code: Arc<Code>,
+    pub(super) digest: Digest,
+}
+
+impl Sandbox {
+    /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked.
+    pub async fn compile(&self, bytes: Arc<[u8]>, digest: &Digest) -> Result<Program, Error> {
+        let (inner, named, screened) = (self.0.clone(), digest.clone(), bytes.clone());
+        let (name, found) = blocking(move || {
+            let found = Digest::of(&screened);
+            if found != named {
+                return Err(Error::OtherBytes { named, found });
+            }
+            screen(&screened)?;
+            if let Some(Mappings { used, limit }) = Mappings::now().filter(|now| now.are_scarce()) {
+                return Err(Error::Host(format!(
+                    "{used} of {limit} memory mappings are in use; raise vm.max_map_count or remove controllers"
+                )));
+            }
+            let name = inner.code_name(&named);
+            let found = inner.find(&name);
+            Ok((name, found))
+        })
+        .await?;
+        let component = match found {
+            Some(component) => component,
+            None => {
+                let code = self.0.compiler.compile(&bytes).await?;
+                let inner = self.0.clone();
+                blocking(move || inner.keep_and_load(&name, &code)).await?
+            }
+        };
+        let inner = self.0.clone();
+        let pre = blocking(move || inner.link(&component)).await?;
+        let code = Arc::new(Counted::new(pre));
+        self.0.idle.add(&code);
+        Ok(Program { code, digest: digest.clone() })
+    }
+}
+
+impl Inner {
+    /// Component and engine; `DefaultHasher::new()` has no random state, so that a restart finds the file again.
+    fn code_name(&self, digest: &Digest) -> String {
+        let mut hasher = DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        format!("{}-{:016x}", digest.hex(), hasher.finish())
+    }
+
+    /// Loads from the cache. Whatever is wrong with it, the component can be compiled again.
+    fn find(&self, name: &str) -> Option<Component> {
+        let found = match self.cache.find(name) {
+            Ok(found) => found?,
+            Err(error) => {
+                tracing::error!(%error, name, "cannot read cached code");
+                return None;
+            }
+        };
+        match found.load(&self.engine) {
+            Ok(component) => Some(component),
+            Err(error) => {
+                tracing::warn!(error = %format!("{error:#}"), name, "cached code does not load and is deleted");
+                if let Err(error) = self.cache.remove(name) {
+                    tracing::error!(%error, name, "cannot delete cached code");
+                }
+                None
+            }
+        }
+    }
+
+    fn keep_and_load(&self, name: &str, code: &[u8]) -> Result<Component, Error> {
+        let kept: Verified = self
+            .cache
+            .keep(name, code)
+            .map_err(|source| Error::Disk { what: "write a file", source })?;
+        // The caps of a slot are checked here and not by the compiler.
+        kept.load(&self.engine).map_err(|error| Error::DoesNotFit(format!("{error:#}")))
+    }
+
+    fn link(&self, component: &Component) -> Result<ReconcilerPre<State>, Error> {
+        let kind = component.component_type();
+        let refused: Vec<String> =
+            kind.imports(&self.engine).filter_map(|(name, _)| refusal(name)).collect();
+        if !refused.is_empty() {
+            return Err(Error::Link(refused.join("; ")));
+        }
+        let pre = self.linker.instantiate_pre(component).and_then(ReconcilerPre::new);
+        pre.map_err(|error| Error::Link(format!("{error:#}")))
+    }
+}
+
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> impl Future<Output = Result<T, Error>> {
+    let task = tokio::task::spawn_blocking(work);
+    async move { task.await.unwrap_or_else(|error| Err(Error::Host(error.to_string()))) }
+}
+
+/// What to say of an import that is known and not offered.
+fn refusal(import: &str) -> Option<String> {
+    let advice = if import.starts_with("nagaya:controller/http@") {
+        "outbound HTTP is not built yet; remove the calls of `http`"
+    } else if import.starts_with("wasi:http/") {
+        "it is not offered, and outbound HTTP through nagaya:controller is not built yet; leave it out of the build \
+         (for JavaScript: `componentize-js --disable http`)"
+    } else if import.starts_with("wasi:sockets/") && !import.contains("@0.2.") {
+        "there is no network in the sandbox; build for wasm32-wasip2 (WASI 0.2), where opening a socket fails"
+    } else {
+        return None;
+    };
+    Some(format!("it imports {import}: {advice}"))
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,217 @@
+//! One run: a permit, a fresh store, one call on the guests' threads, and all of it dropped.
+//!
+//! Ticks end a guest that computes, a timeout one that waits, the stop flag either.
+//!
+//! Invariants, held by `tests/sandbox.rs`: `a_slot_is_free_again_after_every_end`, `a_stop_flag_ends_a_run`,
+//! `an_endless_loop_does_not_keep_others_from_running`.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+use tracing::{Instrument, Span};
+use wasmtime::{Engine, Store, UpdateDeadline, component::ResourceTable};
+use wasmtime_wasi::WasiCtx;
+
+use super::{
+    Sandbox,
+    failure::{self, Failure, Returned},
+    imports::{
+        AbortOnDrop, Calls, Cut, State,
+        bindings::{
+            Reconciler,
+            exports::nagaya::controller::guest::{self as wit, Request},
+        },
+    },
+    limits::{HANDLES, HOSTCALL_FUEL, Meter, RunLimits},
+    log::{GuestLog, LogQuota},
+    program::Program,
+    wasi,
+};
+use crate::{
+    client::Client,
+    manifest::{self, Manifest},
+};
+
+/// What one run is given.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The way to the cluster; `None`: there is none.
+    pub client: Option<Client>,
+    /// The config as JSON text.
+    pub config: Arc<str>,
+    /// Ceilings.
+    pub limits: RunLimits,
+    /// Becomes true when the run must end.
+    pub stop: watch::Receiver<bool>,
+    /// What log lines are written under.
+    pub span: Span,
+    /// What is left of the log.
+    pub log: Arc<LogQuota>,
+}
+
+/// What the guest wants next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Nothing until something changes.
+    AwaitChange,
+    /// Another run then.
+    RequeueAfter(Duration),
+}
+
+/// Why there is no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum NoManifest {
+    /// The guest refuses its config.
+    #[error("describe refused: {0}")]
+    Refused(String),
+    /// What it declares cannot be served.
+    #[error(transparent)]
+    Unfit(#[from] manifest::Error),
+    /// It broke down.
+    #[error("describe failed: {0}")]
+    Failed(#[from] Failure),
+}
+
+impl Sandbox {
+    /// Asks the revision what it needs, and checks it.
+    pub async fn describe(&self, program: &Program, run: Run) -> Result<Manifest, NoManifest> {
+        let run = Run { client: None, ..run };
+        let answer = self
+            .call(program, run, |guest, store| {
+                async move { guest.nagaya_controller_guest().call_describe(store).await }.boxed()
+            })
+            .await?;
+        let manifest: Manifest = answer.map_err(NoManifest::Refused)?.into();
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// Runs the guest for one object, until its answer and the answers to its writes.
+    pub async fn reconcile(
+        &self,
+        program: &Program,
+        run: Run,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Action, Failure> {
+        let request = Request { namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        let answer = self
+            .call(program, run, move |guest, store| {
+                async move { guest.nagaya_controller_guest().call_reconcile(store, &request).await }
+                    .boxed()
+            })
+            .await?;
+        match answer {
+            Ok(wit::Action::AwaitChange) => Ok(Action::AwaitChange),
+            Ok(wit::Action::RequeueAfter(delay)) => {
+                Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
+            }
+            Err(failure) => Err(Failure::Returned(match failure {
+                wit::Failure::Retry(text) => Returned::Retry(text),
+                wit::Failure::Terminal(text) => Returned::Terminal(text),
+                wit::Failure::Invalid(text) => Returned::Invalid(text),
+            })),
+        }
+    }
+
+    /// One call on the guests' threads. It dies with the caller's future; the writes it has begun do not.
+    async fn call<T, F>(&self, program: &Program, run: Run, call: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: for<'a> FnOnce(
+                &'a Reconciler,
+                &'a mut Store<State>,
+            ) -> BoxFuture<'a, wasmtime::Result<T>>
+            + Send
+            + 'static,
+    {
+        let Some(guests) = &self.0.guests else { return Err(Failure::Drained) };
+        let (open, mut all_answered) = mpsc::channel(1);
+        let (code, permits, stop) =
+            (program.code.clone(), self.0.permits.clone(), run.stop.clone());
+        let (engine, control, span) =
+            (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
+        let once = async move {
+            let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
+            let wall = run.limits.wall;
+            let mut store = store(&engine, run, control, open);
+            let instance_and_call = async {
+                let guest = code.used().instantiate_async(&mut store).await?;
+                call(&guest, &mut store).await
+            };
+            let result = match tokio::time::timeout(wall, instance_and_call).await {
+                Err(_) => return Err(Failure::Wall),
+                Ok(result) => result,
+            };
+            result.map_err(|error| failure::judge(&error, store.data()))
+        };
+        let stoppable = async move {
+            tokio::select! {
+                biased;
+                () = stopped(stop) => Err(Failure::Drained),
+                result = once => result,
+            }
+        };
+        let mut task = AbortOnDrop(guests.spawn(stoppable.instrument(span)));
+        let result = (&mut task.0).await;
+        // Nothing is ever sent: it ends when the guest and all its writes have let go of the other end.
+        let _ = all_answered.recv().await;
+        match result {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, digest = %program.digest, "the host panicked in a run");
+                Err(Failure::Host("the host panicked".to_owned()))
+            }
+            Err(_) => Err(Failure::Drained),
+        }
+    }
+}
+
+/// A store for one call.
+fn store(engine: &Engine, run: Run, control: Handle, open: mpsc::Sender<()>) -> Store<State> {
+    let log = GuestLog::new(run.span, run.log);
+    let wasi: WasiCtx = wasi::context(&log);
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(HANDLES);
+    let state = State {
+        table,
+        wasi,
+        meter: Meter::new(&run.limits),
+        log,
+        calls: Calls { client: run.client, control, limit: run.limits.host_call, open },
+        config: run.config,
+        cut: None,
+        last_call: "none",
+    };
+    let mut store = Store::new(engine, state);
+    store.limiter(|state| &mut state.meter);
+    store.set_hostcall_fuel(HOSTCALL_FUEL);
+    store.set_max_component_handles(HANDLES);
+    store.set_epoch_deadline(1);
+    let (mut left, stop) = (run.limits.ticks(), run.stop);
+    // Counting its own calls makes a late burst of ticks count once.
+    store.epoch_deadline_callback(move |mut store| {
+        let cut = match (*stop.borrow(), left) {
+            (true, _) => Cut::Drained,
+            (false, 0) => Cut::Deadline,
+            (false, _) => {
+                left -= 1;
+                return Ok(UpdateDeadline::Yield(1));
+            }
+        };
+        store.data_mut().cut = Some(cut);
+        Ok(UpdateDeadline::Interrupt)
+    });
+    store
+}
+
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    if stop.wait_for(|stop| *stop).await.is_err() {
+        // Whoever could have stopped it is gone.
+        std::future::pending().await
+    }
+}
