@@ -16,7 +16,7 @@ use e2e::{Test, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams, ValidationDirective};
-use nagaya::crd::{RevisionPhase, WasmController, WasmRevision, revision_name};
+use nagaya::crd::{Phase, RevisionPhase, WasmController, WasmRevision, revision_name};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -177,6 +177,27 @@ fn a_waiting_candidate_gives_way_to_a_newer_one() -> Result<()> {
         hostile.active(&second).await?;
         test.website("web", "Web").await?;
         datum_is(test, "web", "second").await
+    })
+}
+
+#[test]
+fn a_controller_that_drains_says_so() -> Result<()> {
+    test(async |test| {
+        let config = json!({"reconcile": "sleep:4000,write", "value": "x"});
+        let (hostile, _) = live(test, json!({}), &config).await?;
+        test.website("web", "Web").await?;
+        within(LIMIT, "a run in flight", async || {
+            let running = test.running("hostile").await?;
+            ensure!(running == 1.0, "{running}");
+            Ok(())
+        })
+        .await?;
+        hostile.delete().await?;
+        let seen = hostile.phase(Phase::Deleting).await?;
+        assert!(condition(&seen, "Ready").is_some_and(|ready| ready.reason == "Deleting"));
+        assert_eq!(test.api::<ConfigMap>().get_opt("web").await?, None, "its run has ended");
+        hostile.gone(LIMIT).await?;
+        datum_is(test, "web", "x").await
     })
 }
 
