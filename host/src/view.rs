@@ -266,10 +266,10 @@ impl Gatekeeper {
         self.rights.iter().all(allowed)
     }
 
+    /// A scope of namespaces says nothing about primaries that lie in none.
     fn in_scope(&self, key: &ObjectKey) -> bool {
-        self.namespaces.as_ref().is_none_or(|namespaces| {
-            namespaces.iter().any(|namespace| Some(namespace.as_ref()) == key.namespace.as_deref())
-        })
+        let (Some(namespaces), Some(own)) = (&self.namespaces, &key.namespace) else { return true };
+        namespaces.contains(own)
     }
 }
 

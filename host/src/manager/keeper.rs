@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::{
-    news,
+    left, news,
     objects::{Objects, typed},
     plan::{self, Plan},
     running::{Running, Setup},
@@ -217,6 +217,7 @@ impl Keeper {
         self.tell_revisions(&controller, &known).await;
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
+            self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
         let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
@@ -417,7 +418,7 @@ impl Keeper {
             forbidden: self.running.as_ref().and_then(Running::forbidden),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
-            deleting: false,
+            deleting: controller.metadata.deletion_timestamp.is_some(),
         };
         facts.status()
     }
@@ -468,19 +469,53 @@ impl Keeper {
             self.end().await;
             return Ok(Next::At(Instant::now() + AT_LEAST_EVERY));
         }
-        let left = self.executors.values().next().and_then(|executor| {
-            let finalizer = executor.view.manifest().finalizer.clone()?;
-            let carriers =
-                executor.view.primaries().filter(|e| e.finalizers().any(|name| name == finalizer));
-            Some((carriers.count(), finalizer))
-        });
+        let controller = self.say_deleting(controller).await?;
+        let left = self.left(&controller).await;
         self.end().await;
-        if let Some((count, finalizer)) = left.filter(|(count, _)| *count > 0) {
-            self.estate.recorder.record(news::left_behind(controller, count, &finalizer));
+        if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
+            self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
         }
         finalizers.retain(|name| name != FINALIZER);
-        self.own = Some(self.objects.set_finalizers(controller, &finalizers).await?);
+        self.own = Some(self.objects.set_finalizers(&controller, &finalizers).await?);
         Ok(Next::At(Instant::now() + AT_LEAST_EVERY))
+    }
+
+    /// Draining takes a while, and whoever waits for it reads why.
+    async fn say_deleting(&mut self, controller: &WasmController) -> Result<WasmController, Error> {
+        let old = plan::status(controller);
+        let decision = Decision {
+            active: old.active.clone(),
+            candidate: old.candidate.clone(),
+            previous: old.previous.clone(),
+            problem: None,
+        };
+        let plan = plan::plan(controller, |_| true);
+        let status = self.status(controller, &plan, &old, &decision);
+        if controller.status.as_ref() == Some(&status) {
+            return Ok(controller.clone());
+        }
+        let value = serde_json::to_value(&status).unwrap_or_default();
+        let written = self.objects.set_status(controller, value).await?;
+        self.own = Some(written.clone());
+        Ok(written)
+    }
+
+    /// How many objects carry the finalizer that nobody removes from now on, and its name; `None` of them: nobody could count.
+    async fn left(&self, controller: &WasmController) -> Option<(Option<usize>, String)> {
+        let status = plan::status(controller);
+        let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
+        if let Some(executor) = self.executors.values().next() {
+            let carriers =
+                executor.view.primaries().filter(|e| e.finalizers().any(|name| *name == finalizer));
+            return Some((Some(carriers.count()), finalizer));
+        }
+        match left::count(&self.estate.api, controller, &status.primary?, &finalizer).await {
+            Ok(count) => Some((Some(count), finalizer)),
+            Err(error) => {
+                tracing::warn!(controller = %self.key, finalizer, error = &error as &dyn std::error::Error, "cannot count the objects that carry the finalizer");
+                Some((None, finalizer))
+            }
+        }
     }
 
     /// Ends all runs, within the drain's limit, and forgets what was loaded.

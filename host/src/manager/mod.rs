@@ -4,6 +4,7 @@
 //! what: they read it themselves.
 
 mod keeper;
+mod left;
 mod news;
 mod objects;
 mod plan;

@@ -71,9 +71,20 @@ pub(super) fn between(
 }
 
 /// The warning of a deleted controller whose objects still wait for its finalizer.
-pub(super) fn left_behind(controller: &WasmController, count: usize, finalizer: &str) -> Event {
+///
+/// Without a count, because nobody could count them.
+pub(super) fn left_behind(
+    controller: &WasmController,
+    count: Option<usize>,
+    finalizer: &str,
+) -> Event {
+    let carriers = match count {
+        Some(1) => "1 object still carries".to_owned(),
+        Some(count) => format!("{count} objects still carry"),
+        None => "objects that could not be counted may still carry".to_owned(),
+    };
     let note = format!(
-        "{count} objects still carry the finalizer {finalizer}, which nobody removes now: make the controller again, or remove it by hand"
+        "{carriers} the finalizer {finalizer}, which nobody removes now: make the controller again, or remove it by hand"
     );
     event(controller, Severity::Warning, "FinalizersLeft", "Delete", note)
 }
