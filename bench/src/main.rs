@@ -3,6 +3,8 @@
 //! In reading order: [`run`] needs no cluster; [`memory`], [`watches`] and [`swap`] are on a real API server with the
 //! real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 
@@ -48,8 +50,18 @@ enum Part {
     Swap,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> ExitCode {
+    match measure(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes: Vec<_> = error.chain().map(ToString::to_string).collect();
+            eprintln!("error: {}", causes.join("\n  caused by: "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(args: &Args) -> Result<()> {
     let wanted = |part| args.parts.is_empty() || args.parts.contains(&part);
     let (objects, swaps) = (args.objects, args.swaps);
     let mut report = Report::new()?;

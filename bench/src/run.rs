@@ -32,8 +32,9 @@ const ASKED: u32 = 2;
 pub(crate) async fn measure() -> Result<Vec<Figure>> {
     let component = Component::load("worker")?;
     let folder = tempfile::tempdir().context("creating a folder for code")?;
-    let compiler =
-        CompilerConfig { program: Some(component::binary().await?.into()), ..Default::default() };
+    // The child that compiles starts in another folder.
+    let program = component::binary().await?.canonicalize().context("looking for the host")?;
+    let compiler = CompilerConfig { program: Some(program), ..CompilerConfig::default() };
     let config = SandboxConfig { compiler, ..SandboxConfig::new(folder.path().to_owned()) };
     let slots = config.slots;
     let sandbox = Sandbox::start(config, Handle::current())?;

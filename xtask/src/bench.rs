@@ -30,6 +30,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let mut bench = std::process::Command::new(folder.join("bench"));
     bench
         .args(&args.pass)
+        // As in production: with it, every error that has one costs a backtrace.
+        .env_remove("RUST_BACKTRACE")
         .env(SHARED_INSTANCE, control_plane.folder())
         .env(BINARY, folder.join("nagaya"));
     let status = tokio::task::spawn_blocking(move || bench.status()).await?;
