@@ -124,6 +124,7 @@ pub(crate) const PURE: &[&str] = &[
     "budget.rs",
     "manifest.rs",
     "watch/envelope.rs",
+    "watch/fingerprint.rs",
     "watch/selector.rs",
     "watch/stream.rs",
     "watch/trigger.rs",
@@ -169,7 +170,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("bytes", ANYWHERE),
     // One TLS provider, installed once.
     ("rustls", &["main", "cli"]),
-    ("ring", &["main", "cli", "crd", "manager", "module", "run", "sandbox", "watch/envelope"]),
+    ("ring", &["main", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"]),
     // Library modules have errors of their own.
     ("anyhow", &["main", "app", "cli"]),
     ("thiserror", ANYWHERE),
