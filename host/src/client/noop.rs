@@ -9,7 +9,7 @@ use std::collections::HashMap;
 
 use crate::{
     manifest::Kind,
-    watch::{ObjectKey, envelope::Fingerprint},
+    watch::{ObjectKey, fingerprint::Fingerprint},
 };
 
 /// More objects than this are not remembered: the table is emptied, which costs one apply each.
@@ -74,14 +74,13 @@ impl Applied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::watch::envelope::fingerprint_text;
 
     fn at(target: Target, name: &str) -> (Target, Kind, ObjectKey) {
         (target, Kind::new("v1", "ConfigMap"), ObjectKey::new(Some("demo"), name))
     }
 
     fn print(text: u8) -> Fingerprint {
-        fingerprint_text(&text.to_string())
+        Fingerprint::of_text(&text.to_string())
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::{
     apiserver::{self, Call, Media, Resource, query},
     manifest::{Kind, Verb},
     watch::{
-        Entry, ObjectKey,
-        envelope::{self, Part},
+        Entry, ObjectKey, envelope,
+        fingerprint::{Fingerprint, Part},
     },
 };
 
@@ -38,11 +38,11 @@ impl Client {
         let key = object.key()?;
         let path = path(&resource, &key, None)?;
         let cached = self.cached(&object.kind, &key);
-        let body = envelope::fingerprint_text(&object.text);
+        let body = Fingerprint::of_text(&object.text);
         let at = (Target::Main, object.kind.clone(), key.clone());
         let part = self.part(&object.kind);
         if let Some(entry) = &cached {
-            let now = envelope::fingerprint(entry.body(), part);
+            let now = Fingerprint::of_part(entry.body(), part);
             if self.is_no_op(&at, entry.uid(), body, now) {
                 return Ok(merged(&object, entry, part));
             }
@@ -53,7 +53,7 @@ impl Client {
         let answer = self.patch_as_manager((&object.kind, &key), &path, force, bound).await;
         let text = self.written(&object.kind, &key, answer)?;
         let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-        let returned = envelope::fingerprint(now.body(), part);
+        let returned = Fingerprint::of_part(now.body(), part);
         self.applied().learn(at, now.uid(), body, returned);
         Ok(now.body().clone())
     }
@@ -64,7 +64,7 @@ impl Client {
         let resource = self.may_write(&object.kind, Verb::ApplyStatus)?.clone();
         let key = object.key()?;
         let path = path(&resource, &key, Some("status"))?;
-        let body = envelope::fingerprint_text(&object.text);
+        let body = Fingerprint::of_text(&object.text);
         let at = (Target::Status, object.kind.clone(), key.clone());
         let mut current = match self.cached(&object.kind, &key) {
             Some(entry) => entry,
@@ -75,7 +75,7 @@ impl Client {
             &at,
             current.uid(),
             body,
-            envelope::fingerprint(current.body(), Part::Status),
+            Fingerprint::of_part(current.body(), Part::Status),
         ) {
             return Ok(current.body().clone());
         }
@@ -97,7 +97,7 @@ impl Client {
             let text = self.written(&object.kind, &key, answer)?;
             let now =
                 envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-            let returned = envelope::fingerprint(now.body(), Part::Status);
+            let returned = Fingerprint::of_part(now.body(), Part::Status);
             self.applied().learn(at, now.uid(), body, returned);
             return Ok(now.body().clone());
         }
@@ -317,8 +317,8 @@ impl Client {
         &self,
         at: &(Target, Kind, ObjectKey),
         uid: &str,
-        body: envelope::Fingerprint,
-        cached: envelope::Fingerprint,
+        body: Fingerprint,
+        cached: Fingerprint,
     ) -> bool {
         self.applied().is_no_op(at, uid, body, cached)
     }

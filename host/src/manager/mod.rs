@@ -4,7 +4,6 @@
 //! what: they read it themselves.
 
 mod keeper;
-mod left;
 mod news;
 mod objects;
 mod plan;

@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use ring::digest::{SHA256, digest};
@@ -22,6 +23,9 @@ use tokio::sync::watch;
 pub use upload::Upload;
 
 use crate::crd::hex;
+
+/// No upload and no compiled file takes as long as this to write.
+const ABANDONED_AFTER: Duration = Duration::from_secs(3_600);
 
 /// `sha256:` and 64 hex digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -86,12 +90,7 @@ impl Modules {
     pub fn open(folder: &Path) -> Result<Self, Error> {
         let disk = |what| move |source| Error::Disk { what, source };
         fs::create_dir_all(folder).map_err(disk("make the folder"))?;
-        for entry in fs::read_dir(folder).map_err(disk("list the folder"))? {
-            let path = entry.map_err(disk("list the folder"))?.path();
-            if path.extension().is_some_and(|extension| extension == "part") {
-                fs::remove_file(&path).map_err(disk("remove an unfinished upload"))?;
-            }
-        }
+        sweep(folder).map_err(disk("remove unfinished uploads"))?;
         Ok(Self {
             folder: folder.into(),
             arrivals: Arc::new(watch::channel(0).0),
@@ -165,6 +164,29 @@ impl Modules {
     fn path(&self, digest: &Digest) -> PathBuf {
         self.folder.join(digest.hex()).with_extension("wasm")
     }
+}
+
+/// Removes what interrupted writers have left in `folder`: `.part` files that nobody has touched for an hour. Younger ones
+/// may be another host's work.
+pub fn sweep(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "part") {
+            continue;
+        }
+        let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        let age = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        let abandoned = match age {
+            Ok(modified) => modified.elapsed().is_ok_and(|age| age > ABANDONED_AFTER),
+            Err(error) if gone(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if abandoned {
+            fs::remove_file(&path)
+                .or_else(|error| if gone(&error) { Ok(()) } else { Err(error) })?;
+        }
+    }
+    Ok(())
 }
 
 impl Digest {
@@ -241,6 +263,21 @@ mod tests {
         upload.finish().unwrap();
         assert_eq!(modules.read(&digest).unwrap().as_deref(), Some(&b"hello"[..]));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_was_abandoned_is_swept_and_what_is_being_written_is_not() {
+        let (folder, modules) = store();
+        let old = folder.path().join("old.part");
+        let file = fs::File::create(&old).unwrap();
+        file.set_modified(std::time::SystemTime::now() - ABANDONED_AFTER * 2).unwrap();
+        let digest = Digest::of(b"hello");
+        let mut upload = modules.upload(digest.clone(), 5).unwrap();
+        Modules::open(folder.path()).unwrap();
+        assert!(!old.exists());
+        upload.write(b"hello").unwrap();
+        upload.finish().unwrap();
+        assert!(modules.has(&digest), "another host's start does not disturb an upload");
     }
 
     #[test]

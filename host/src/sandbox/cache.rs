@@ -42,12 +42,7 @@ impl CodeCache {
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "part") {
-                fs::remove_file(path)?;
-            }
-        }
+        crate::module::sweep(folder)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key(folder)?);
         Ok(Self { folder: folder.to_owned(), key })
     }
@@ -166,6 +161,8 @@ fn fill(bytes: &mut [u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -224,7 +221,9 @@ mod tests {
         open().keep("a", b"code").unwrap();
         fs::write(&key, b"short").unwrap();
         assert!(open().find("a").unwrap().is_none());
-        fs::write(folder.path().join("x.part"), b"left by a crash").unwrap();
+        let part = File::create(folder.path().join("x.part")).unwrap();
+        let yesterday = Duration::from_secs(24 * 3_600);
+        part.set_modified(std::time::SystemTime::now() - yesterday).unwrap();
         open();
         assert_eq!(names(folder.path()), ["key"]);
     }

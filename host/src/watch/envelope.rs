@@ -7,11 +7,9 @@
 //!
 //! - `managed_fields_are_cut_and_nothing_else_changes`
 //! - `every_object_says_its_own_kind`
-//! - `a_fingerprint_sees_what_an_apply_could_change_and_no_more`
 
 use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
-use ring::digest::{Context, SHA256};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -107,21 +105,6 @@ pub struct List {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read an object or event of the API server")]
 pub struct Error(#[from] serde_json::Error);
-
-/// Which part of an object a [`Fingerprint`] covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// All but status, resourceVersion and managedFields.
-    Main,
-    /// The status alone.
-    Status,
-    /// The metadata, with resourceVersion where the kind has no generation.
-    Metadata,
-}
-
-/// Stands for a text: equal for equal content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint([u8; 16]);
 
 #[derive(Deserialize)]
 struct RawEvent<'a> {
@@ -380,54 +363,6 @@ pub fn field(text: &str, path: &str) -> Vec<String> {
     }
 }
 
-/// The fingerprint of a part of an object; the order of the fields at its top and in its metadata does not matter.
-pub fn fingerprint(text: &str, part: Part) -> Fingerprint {
-    let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_str(text).unwrap_or_default();
-    let mut context = Context::new(&SHA256);
-    let mut add = |name: &str, value: &str| {
-        context.update(name.as_bytes());
-        context.update(&[0]);
-        context.update(value.as_bytes());
-        context.update(&[0]);
-    };
-    if part == Part::Status {
-        add("status", fields.get("status").map_or("", |raw| raw.get()));
-        return Fingerprint::of(context);
-    }
-    let metadata = fields.get("metadata").map_or("{}", |raw| raw.get());
-    let metadata: BTreeMap<Cow<'_, str>, &RawValue> =
-        serde_json::from_str(metadata).unwrap_or_default();
-    let keeps_version = part == Part::Metadata && !metadata.contains_key("generation");
-    for (name, value) in &metadata {
-        if name != "managedFields" && (keeps_version || name != "resourceVersion") {
-            add(name, value.get());
-        }
-    }
-    if part == Part::Main {
-        for (name, value) in &fields {
-            if !matches!(name.as_ref(), "metadata" | "status" | "apiVersion" | "kind") {
-                add(name, value.get());
-            }
-        }
-    }
-    Fingerprint::of(context)
-}
-
-/// The fingerprint of a text as it stands.
-pub fn fingerprint_text(text: &str) -> Fingerprint {
-    let mut context = Context::new(&SHA256);
-    context.update(text.as_bytes());
-    Fingerprint::of(context)
-}
-
-impl Fingerprint {
-    fn of(context: Context) -> Self {
-        let mut half = [0; 16];
-        half.copy_from_slice(&context.finish().as_ref()[..16]);
-        Self(half)
-    }
-}
-
 impl ObjectKey {
     /// A key of its own text.
     pub fn new(namespace: Option<&str>, name: &str) -> Self {
@@ -681,46 +616,5 @@ mod tests {
             (2, "9", Some("c"))
         );
         assert!(list.entries[0].body().contains(r#""kind":"ConfigMap""#));
-    }
-
-    #[test]
-    fn a_fingerprint_sees_what_an_apply_could_change_and_no_more() {
-        let base = json!({"kind": "T", "metadata": {"name": "a", "resourceVersion": "1", "labels": {"x": "1"}},
-            "spec": {"a": 1}, "status": {"s": 1}});
-        let changed = |pointer: &str, new: Value| {
-            let mut value = base.clone();
-            *value.pointer_mut(pointer).unwrap() = new;
-            value.to_string()
-        };
-        let print = |text: &str, part| fingerprint(text, part);
-        let text = base.to_string();
-        for (other, main, status, metadata) in [
-            (changed("/metadata/resourceVersion", json!("2")), true, true, false),
-            (changed("/status", json!({"s": 2})), true, false, true),
-            (changed("/spec", json!({"a": 2})), false, true, true),
-            (changed("/metadata/labels", json!({})), false, true, false),
-        ] {
-            assert_eq!(print(&text, Part::Main) == print(&other, Part::Main), main, "{other}");
-            assert_eq!(
-                print(&text, Part::Status) == print(&other, Part::Status),
-                status,
-                "{other}"
-            );
-            assert_eq!(
-                print(&text, Part::Metadata) == print(&other, Part::Metadata),
-                metadata,
-                "{other}"
-            );
-        }
-        let reordered = r#"{"status":{"s":1},"spec":{"a":1},"metadata":{"labels":{"x":"1"},"name":"a","resourceVersion":"1"}}"#;
-        assert_eq!(print(&text, Part::Main), print(reordered, Part::Main));
-        let with_generation = |version: &str| {
-            json!({"metadata": {"generation": 1, "resourceVersion": version}}).to_string()
-        };
-        assert_eq!(
-            print(&with_generation("1"), Part::Metadata),
-            print(&with_generation("2"), Part::Metadata),
-            "a status of a kind with generation is no change"
-        );
     }
 }

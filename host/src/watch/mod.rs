@@ -8,6 +8,7 @@
 
 pub mod cache;
 pub mod envelope;
+pub mod fingerprint;
 pub mod intern;
 pub mod selector;
 pub mod stream;

@@ -4,6 +4,8 @@
 //! controller: after a crash the last accepted intent alone decides what runs (R80). A pass that changes nothing
 //! writes nothing.
 
+mod deletion;
+
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
@@ -18,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    left, news,
+    news,
     objects::{Objects, typed},
     plan::{self, Plan},
     running::{Running, Setup},
@@ -458,62 +460,6 @@ impl Keeper {
                 Err(error) => {
                     tracing::debug!(revision = name, %error, "cannot write a revision's status");
                 }
-            }
-        }
-    }
-
-    /// Drains, warns of what stays behind, and lets the object go.
-    async fn delete(&mut self, controller: &WasmController) -> Result<Next, Error> {
-        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
-        if !finalizers.iter().any(|name| name == FINALIZER) {
-            self.end().await;
-            return Ok(Next::At(Instant::now() + AT_LEAST_EVERY));
-        }
-        let controller = self.say_deleting(controller).await?;
-        let left = self.left(&controller).await;
-        self.end().await;
-        if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
-            self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
-        }
-        finalizers.retain(|name| name != FINALIZER);
-        self.own = Some(self.objects.set_finalizers(&controller, &finalizers).await?);
-        Ok(Next::At(Instant::now() + AT_LEAST_EVERY))
-    }
-
-    /// Draining takes a while, and whoever waits for it reads why.
-    async fn say_deleting(&mut self, controller: &WasmController) -> Result<WasmController, Error> {
-        let old = plan::status(controller);
-        let decision = Decision {
-            active: old.active.clone(),
-            candidate: old.candidate.clone(),
-            previous: old.previous.clone(),
-            problem: None,
-        };
-        let plan = plan::plan(controller, |_| true);
-        let status = self.status(controller, &plan, &old, &decision);
-        if controller.status.as_ref() == Some(&status) {
-            return Ok(controller.clone());
-        }
-        let value = serde_json::to_value(&status).unwrap_or_default();
-        let written = self.objects.set_status(controller, value).await?;
-        self.own = Some(written.clone());
-        Ok(written)
-    }
-
-    /// How many objects carry the finalizer that nobody removes from now on, and its name; `None` of them: nobody could count.
-    async fn left(&self, controller: &WasmController) -> Option<(Option<usize>, String)> {
-        let status = plan::status(controller);
-        let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
-        if let Some(executor) = self.executors.values().next() {
-            let carriers =
-                executor.view.primaries().filter(|e| e.finalizers().any(|name| *name == finalizer));
-            return Some((Some(carriers.count()), finalizer));
-        }
-        match left::count(&self.estate.api, controller, &status.primary?, &finalizer).await {
-            Ok(count) => Some((Some(count), finalizer)),
-            Err(error) => {
-                tracing::warn!(controller = %self.key, finalizer, error = &error as &dyn std::error::Error, "cannot count the objects that carry the finalizer");
-                Some((None, finalizer))
             }
         }
     }
