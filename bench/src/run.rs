@@ -13,6 +13,7 @@ use e2e::component::{self, Component};
 use nagaya::metrics::{Metrics, QueueStats, Watched};
 use nagaya::module::Digest;
 use nagaya::sandbox::{CompilerConfig, LogQuota, Program, Run, RunLimits, Sandbox, SandboxConfig};
+use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -27,6 +28,9 @@ const RUNS: u32 = 250;
 /// Runs of the measurement of throughput, and how many are asked for at a time for each slot.
 const MANY: u32 = 20_000;
 const ASKED: u32 = 2;
+
+/// An object beside which an instance costs little: what is left is the guest's code against native code.
+const LARGER: usize = 16;
 
 /// Measures.
 pub(crate) async fn measure() -> Result<Vec<Figure>> {
@@ -132,31 +136,65 @@ impl Taken {
 }
 
 async fn in_turns(guest: &Guest) -> Result<Vec<Figure>> {
-    let (object, nothing) = (Arc::from(work::GATEWAY), Arc::from(""));
-    let natively = async || {
-        black_box(work::work(black_box(work::GATEWAY))?);
-        Ok(())
-    };
-    let fresh = async || guest.run(&object).await;
-    let empty = async || guest.run(&nothing).await;
+    let mut object = Pair::new(work::GATEWAY.to_owned());
+    let mut large = Pair::new(larger(work::GATEWAY, LARGER)?);
+    let (mut instance, nothing) = (Taken::default(), Arc::from(""));
     // Warms caches and slots; its figures are thrown away.
-    Taken::default().turn(fresh).await?;
-    let [mut native, mut reconcile, mut instance] =
-        [const { Taken { wall: vec![], cpu: vec![] } }; 3];
+    Pair::new(work::GATEWAY.to_owned()).turn(guest).await?;
     for _ in 0..TURNS {
-        native.turn(natively).await?;
-        reconcile.turn(fresh).await?;
-        instance.turn(empty).await?;
+        object.turn(guest).await?;
+        large.turn(guest).await?;
+        instance.turn(async || guest.run(&nothing).await).await?;
     }
-    let ratio = |of: fn(&Taken) -> &[f64]| median(of(&reconcile)) / median(of(&native));
-    let mut figures = vec![
-        Figure::new("reconcile / native, wall", "×", ratio(|taken| &taken.wall)).at_most(2.0),
-        Figure::new("reconcile / native, CPU", "×", ratio(|taken| &taken.cpu)).at_most(2.0),
-    ];
-    figures.extend(native.figures("the same code natively"));
-    figures.extend(reconcile.figures("fresh instance and reconcile"));
+    let [wall, cpu] = object.ratios();
+    let mut figures = vec![wall.at_most(2.0), cpu.at_most(2.0)];
+    figures.extend(object.native.figures("the same code natively"));
+    figures.extend(object.fresh.figures("fresh instance and reconcile"));
     figures.extend(instance.figures("fresh instance that does nothing"));
+    figures.extend(large.ratios());
+    figures.extend(large.native.figures(&format!("natively, {} KB", large.text.len() / 1_000)));
     Ok(figures)
+}
+
+/// One object, for both.
+struct Pair {
+    text: Arc<str>,
+    native: Taken,
+    fresh: Taken,
+}
+
+impl Pair {
+    fn new(text: String) -> Self {
+        Self { text: text.into(), native: Taken::default(), fresh: Taken::default() }
+    }
+
+    async fn turn(&mut self, guest: &Guest) -> Result<()> {
+        let natively = async || {
+            black_box(work::work(black_box(&self.text))?);
+            Ok(())
+        };
+        self.native.turn(natively).await?;
+        self.fresh.turn(async || guest.run(&self.text).await).await
+    }
+
+    fn ratios(&self) -> [Figure; 2] {
+        let size = self.text.len() / 1_000;
+        let ratio = |clock: &str, of: fn(&Taken) -> &[f64]| {
+            let ratio = median(of(&self.fresh)) / median(of(&self.native));
+            Figure::new(format!("reconcile / native, {size} KB, {clock}"), "×", ratio)
+        };
+        [ratio("wall", |taken| &taken.wall), ratio("CPU", |taken| &taken.cpu)]
+    }
+}
+
+/// The same object with so many times the routes, variables and backends.
+fn larger(text: &str, times: usize) -> Result<String> {
+    let mut object: Value = serde_json::from_str(text)?;
+    let fields = object["spec"].as_object_mut().context("the object has no spec")?;
+    for items in fields.values_mut().filter_map(Value::as_array_mut) {
+        *items = std::iter::repeat_n(&*items, times).flatten().cloned().collect();
+    }
+    Ok(object.to_string())
 }
 
 /// As many as there is room for, and as many again that wait.
