@@ -127,14 +127,15 @@ pub(crate) fn build_host(root: &Path) -> Result<PathBuf> {
 fn examples(root: &Path, pass: &[String]) -> Result<()> {
     let folder = root.join("examples");
     cargo_test(&folder, &[], pass)?;
-    // The test guests' one native crate; in the examples' folder its dependencies are compiled.
+    // The test guests' native crates; in the examples' folder its dependencies are compiled.
     let mut target = folder.join("target");
     if let Some(given) = std::env::var_os("CARGO_TARGET_DIR") {
         target = given.into();
     }
     let target = target.to_string_lossy().into_owned();
     let guests = root.join("tests/guests");
-    cargo_test(&guests, &["--package", "declared", "--target-dir", &target], pass)
+    let native = ["--package", "declared", "--package", "work", "--target-dir", &target];
+    cargo_test(&guests, &native, pass)
 }
 
 async fn end_to_end(root: &Path, pass: &[String]) -> Outcome {

@@ -126,6 +126,7 @@ fn routes(spec: &Spec) -> String {
         let _ = writeln!(text, "location {} {{\n  allow_methods {methods};", route.path);
         let _ = writeln!(text, "  proxy_pass http://{}:{};", route.service, route.port);
         let _ = writeln!(text, "  proxy_read_timeout {}s;", route.timeout_seconds);
+        text.push_str("  proxy_http_version 1.1;\n  proxy_set_header Host $host;\n");
         for (name, value) in &route.headers {
             let _ = writeln!(text, "  proxy_set_header {name} \"{value}\";");
         }
@@ -169,7 +170,7 @@ mod tests {
     fn an_object_of_4_kib_becomes_another() {
         assert_eq!(GATEWAY.len(), 4_090);
         let made = work(GATEWAY).unwrap();
-        assert!((4_200..4_600).contains(&made.len()), "{} bytes", made.len());
+        assert!((4_300..4_500).contains(&made.len()), "{} bytes", made.len());
         let made: ConfigMap = serde_json::from_str(&made).unwrap();
         let routes = &made.data.unwrap()["routes.conf"];
         assert!(routes.contains("location /api/v1/carts {\n  allow_methods GET POST;"), "{routes}");
