@@ -13,9 +13,10 @@ use e2e::controller::{Controller, condition};
 use e2e::site::datum;
 use e2e::wait::within;
 use e2e::{Test, test};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
-use kube::api::{Patch, PatchParams, ValidationDirective};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, ValidationDirective};
 use nagaya::crd::{Phase, RevisionPhase, WasmController, WasmRevision, revision_name};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -246,6 +247,36 @@ fn a_restarted_host_asks_for_a_lost_component() -> Result<()> {
         test.website("web", "Web").await?;
         let (code, answer) = hostile.upload(&component).await?;
         assert_eq!(code, 201, "{answer}");
+        hostile.condition("Ready", "True").await?;
+        datum_is(test, "web", "x").await
+    })
+}
+
+/// Without its account nothing of it is loaded, and yet the live revision is no history.
+#[test]
+fn a_missing_account_is_a_condition_and_retires_nothing() -> Result<()> {
+    test(async |test| {
+        let (hostile, revision) = live(test, json!({}), &writing("x")).await?;
+        let account = hostile.get().await?.spec.service_account_name;
+        let accounts = test.api::<ServiceAccount>();
+        test.host.stop().await?;
+        accounts.delete(&account, &DeleteParams::default()).await?;
+        test.start_host().await?;
+        let hostile = test.controller("hostile")?;
+        let degraded = hostile.condition("Degraded", "True").await?;
+        assert_eq!(degraded.reason, "ServiceAccountMissing");
+        assert!(degraded.message.contains("kubectl create serviceaccount"), "{}", degraded.message);
+        test.website("web", "Web").await?;
+        let revisions = test.api::<WasmRevision>();
+        within(LIMIT, "the live revision waits", async || {
+            let phase = revisions.get(&revision).await?.status.unwrap_or_default().phase;
+            ensure!(phase == RevisionPhase::Loading, "it is {phase:?}");
+            Ok(())
+        })
+        .await?;
+        let metadata = ObjectMeta { name: Some(account), ..ObjectMeta::default() };
+        let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+        accounts.create(&PostParams::default(), &account).await?;
         hostile.condition("Ready", "True").await?;
         datum_is(test, "web", "x").await
     })

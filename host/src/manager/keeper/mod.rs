@@ -216,7 +216,7 @@ impl Keeper {
         self.stage(&controller, &plan, &known);
         self.decide(&controller, &plan).await?;
         let controller = self.latest().unwrap_or(controller);
-        self.tell_revisions(&controller, &known).await;
+        self.tell_revisions(&controller, &plan, &known).await;
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
             self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
@@ -438,7 +438,12 @@ impl Keeper {
         same.map(|entry| entry.key().to_string()).collect()
     }
 
-    async fn tell_revisions(&mut self, controller: &WasmController, known: &[WasmRevision]) {
+    async fn tell_revisions(
+        &mut self,
+        controller: &WasmController,
+        plan: &Plan,
+        known: &[WasmRevision],
+    ) {
         let active = plan::status(controller).active;
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
@@ -446,7 +451,9 @@ impl Keeper {
                 .executors
                 .get(&name)
                 .and_then(|executor| crd::manifest_value(executor.view.manifest()));
-            let standing = self.standing(&name);
+            // What is wanted and not begun, for want of its account, is no history.
+            let wanted = || plan.loaded.contains(&name).then_some(Standing::Staging(None));
+            let standing = self.standing(&name).or_else(wanted);
             let is_active = active.as_deref() == Some(&name);
             let new =
                 status::revision(revision.status.as_ref(), standing.as_ref(), is_active, manifest);
