@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use nagaya::crd::{Phase, WasmController, WasmRevision, WasmRevisionStatus, revision_name};
+use nagaya::crd::{
+    Phase, RevisionPhase, WasmController, WasmRevision, WasmRevisionStatus, revision_name,
+};
 use serde_json::{Value, json};
 
 use crate::component::Component;
@@ -152,6 +154,25 @@ impl Controller {
             seen.status.as_ref().is_some_and(|status| status.phase == phase)
         })
         .await
+    }
+
+    /// Waits until this revision stands there.
+    pub async fn stands(&self, revision: &str, phase: RevisionPhase) -> Result<WasmRevision> {
+        self.revision(revision, &format!("is {phase:?}"), |status| status.phase == phase).await
+    }
+
+    /// Waits until this revision is refused for `reason` and the controller says so too; the message.
+    pub async fn refused(&self, revision: &str, reason: &str) -> Result<String> {
+        let failed = self.stands(revision, RevisionPhase::Failed).await?.status.unwrap_or_default();
+        let why = failed.conditions.first().map(|condition| condition.reason.as_str());
+        ensure!(why == Some(reason), "{revision} is refused for {why:?}, not {reason}");
+        let told = format!("the controller says {reason}");
+        self.until(SEEN_WITHIN, &told, |seen| {
+            let conditions = seen.status.iter().flat_map(|status| &status.conditions);
+            conditions.into_iter().any(|condition| condition.reason == reason)
+        })
+        .await?;
+        failed.message.with_context(|| format!("{revision} is refused without a word"))
     }
 
     /// Waits until a condition of this type has this status; the condition.

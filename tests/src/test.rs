@@ -8,15 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use nagaya::crd::WasmController;
 use serde_json::{Value, json};
 
-use crate::account::{self, Rule};
+use crate::account::{self, GUEST_RULES, Rule};
 use crate::cli::Cli;
-use crate::component::profile_folder;
+use crate::component::{Component, profile_folder};
 use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, User, audit};
 use crate::controller::{Controller, SEEN_WITHIN};
 use crate::evidence;
@@ -25,6 +25,9 @@ use crate::install;
 use crate::manifest;
 use crate::site;
 use crate::wait::within;
+
+/// Runs take milliseconds; a busy machine takes seconds.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 
 /// The label that says which host serves a controller; its value is the test's namespace.
 const LABEL: &str = "nagaya.dev/test";
@@ -130,6 +133,25 @@ impl Test {
     pub async fn guest(&self, name: &str, rules: &[Rule], spec: Value) -> Result<Controller> {
         self.apply(&account::objects(&self.namespace, name, rules)).await?;
         self.bare_controller(name, name, spec).await
+    }
+
+    /// The guest `hostile`, live, doing what `config` says; and its revision. `spec` goes over the usual one.
+    pub async fn hostile(&self, spec: Value, config: &Value) -> Result<(Controller, String)> {
+        let hostile = self.guest("hostile", GUEST_RULES, spec).await?;
+        let revision = hostile.push_config(&Component::load("hostile")?, config).await?;
+        hostile.active(&revision).await?;
+        Ok((hostile, revision))
+    }
+
+    /// Waits until the ConfigMap that `hostile` writes for `name` says `value`.
+    pub async fn written(&self, name: &str, value: &str) -> Result<()> {
+        let maps = self.api::<ConfigMap>();
+        within(WRITTEN_WITHIN, &format!("{name} says {value}"), async || {
+            let now = site::datum(&maps, name, "config").await?;
+            ensure!(now == value, "it says {now}");
+            Ok(())
+        })
+        .await
     }
 
     /// Makes a WasmController without an account of its own; `spec` goes over the usual one.

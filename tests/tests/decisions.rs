@@ -9,8 +9,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::account::{self, GUEST_RULES};
 use e2e::component::Component;
 use e2e::control_plane::audit;
-use e2e::controller::{Controller, condition};
-use e2e::site::datum;
+use e2e::controller::condition;
 use e2e::wait::within;
 use e2e::{Test, test};
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
@@ -25,32 +24,8 @@ use tokio::time::timeout;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A controller with this much more in its spec, whose guest does what `config` says.
-async fn live(test: &Test, spec: Value, config: &Value) -> Result<(Controller, String)> {
-    let hostile = test.guest("hostile", GUEST_RULES, spec).await?;
-    let revision = hostile.push_config(&Component::load("hostile")?, config).await?;
-    hostile.active(&revision).await?;
-    Ok((hostile, revision))
-}
-
 fn writing(value: &str) -> Value {
     json!({"reconcile": "write", "value": value})
-}
-
-async fn datum_is(test: &Test, name: &str, value: &str) -> Result<()> {
-    let maps = test.api::<ConfigMap>();
-    within(LIMIT, &format!("{name} says {value}"), async || {
-        let now = datum(&maps, name, "config").await?;
-        ensure!(now == value, "it says {now}");
-        Ok(())
-    })
-    .await
-}
-
-async fn retired(hostile: &Controller, revision: &str) -> Result<WasmRevision> {
-    let is_retired =
-        |status: &nagaya::crd::WasmRevisionStatus| status.phase == RevisionPhase::Retired;
-    hostile.revision(revision, "is retired", is_retired).await
 }
 
 /// Where the host keeps a component.
@@ -75,7 +50,7 @@ fn map_writes(log: &audit::Log, namespace: &str) -> Result<Vec<audit::Event>> {
 fn another_account_drains_first() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "sleep:2500,write", "value": "x"});
-        let (hostile, revision) = live(test, json!({}), &config).await?;
+        let (hostile, revision) = test.hostile(json!({}), &config).await?;
         test.apply(&account::objects(&test.namespace, "second", GUEST_RULES)).await?;
         let log = test.audit().map(|log| log.from_now()).transpose()?;
         test.website("web", "Web").await?;
@@ -87,7 +62,7 @@ fn another_account_drains_first() -> Result<()> {
         .await?;
         hostile.patch(&json!({"spec": {"serviceAccountName": "second"}})).await?;
         // The old one's last write.
-        datum_is(test, "web", "x").await?;
+        test.written("web", "x").await?;
         let seen = hostile.active(&revision).await?;
         assert_eq!(seen.status.context("no status")?.executor_generation, 1, "nobody was swapped");
         let Some(log) = log else { return Ok(()) };
@@ -105,7 +80,7 @@ fn another_account_drains_first() -> Result<()> {
         assert!(last.context("the run in flight did not write")? < first.context("no write")?);
 
         test.website("other", "Other").await?;
-        datum_is(test, "other", "x").await?;
+        test.written("other", "x").await?;
         let (all_before, all_after) = both().await?;
         assert_eq!(all_before.len(), before.len(), "the old account wrote again");
         assert!(all_after.len() > after.len());
@@ -121,19 +96,17 @@ fn a_newer_spec_wins_over_a_revision_whose_bytes_never_came() -> Result<()> {
         let spec = json!({"module": {"digest": never.digest}, "config": writing("x")});
         let hostile = test.guest("hostile", GUEST_RULES, spec.clone()).await?;
         let first = revision_name("hostile", &never.digest, Some(&spec["config"]));
-        let waits =
-            |status: &nagaya::crd::WasmRevisionStatus| status.phase == RevisionPhase::Pending;
-        hostile.revision(&first, "waits", waits).await?;
+        hostile.stands(&first, RevisionPhase::Pending).await?;
 
         let second = hostile.push(&component).await?;
         let seen = hostile.active(&second).await?;
         let status = seen.status.context("no status")?;
         assert_eq!((status.executor_generation, status.previous), (1, None), "the first was live");
-        retired(&hostile, &first).await?;
+        hostile.stands(&first, RevisionPhase::Retired).await?;
         let (code, answer) = hostile.upload(&never).await?;
         assert_eq!(code, 404, "nobody wants it any more: {answer}");
         test.website("web", "Web").await?;
-        datum_is(test, "web", "x").await
+        test.written("web", "x").await
     })
 }
 
@@ -141,12 +114,10 @@ fn a_newer_spec_wins_over_a_revision_whose_bytes_never_came() -> Result<()> {
 fn a_newer_spec_wins_over_a_revision_that_is_being_staged() -> Result<()> {
     test(async |test| {
         let spec = json!({"rollout": {"strategy": "Immediate"}});
-        let (hostile, first) = live(test, spec, &writing("first")).await?;
+        let (hostile, first) = test.hostile(spec, &writing("first")).await?;
         let slow = json!({"describe": "sleep:4000", "reconcile": "grab:slow", "value": "slow"});
         let slow = hostile.push_config(&Component::load("hostile")?, &slow).await?;
-        let loads =
-            |status: &nagaya::crd::WasmRevisionStatus| status.phase == RevisionPhase::Loading;
-        hostile.revision(&slow, "is being staged", loads).await?;
+        hostile.stands(&slow, RevisionPhase::Loading).await?;
         // A patch merges: what the slow one said of describe is to go.
         let third = json!({"describe": null, "reconcile": "write", "value": "third"});
         let third = hostile.push_config(&Component::load("hostile")?, &third).await?;
@@ -154,9 +125,9 @@ fn a_newer_spec_wins_over_a_revision_that_is_being_staged() -> Result<()> {
         let status = seen.status.context("no status")?;
         assert_eq!(status.executor_generation, 2, "the one in between was live");
         assert_eq!(status.previous, Some(first));
-        retired(&hostile, &slow).await?;
+        hostile.stands(&slow, RevisionPhase::Retired).await?;
         test.website("web", "Web").await?;
-        datum_is(test, "web", "third").await?;
+        test.written("web", "third").await?;
         assert_eq!(test.api::<ConfigMap>().get_opt("slow").await?, None);
         Ok(())
     })
@@ -165,19 +136,19 @@ fn a_newer_spec_wins_over_a_revision_that_is_being_staged() -> Result<()> {
 #[test]
 fn a_waiting_candidate_gives_way_to_a_newer_one() -> Result<()> {
     test(async |test| {
-        let (hostile, first) = live(test, json!({}), &writing("first")).await?;
+        let (hostile, first) = test.hostile(json!({}), &writing("first")).await?;
         let component = Component::load("hostile")?;
         let second = hostile.push_config(&component, &writing("second")).await?;
         hostile.candidate(&second).await?;
         let third = hostile.push_config(&component, &writing("third")).await?;
         let seen = hostile.candidate(&third).await?;
         assert_eq!(seen.status.and_then(|status| status.active), Some(first));
-        retired(&hostile, &second).await?;
+        hostile.stands(&second, RevisionPhase::Retired).await?;
         // History, but not rejected: naming it brings it back.
         hostile.promote(&second).await?;
         hostile.active(&second).await?;
         test.website("web", "Web").await?;
-        datum_is(test, "web", "second").await
+        test.written("web", "second").await
     })
 }
 
@@ -185,7 +156,7 @@ fn a_waiting_candidate_gives_way_to_a_newer_one() -> Result<()> {
 fn a_controller_that_drains_says_so() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "sleep:4000,write", "value": "x"});
-        let (hostile, _) = live(test, json!({}), &config).await?;
+        let (hostile, _) = test.hostile(json!({}), &config).await?;
         test.website("web", "Web").await?;
         within(LIMIT, "a run in flight", async || {
             let running = test.running("hostile").await?;
@@ -198,14 +169,14 @@ fn a_controller_that_drains_says_so() -> Result<()> {
         assert!(condition(&seen, "Ready").is_some_and(|ready| ready.reason == "Deleting"));
         assert_eq!(test.api::<ConfigMap>().get_opt("web").await?, None, "its run has ended");
         hostile.gone(LIMIT).await?;
-        datum_is(test, "web", "x").await
+        test.written("web", "x").await
     })
 }
 
 #[test]
 fn a_lost_component_is_a_condition_until_it_is_pushed_again() -> Result<()> {
     test(async |test| {
-        let (hostile, revision) = live(test, json!({}), &writing("x")).await?;
+        let (hostile, revision) = test.hostile(json!({}), &writing("x")).await?;
         let component = Component::load("hostile")?;
         std::fs::remove_file(stored(test, &component)?)?;
         // By itself the host looks once a minute; a change makes it look now.
@@ -215,7 +186,7 @@ fn a_lost_component_is_a_condition_until_it_is_pushed_again() -> Result<()> {
         let seen = hostile.active(&revision).await?;
         assert!(condition(&seen, "Ready").is_some_and(|ready| ready.status == "True"));
         test.website("web", "Web").await?;
-        datum_is(test, "web", "x").await?;
+        test.written("web", "x").await?;
 
         let (code, answer) = hostile.upload(&component).await?;
         assert_eq!(code, 201, "{answer}");
@@ -229,7 +200,7 @@ fn a_lost_component_is_a_condition_until_it_is_pushed_again() -> Result<()> {
 #[test]
 fn a_restarted_host_asks_for_a_lost_component() -> Result<()> {
     test(async |test| {
-        let (_, revision) = live(test, json!({}), &writing("x")).await?;
+        let (_, revision) = test.hostile(json!({}), &writing("x")).await?;
         let component = Component::load("hostile")?;
         test.host.stop().await?;
         std::fs::remove_file(stored(test, &component)?)?;
@@ -248,7 +219,7 @@ fn a_restarted_host_asks_for_a_lost_component() -> Result<()> {
         let (code, answer) = hostile.upload(&component).await?;
         assert_eq!(code, 201, "{answer}");
         hostile.condition("Ready", "True").await?;
-        datum_is(test, "web", "x").await
+        test.written("web", "x").await
     })
 }
 
@@ -256,7 +227,7 @@ fn a_restarted_host_asks_for_a_lost_component() -> Result<()> {
 #[test]
 fn a_missing_account_is_a_condition_and_retires_nothing() -> Result<()> {
     test(async |test| {
-        let (hostile, revision) = live(test, json!({}), &writing("x")).await?;
+        let (hostile, revision) = test.hostile(json!({}), &writing("x")).await?;
         let account = hostile.get().await?.spec.service_account_name;
         let accounts = test.api::<ServiceAccount>();
         test.host.stop().await?;
@@ -278,14 +249,14 @@ fn a_missing_account_is_a_condition_and_retires_nothing() -> Result<()> {
         let account = ServiceAccount { metadata, ..ServiceAccount::default() };
         accounts.create(&PostParams::default(), &account).await?;
         hostile.condition("Ready", "True").await?;
-        datum_is(test, "web", "x").await
+        test.written("web", "x").await
     })
 }
 
 #[test]
 fn an_upload_of_a_stored_component_is_not_read() -> Result<()> {
     test(async |test| {
-        live(test, json!({}), &writing("x")).await?;
+        test.hostile(json!({}), &writing("x")).await?;
         let address = test.host.api().trim_start_matches("http://").to_owned();
         let digest = Component::load("hostile")?.digest;
         let head = format!(
@@ -305,7 +276,7 @@ fn an_upload_of_a_stored_component_is_not_read() -> Result<()> {
 fn the_history_has_a_limit_that_spares_what_may_run() -> Result<()> {
     test(async |test| {
         let spec = json!({"rollout": {"strategy": "Immediate"}, "revisionHistoryLimit": 1});
-        let (hostile, first) = live(test, spec, &writing("1")).await?;
+        let (hostile, first) = test.hostile(spec, &writing("1")).await?;
         let component = Component::load("hostile")?;
         let mut names = vec![first.clone()];
         for value in ["2", "3", "4"] {
@@ -327,14 +298,14 @@ fn the_history_has_a_limit_that_spares_what_may_run() -> Result<()> {
         hostile.roll_back(&names[3], &names[2]).await?;
         hostile.active(&names[2]).await?;
         test.website("web", "Web").await?;
-        datum_is(test, "web", "3").await?;
+        test.written("web", "3").await?;
 
         // What was forgotten is made again, like any other.
         hostile
             .patch(&json!({"spec": {"config": writing("1"), "rollout": {"active": null}}}))
             .await?;
         hostile.active(&first).await?;
-        datum_is(test, "web", "1").await?;
+        test.written("web", "1").await?;
         let numbers = hostile.revisions().await?;
         let made = numbers.iter().find(|one| one.name_any() == first);
         assert!(made.context("it does not exist")?.spec.number > 3, "it is the first one still");
@@ -346,9 +317,9 @@ fn the_history_has_a_limit_that_spares_what_may_run() -> Result<()> {
 fn the_field_manager_is_the_one_of_the_spec_for_life() -> Result<()> {
     test(async |test| {
         let spec = json!({"fieldManager": "old-operator"});
-        let (hostile, _) = live(test, spec, &writing("x")).await?;
+        let (hostile, _) = test.hostile(spec, &writing("x")).await?;
         test.website("web", "Web").await?;
-        datum_is(test, "web", "x").await?;
+        test.written("web", "x").await?;
         let map = test.api::<ConfigMap>().get("web").await?;
         let managers = map.managed_fields().iter().filter_map(|entry| entry.manager.as_deref());
         assert_eq!(managers.collect::<Vec<_>>(), ["old-operator"]);
@@ -369,7 +340,7 @@ fn the_field_manager_is_the_one_of_the_spec_for_life() -> Result<()> {
 #[test]
 fn a_revision_is_immutable() -> Result<()> {
     test(async |test| {
-        let (_, revision) = live(test, json!({}), &writing("x")).await?;
+        let (_, revision) = test.hostile(json!({}), &writing("x")).await?;
         let revisions = test.api::<WasmRevision>();
         let zeros = format!("sha256:{}", "0".repeat(64));
         for spec in [json!({"number": 7}), json!({"digest": zeros}), json!({"config": {}})] {
@@ -389,7 +360,7 @@ fn a_revision_is_immutable() -> Result<()> {
 #[test]
 fn a_revision_made_by_hand_under_a_wrong_name_gains_nothing() -> Result<()> {
     test(async |test| {
-        let (hostile, first) = live(test, json!({}), &writing("x")).await?;
+        let (hostile, first) = test.hostile(json!({}), &writing("x")).await?;
         let component = Component::load("hostile")?;
         let stranger = component.marked("stranger")?;
         let owner = json!({
@@ -427,7 +398,7 @@ fn a_revision_made_by_hand_under_a_wrong_name_gains_nothing() -> Result<()> {
         let (code, answer) = hostile.upload(&stranger).await?;
         assert_eq!(code, 404, "{answer}");
         test.website("web", "Web").await?;
-        datum_is(test, "web", "x").await?;
+        test.written("web", "x").await?;
         assert_eq!(test.api::<ConfigMap>().get_opt("stolen").await?, None);
         Ok(())
     })

@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::account::GUEST_RULES;
 use e2e::component::Component;
 use e2e::control_plane::audit;
 use e2e::controller::Controller;
@@ -28,13 +27,6 @@ async fn active_website(test: &Test) -> Result<Controller> {
     let v1 = website.push(&Component::load("website_v1")?).await?;
     website.active(&v1).await?;
     Ok(website)
-}
-
-async fn active_hostile(test: &Test, config: &Value) -> Result<Controller> {
-    let hostile = test.guest("hostile", GUEST_RULES, json!({})).await?;
-    let revision = hostile.push_config(&Component::load("hostile")?, config).await?;
-    hostile.active(&revision).await?;
-    Ok(hostile)
 }
 
 /// The Website as it is on the server.
@@ -86,7 +78,7 @@ fn a_website_gets_its_children_and_follows_its_spec() -> Result<()> {
 fn a_deleted_primary_calls_the_guest() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "write", "gone": "grab:farewell", "value": "bye"});
-        active_hostile(test, &config).await?;
+        test.hostile(json!({}), &config).await?;
         test.website("web", "Short-lived").await?;
         let maps = test.api::<ConfigMap>();
         within(LIMIT, "the first run's write", async || datum(&maps, "web", "config").await)
@@ -252,7 +244,7 @@ fn a_watched_object_wakes_every_mapped_primary() -> Result<()> {
 fn one_objects_trap_holds_up_no_other() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "write", "value": "done"});
-        let hostile = active_hostile(test, &config).await?;
+        let (hostile, _) = test.hostile(json!({}), &config).await?;
         let mut bad = site::website(&test.namespace, "bad", "Bad");
         bad["metadata"]["annotations"] = json!({"hostile.nagaya.dev/reconcile": "trap"});
         test.apply(&[bad]).await?;
@@ -282,7 +274,7 @@ fn one_objects_trap_holds_up_no_other() -> Result<()> {
 fn an_invalid_object_says_so_until_it_is_valid() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "ok", "message": "no such colour"});
-        active_hostile(test, &config).await?;
+        test.hostile(json!({}), &config).await?;
         let mut web = site::website(&test.namespace, "web", "Web");
         web["metadata"]["annotations"] = json!({"hostile.nagaya.dev/reconcile": "invalid"});
         test.apply(&[web]).await?;

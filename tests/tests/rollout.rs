@@ -16,7 +16,7 @@ use e2e::{Test, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use nagaya::crd::{RevisionPhase, WasmController};
-use serde_json::{Value, json};
+use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -30,30 +30,12 @@ async fn staged(test: &Test) -> Result<(Controller, String, String)> {
     Ok((website, v1, v2))
 }
 
-/// A guest that writes `value` into a ConfigMap of each Website's name.
-async fn writer(test: &Test, config: &Value) -> Result<(Controller, String)> {
-    let hostile = test.guest("hostile", GUEST_RULES, json!({})).await?;
-    let revision = hostile.push_config(&Component::load("hostile")?, config).await?;
-    hostile.active(&revision).await?;
-    Ok((hostile, revision))
-}
-
 /// Waits until exactly so many children carry version 2's label.
 async fn labelled(test: &Test, wanted: usize) -> Result<()> {
     within(LIMIT, &format!("{wanted} children of version 2"), async || {
         let all = children(&test.admin, &test.namespace).await?;
         let labelled = all.iter().filter(|child| child.labels().contains_key(DESIGN)).count();
         ensure!(labelled == wanted, "{labelled} of {}", all.len());
-        Ok(())
-    })
-    .await
-}
-
-async fn datum_is(test: &Test, name: &str, value: &str) -> Result<()> {
-    let maps = test.api::<ConfigMap>();
-    within(LIMIT, &format!("{name} says {value}"), async || {
-        let now = datum(&maps, name, "config").await?;
-        ensure!(now == value, "it says {now}");
         Ok(())
     })
     .await
@@ -134,7 +116,7 @@ fn promote_moves_every_object_and_one_writer_remains() -> Result<()> {
 fn a_run_in_flight_ends_before_the_new_revision_has_its_object() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "sleep:2500,write", "value": "old"});
-        let (hostile, _) = writer(test, &config).await?;
+        let (hostile, _) = test.hostile(json!({}), &config).await?;
         let config = json!({"reconcile": "write", "value": "new"});
         let second = hostile.push_config(&Component::load("hostile")?, &config).await?;
         hostile.candidate(&second).await?;
@@ -150,8 +132,8 @@ fn a_run_in_flight_ends_before_the_new_revision_has_its_object() -> Result<()> {
         hostile.active(&second).await?;
         // Other objects do not wait for it.
         test.website("other", "Other").await?;
-        datum_is(test, "other", "new").await?;
-        datum_is(test, "web", "new").await?;
+        test.written("other", "new").await?;
+        test.written("web", "new").await?;
         let Some(log) = log else { return Ok(()) };
         let said = writes_of(&log, &test.username("hostile"))?
             .iter()
@@ -245,9 +227,9 @@ fn the_first_digest_pushed_again_is_the_first_revision() -> Result<()> {
 fn a_candidate_that_traps_in_describe_is_never_noticed() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "write", "value": "fine"});
-        let (hostile, first) = writer(test, &config).await?;
+        let (hostile, first) = test.hostile(json!({}), &config).await?;
         test.website("before", "Before").await?;
-        datum_is(test, "before", "fine").await?;
+        test.written("before", "fine").await?;
         for (describe, says) in [("trap", "trap"), ("refuse", "not with this config")] {
             let config = json!({"describe": describe, "message": "not with this config"});
             let broken = hostile.push_config(&Component::load("hostile")?, &config).await?;
@@ -268,7 +250,7 @@ fn a_candidate_that_traps_in_describe_is_never_noticed() -> Result<()> {
             // Naming it does not help it.
             hostile.promote(&broken).await?;
             test.website(describe, "Web").await?;
-            datum_is(test, describe, "fine").await?;
+            test.written(describe, "fine").await?;
             let seen = hostile.get().await?;
             assert_eq!(status(&seen).0, Some(&*first));
         }
@@ -281,17 +263,17 @@ fn a_change_of_config_is_a_new_revision() -> Result<()> {
     test(async |test| {
         let mut config = owning("write");
         config["value"] = json!("one");
-        let (hostile, first) = writer(test, &config).await?;
+        let (hostile, first) = test.hostile(json!({}), &config).await?;
         test.website("web", "Web").await?;
-        datum_is(test, "web", "one").await?;
+        test.written("web", "one").await?;
         config["value"] = json!("two");
         hostile.patch(&json!({"spec": {"config": config}})).await?;
         let seen = hostile.until(LIMIT, "a candidate", |seen| status(seen).1.is_some()).await?;
         let second = status(&seen).1.context("no candidate")?.to_owned();
         assert_ne!(second, first);
-        datum_is(test, "web", "one").await?;
+        test.written("web", "one").await?;
         hostile.promote(&second).await?;
-        datum_is(test, "web", "two").await?;
+        test.written("web", "two").await?;
         // Going back to a config is going back to its revision.
         config["value"] = json!("one");
         hostile.patch(&json!({"spec": {"config": config}})).await?;
@@ -304,7 +286,7 @@ fn a_change_of_config_is_a_new_revision() -> Result<()> {
 fn a_change_of_limits_is_no_new_revision() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "write", "value": "written"});
-        let (hostile, first) = writer(test, &config).await?;
+        let (hostile, first) = test.hostile(json!({}), &config).await?;
         let patch = json!({"spec": {"limits": {"concurrency": 3}}});
         let patched = hostile.patch(&patch).await?;
         hostile.observed(patched.metadata.generation.context("no generation")?).await?;
@@ -346,7 +328,7 @@ fn an_immediate_revision_goes_live_by_itself() -> Result<()> {
 fn an_unknown_active_name_keeps_what_runs_and_says_so() -> Result<()> {
     test(async |test| {
         let config = json!({"reconcile": "write", "value": "still here"});
-        let (hostile, first) = writer(test, &config).await?;
+        let (hostile, first) = test.hostile(json!({}), &config).await?;
         hostile.promote("hostile-0000000000").await?;
         let seen = hostile
             .until(LIMIT, "a condition with the unknown name", |seen| {
@@ -358,7 +340,7 @@ fn an_unknown_active_name_keeps_what_runs_and_says_so() -> Result<()> {
             .await?;
         assert_eq!(status(&seen).0, Some(&*first));
         test.website("web", "Web").await?;
-        datum_is(test, "web", "still here").await
+        test.written("web", "still here").await
     })
 }
 

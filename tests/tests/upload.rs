@@ -29,9 +29,7 @@ fn a_revision_without_its_bytes_waits_and_says_how_to_push() -> Result<()> {
     test(async |test| {
         let component = Component::load("hostile")?;
         let (hostile, revision) = waiting(test, &component).await?;
-        hostile
-            .revision(&revision, "waits", |status| status.phase == RevisionPhase::Pending)
-            .await?;
+        hostile.stands(&revision, RevisionPhase::Pending).await?;
         hostile
             .until(LIMIT, "a condition that says how to push", |seen| {
                 let conditions = seen.status.iter().flat_map(|status| &status.conditions);
@@ -68,9 +66,7 @@ fn bytes_of_another_digest_are_refused() -> Result<()> {
         let forged = Component { bytes: component.marked("forged")?.bytes, ..component.clone() };
         let (status, answer) = hostile.upload(&forged).await?;
         assert_eq!(status, 422, "{answer}");
-        hostile
-            .revision(&revision, "waits", |status| status.phase == RevisionPhase::Pending)
-            .await?;
+        hostile.stands(&revision, RevisionPhase::Pending).await?;
         let (status, answer) = hostile.upload(&component).await?;
         assert_eq!(status, 201, "{answer}");
         hostile.active(&revision).await?;

@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a read waits; just under the limit of a host call, so that the guest hears why.
 const READ_WAITS: Duration = Duration::from_millis(4_500);
+/// How often the API server is asked what a write has left while it does not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// How long an object waits between two of its runs; then the next one reads live (R92).
 const RUN_WAITS: Duration = Duration::from_secs(10);
 
@@ -82,12 +84,11 @@ impl Client {
 
     /// Waits until the cache has the controller's own writes of an object; true: read it live instead.
     pub(super) async fn catch_up(&self, kind: &Kind, key: &ObjectKey) -> Result<bool, Error> {
+        if self.awaited(kind, key).is_some_and(|awaited| awaited.is_late()) {
+            return Ok(!self.is_visible(kind, key));
+        }
         let until = Instant::now() + READ_WAITS;
         if tokio::time::timeout_at(until, self.visible(kind, key)).await.is_err() {
-            let awaited = self.awaited(kind, key);
-            if awaited.as_ref().is_some_and(Awaited::is_late) {
-                return Ok(true);
-            }
             let text = format!(
                 "the watch of {kind} has not shown this controller's own write of {key} yet"
             );
@@ -180,9 +181,10 @@ impl Client {
                 Ok(entry) => Some(entry.version().clone()),
                 Err(_) => None,
             },
-            Err(error) if error.code() == Some(404) => None,
+            // It is gone, or nobody lets the host look: there is nothing more to learn, and waiting would never end.
+            Err(error) if matches!(error.code(), Some(401 | 403 | 404)) => None,
             Err(_) => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(ASK_AGAIN).await;
                 return;
             }
         };
