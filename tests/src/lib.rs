@@ -6,7 +6,8 @@
 //! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
 //! [`manifest`] the objects around it, [`site`] the objects that tests reconcile. [`wait`] and
-//! [`witness`] look at what happens. [`proxy`] stands between host and server and makes faults.
+//! [`witness`] look at what happens, [`history`] at what has happened. [`proxy`] stands between host
+//! and server and makes faults.
 
 pub mod account;
 pub mod cargo;
@@ -15,6 +16,7 @@ pub mod component;
 pub mod control_plane;
 pub mod controller;
 mod evidence;
+pub mod history;
 pub mod host;
 pub mod install;
 pub mod log;

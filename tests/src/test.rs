@@ -20,6 +20,7 @@ use crate::component::{Component, profile_folder};
 use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, Options, Route, User, audit, locate};
 use crate::controller::{Controller, SEEN_WITHIN};
 use crate::evidence;
+use crate::history::History;
 use crate::host::{self, Host};
 use crate::install;
 use crate::manifest;
@@ -51,10 +52,13 @@ pub struct Test {
     pub host: Host,
     options: host::Options,
     others: Vec<String>,
+    /// The audit log at the start.
+    log: Option<audit::Log>,
 }
 
 /// Runs `body` with a namespace and a host of its own on the shared server, and looks after both
-/// afterwards: the host must end well when asked, and without having logged an error. A failure
+/// afterwards: the host must end well when asked, without having logged an error, and the history of
+/// its writes must be clean. A failure
 /// keeps the namespace's objects, the host's log and the audit lines, and says where.
 pub fn test(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
     block_on(async { Test::start(install::shared().await?).await?.run(body).await })
@@ -100,8 +104,9 @@ impl Test {
             controllers: Some(format!("{LABEL}={namespace}")),
             arguments: vec![],
         };
+        let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
-        Ok(Self { control_plane, admin, namespace, host, options, others: vec![] })
+        Ok(Self { control_plane, admin, namespace, host, options, others: vec![], log })
     }
 
     async fn run(mut self, body: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
@@ -256,6 +261,18 @@ impl Test {
         log
     }
 
+    /// What was written in this test's namespaces; none on a given cluster.
+    pub fn history(&self) -> Result<Option<History>> {
+        let Some(log) = &self.log else { return Ok(None) };
+        let mut events = log.events()?;
+        events.retain(|event| {
+            event.object_ref.as_ref().is_some_and(|object| {
+                object.namespace == self.namespace || self.others.contains(&object.namespace)
+            })
+        });
+        Ok(Some(History::of(&events)))
+    }
+
     /// The name by which the server knows an account of this test.
     pub fn username(&self, account: &str) -> String {
         account::username(&self.namespace, account)
@@ -308,6 +325,9 @@ impl Test {
     }
 
     async fn end(&mut self) -> Result<()> {
+        if let Some(history) = self.history()? {
+            history.check()?;
+        }
         if self.control_plane.is_given() {
             self.clear().await?;
         }
