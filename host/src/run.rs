@@ -106,11 +106,12 @@ impl Start {
         let account = &self.shared.account;
         let key = Digest::of(self.taken.key.to_string().as_bytes());
         let user_agent = format!(
-            "nagaya/{} (controller={}; revision={}; generation={}; key={}; reconcile={id})",
+            "nagaya/{} (controller={}; revision={}; generation={}; epoch={}; key={}; reconcile={id})",
             env!("CARGO_PKG_VERSION"),
             account.controller,
             self.executor.digest.short(),
             self.fence.generation,
+            self.fence.claim.epoch,
             &key.short()[..8],
         );
         let run = ClientRun {

@@ -102,7 +102,8 @@ impl Test {
             folder,
             kubeconfig: host::kubeconfig(&control_plane, &format!("host-{namespace}")).await?,
             controllers: Some(format!("{LABEL}={namespace}")),
-            arguments: vec![],
+            // After a kill the next host takes over within seconds.
+            arguments: ["--lease-profile", "fast"].map(str::to_owned).to_vec(),
         };
         let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
@@ -142,6 +143,29 @@ impl Test {
     pub async fn start_host(&mut self) -> Result<()> {
         self.host = Host::start(&self.options).await?;
         Ok(())
+    }
+
+    /// Another host of the same deployment: the same controllers, Lease and data folder.
+    pub async fn standby(&self, name: &str) -> Result<Host> {
+        let folder = self.options.folder.join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let shared = std::os::unix::fs::symlink("../data", folder.join("data"));
+        shared.context("sharing the data folder")?;
+        Host::start(&host::Options { folder, ..self.options.clone() }).await
+    }
+
+    /// Makes `other` the host that [`Test::controller`] sends to and whose metrics are asked; returns the old one.
+    pub fn switch_to(&mut self, other: Host) -> Host {
+        std::mem::replace(&mut self.host, other)
+    }
+
+    /// The guest `copier`, live, with `config`; and its revision. Its budget is for load.
+    pub async fn copier(&self, name: &str, config: &Value) -> Result<(Controller, String)> {
+        let spec = json!({"limits": {"writesPerMinute": 60_000}});
+        let copier = self.guest(name, GUEST_RULES, spec).await?;
+        let revision = copier.push_config(&Component::load("copier")?, config).await?;
+        copier.active(&revision).await?;
+        Ok((copier, revision))
     }
 
     /// Another namespace, with labels.
