@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     client::Client,
+    fail,
     fence::{Claim, Fence, Gate},
     inbox::Inbox,
     places::{Place, Places},
@@ -112,6 +113,7 @@ impl Controller {
             refused: BTreeMap::new(),
             closing: JoinSet::new(),
             fresh: None,
+            opened: 0,
             refreshing: JoinSet::new(),
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
@@ -177,6 +179,8 @@ pub struct Loop {
     refused: BTreeMap<ObjectKey, String>,
     /// Replaced views, until the new one is sure to have missed nothing.
     closing: JoinSet<Arc<Executor>>,
+    /// The executor generation of the newest run.
+    opened: i64,
     /// The claim whose predecessor's writes the live revision's caches are known to have (S4).
     fresh: Option<Claim>,
     refreshing: JoinSet<(Claim, Arc<Executor>)>,
@@ -257,6 +261,10 @@ impl Loop {
             fence: Fence { generation, claim, gate: self.gate.subscribe() },
             stop: stop_seen,
         };
+        if self.opened < generation {
+            self.opened = generation;
+            fail::point("gate-open");
+        }
         let id = self.runs.spawn(start.run()).id();
         self.flights.insert(id, Flight { key, generation, stop, _place: place });
         self.count_workers();
@@ -308,10 +316,14 @@ impl Loop {
         let next = self.rollout.borrow_and_update().clone();
         let replaced = next.generation != self.current.generation;
         let old = std::mem::replace(&mut self.current, next).active;
+        if replaced {
+            fail::point("gate-closed");
+        }
         if let Some(new) = &self.current.active {
             new.view.set_live(true);
             self.parts.inbox.forget_failures();
             new.view.wake_all(&self.parts.inbox);
+            fail::point("requeue");
         }
         self.refresh();
         if let Some(old) = old {
@@ -375,8 +387,11 @@ impl Loop {
     fn raise_floor_if_drained(&mut self) {
         let current = self.current.generation;
         if self.flights.values().all(|flight| flight.generation >= current) {
-            self.drain_until = None;
+            let drained = self.drain_until.take().is_some();
             self.publish_gate(Some(current));
+            if drained {
+                fail::point("drained");
+            }
         }
     }
 

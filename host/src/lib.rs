@@ -19,6 +19,7 @@ pub mod config;
 pub mod controller;
 pub mod crd;
 pub mod events;
+pub mod fail;
 pub mod fence;
 pub mod grant;
 pub mod inbox;

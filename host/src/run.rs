@@ -208,6 +208,7 @@ impl Start {
                     Failure::Memory => "memory",
                     Failure::TooLarge(_) => "too-large",
                     Failure::Exit(_) => "exit",
+                    Failure::Panicked => "host-panic",
                     _ => "trap",
                 };
                 metrics.trapped(revision, kind);

@@ -13,6 +13,7 @@ use crate::{
     app::App,
     config::Config,
     crd::LimitsSpec,
+    fail,
     lease::{LeaseName, Profile},
     module::Digest,
 };
@@ -75,6 +76,9 @@ Examples:
 /// Runs the host until SIGTERM or SIGINT, then drains and gives up its Lease: no new runs, the last ones may take 30 s.
 pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
     logs::start(args.log_format, "info");
+    if let Ok(point) = std::env::var("NAGAYA_FAIL") {
+        fail::arm(&point).context("reading NAGAYA_FAIL")?;
+    }
     let config = Config {
         kubeconfig,
         data: args.data_dir,

@@ -112,10 +112,11 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("api", &["fence", "manager", "module"]),
     ("admin", &[]),
     ("metrics", &[]),
+    ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, and plain settings.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics"];
+/// What every module may name: the metrics' names, plain settings, and points at which a test breaks in.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -189,7 +190,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
     // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
-    ("rustix", &["app", "clock", "module", "sandbox"]),
+    ("rustix", &["app", "clock", "fail", "module", "sandbox"]),
     ("serde_saphyr", &["cli", "crd", "config"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),

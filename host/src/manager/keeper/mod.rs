@@ -31,6 +31,7 @@ use crate::{
     apiserver::{ApiServer, Error},
     crd::{self, FINALIZER, WasmController, WasmControllerStatus, WasmRevision},
     events::Recorder,
+    fail,
     fence::Claim,
     metrics::Metrics,
     places::Places,
@@ -219,6 +220,7 @@ impl Keeper {
         if !is_known(&plan.desired) {
             let revision = plan::new_revision(&controller, &plan.desired, &known);
             let made = self.objects.create_revision(&revision).await?;
+            fail::point("cr-written");
             self.own_revisions.insert(plan.desired.clone(), made.clone());
             known.push(made);
         }
@@ -230,6 +232,7 @@ impl Keeper {
         self.tell_revisions(&controller, &plan, &known).await;
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
+            fail::point("gc");
             self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
@@ -419,6 +422,9 @@ impl Keeper {
         if controller.status.as_ref() != Some(&status) {
             let value = serde_json::to_value(&status).unwrap_or_default();
             let written = self.objects.set_status(controller, value).await?;
+            if status.active != old.active {
+                fail::point("intent-cas");
+            }
             self.own = Some(written);
         }
         let Some(running) = &self.running else { return Ok(()) };
