@@ -2,7 +2,7 @@
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
 //! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`barrier`], [`fence`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
+//! [`authority`], [`budget`], [`barrier`], [`fence`]; beneath them [`rate`] and [`apiserver`]. The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
 
 pub mod admin;
@@ -27,6 +27,7 @@ pub mod metrics;
 pub mod module;
 pub mod places;
 pub mod queue;
+pub mod rate;
 pub mod rollout;
 pub mod run;
 pub mod sandbox;
