@@ -132,6 +132,7 @@ async fn work(
     around.spawn(ending("the review of rights", authority.clone().run()));
     around.spawn(ending("the sender of events", sender.run()));
     let (_claim, claimed) = watch::channel(Some(Claim { epoch: 0 }));
+    let (_reachable, is_reachable) = watch::channel(true);
     let needs = Needs {
         api: app.api.clone(),
         hub,
@@ -142,6 +143,8 @@ async fn work(
         metrics: app.metrics.clone(),
         places: Places::new(usize::try_from(app.config.slots).unwrap_or(1)),
         claim: claimed,
+        reachable: is_reachable,
+        write_timeout: app.config.write_timeout,
         user,
         controllers: app.config.controllers.clone(),
         memory_ceiling: app.config.memory_ceiling,

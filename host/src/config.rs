@@ -1,6 +1,6 @@
 //! What the host was told to be: plain, validated values.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The host's configuration.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Config {
     pub probes: SocketAddr,
     /// Where `/metrics` is.
     pub metrics: SocketAddr,
+    /// A write of a guest takes no longer: what lies between a Lease's last renewal and its expiry (R68).
+    pub write_timeout: Duration,
     /// Only WasmControllers with these labels.
     pub controllers: Option<String>,
     /// Runs at the same time.

@@ -1,6 +1,6 @@
 //! `nagaya serve`: runs the host.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -13,6 +13,9 @@ use crate::{app::App, config::Config, crd::LimitsSpec};
 
 /// No uploaded module may be larger: a Python component has 18 MiB.
 const MAX_MODULE: u64 = 32 << 20;
+
+/// Between the end of a Lease's renewals and its expiry, in the profile `standard`: 15 s less 10 s (R68).
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the host runs.
 #[derive(Debug, clap::Args)]
@@ -59,6 +62,7 @@ pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
         api: args.api_bind_address,
         probes: args.health_probe_bind_address,
         metrics: args.metrics_bind_address,
+        write_timeout: WRITE_TIMEOUT,
         controllers: args.controllers,
         slots: args.slots,
         memory_ceiling: args.memory_ceiling,

@@ -65,6 +65,10 @@ pub struct Needs {
     pub places: Places,
     /// The host's claim on its controllers.
     pub claim: watch::Receiver<Option<Claim>>,
+    /// Whether the API server answers.
+    pub reachable: watch::Receiver<bool>,
+    /// A write takes no longer (R68).
+    pub write_timeout: Duration,
     /// The host's own user name.
     pub user: Arc<str>,
     /// Only WasmControllers that match this label selector.
@@ -147,6 +151,8 @@ impl Manager {
             metrics: needs.metrics,
             places: needs.places,
             claim: needs.claim,
+            reachable: needs.reachable,
+            write_timeout: needs.write_timeout,
             controllers: controllers.cache().clone(),
             revisions: revisions.cache().clone(),
             accounts: accounts.cache().clone(),
