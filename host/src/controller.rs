@@ -27,7 +27,7 @@ use crate::{
     places::{Place, Places},
     queue::Outcome,
     rollout::Rollout,
-    run::{End, Executor, Shared, Start},
+    run::{End, Executor, SERVER_PAUSE, Shared, Start},
     sandbox::RunLimits,
     watch::ObjectKey,
 };
@@ -104,6 +104,8 @@ impl Controller {
             trouble: trouble_told,
             ended: ended_told,
             gate,
+            reachable: shared.account.reachable.clone(),
+            paused_until: None,
             current: Rollout::default(),
             runs: JoinSet::new(),
             flights: HashMap::new(),
@@ -167,6 +169,10 @@ pub struct Loop {
     trouble: watch::Sender<Trouble>,
     ended: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
+    /// Whether the API server answers.
+    reachable: watch::Receiver<bool>,
+    /// No run starts before, because the last one has found the API server down (R46).
+    paused_until: Option<Instant>,
     current: Rollout<Executor>,
     runs: JoinSet<End>,
     flights: HashMap<Id, Flight>,
@@ -228,6 +234,8 @@ impl Loop {
                 Some(Ok((key, outcome))) = self.parked.join_next(), if !self.parked.is_empty() => {
                     self.parts.inbox.done(&key, outcome);
                 }
+                Ok(()) = self.reachable.changed() => (),
+                () = sleep_until(self.paused_until) => self.paused_until = None,
                 () = sleep_until(self.drain_until) => self.cut(),
                 Some(Ok(old)) = self.closing.join_next(), if !self.closing.is_empty() => self.close(&old),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -242,6 +250,8 @@ impl Loop {
         let settings = self.settings.borrow_and_update();
         self.current.active.is_some()
             && self.fresh.is_some()
+            && *self.reachable.borrow_and_update()
+            && self.paused_until.is_none()
             && !settings.suspend
             && self.runs.len() < settings.concurrency
     }
@@ -272,7 +282,12 @@ impl Loop {
 
     fn finish(&mut self, ended: Result<(Id, End), tokio::task::JoinError>) {
         let (id, outcome, forbidden, client) = match ended {
-            Ok((id, end)) => (id, end.outcome, end.forbidden, Some(end.client)),
+            Ok((id, end)) => {
+                if end.server_is_down {
+                    self.paused_until = Some(Instant::now() + SERVER_PAUSE);
+                }
+                (id, end.outcome, end.forbidden, Some(end.client))
+            }
             Err(error) => {
                 tracing::error!(%error, "a run ended in a panic of the host");
                 (error.id(), Outcome::Failed, None, None)

@@ -2,7 +2,8 @@
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
 //! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
+//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
+//! The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
 
 pub mod admin;
@@ -30,6 +31,7 @@ pub mod metrics;
 pub mod module;
 pub mod places;
 pub mod queue;
+pub mod rate;
 pub mod rollout;
 pub mod run;
 pub mod sandbox;

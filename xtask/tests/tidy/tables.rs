@@ -29,7 +29,9 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     // The path of an event.
     // queue: the priorities of a change and of an initial list.
     ("watch", &["apiserver", "manifest", "queue"]),
-    ("queue", &[]),
+    ("queue", &["rate"]),
+    // A token bucket: of retries, of writes, of events.
+    ("rate", &[]),
     ("inbox", &["queue", "watch"]),
     ("schedule", &[]),
     ("places", &["schedule"]),
@@ -72,7 +74,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
     ("grant", &["apiserver", "crd"]),
     ("authority", &["apiserver", "grant"]),
-    ("budget", &[]),
+    ("budget", &["rate"]),
     ("barrier", &["manifest", "watch"]),
     ("fence", &["clock"]),
     ("clock", &[]),
@@ -122,6 +124,7 @@ pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail"];
 /// is held to the same.
 pub(crate) const PURE: &[&str] = &[
     "queue.rs",
+    "rate.rs",
     "schedule.rs",
     "rollout.rs",
     "grant.rs",

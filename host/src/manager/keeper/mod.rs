@@ -58,6 +58,8 @@ pub(super) struct Estate {
     pub(super) metrics: Metrics,
     pub(super) places: Places,
     pub(super) claim: watch::Receiver<Option<Claim>>,
+    pub(super) reachable: watch::Receiver<bool>,
+    pub(super) write_timeout: Duration,
     pub(super) controllers: Arc<Cache>,
     pub(super) revisions: Arc<Cache>,
     pub(super) accounts: Arc<Cache>,
