@@ -1,6 +1,8 @@
 //! What the host was told to be: plain, validated values.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::lease::{LeaseName, Profile};
 
 /// The host's configuration.
 #[derive(Clone, Debug)]
@@ -15,10 +17,12 @@ pub struct Config {
     pub probes: SocketAddr,
     /// Where `/metrics` is.
     pub metrics: SocketAddr,
-    /// A write of a guest takes no longer: what lies between a Lease's last renewal and its expiry (R68).
-    pub write_timeout: Duration,
     /// Only WasmControllers with these labels.
     pub controllers: Option<String>,
+    /// The Lease that decides which host of a deployment works.
+    pub lease: LeaseName,
+    /// Its times.
+    pub lease_profile: Profile,
     /// Runs at the same time.
     pub slots: u32,
     /// No guest may have more memory, in bytes.

@@ -39,6 +39,8 @@ pub struct Options {
     pub controllers: Option<String>,
     /// Further arguments of `nagaya serve`.
     pub arguments: Vec<String>,
+    /// Further variables of its environment, such as the failpoint `NAGAYA_FAIL`.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running host, killed when dropped.
@@ -67,6 +69,7 @@ impl Host {
         let mut child = Command::new(binary)
             .args(&arguments)
             .env_remove("KUBECONFIG")
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("duplicating the log's handle")?)
             .stderr(file)
@@ -193,14 +196,32 @@ impl Host {
     /// Asks it to end (SIGTERM) and waits; the error says so if it did not end well.
     pub async fn stop(&mut self) -> Result<()> {
         if self.ended()?.is_none() {
-            let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-            let pid = pid.context("a process id out of range")?;
-            kill_process(pid, Signal::TERM).context("asking the host to end")?;
+            self.signal(Signal::TERM).context("asking the host to end")?;
         }
         let ended = async || self.ended()?.context("it still runs");
         let status = within(STOP_WITHIN, "the host ends after SIGTERM", ended).await?;
         ensure!(status.success(), "the host ended with {status}\n{}", self.log.tail(20));
         Ok(())
+    }
+
+    /// Stops its threads where they are, until [`Host::thaw`] (SIGSTOP).
+    pub fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP).context("freezing the host")
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT).context("thawing the host")
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        Ok(kill_process(pid.context("a process id out of range")?, signal)?)
+    }
+
+    /// Whether it holds its deployment's Lease.
+    pub async fn leads(&self) -> Result<bool> {
+        Ok(self.metrics().await?.sum("leader_election_master_status", &[]) == 1.0)
     }
 
     /// Kills it: no drain, no goodbye.

@@ -3,9 +3,11 @@
 //!
 //! In reading order: [`control_plane`] starts the server, [`install`] puts on it what a platform
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
-//! of its own. [`controller`] is a WasmController as its team sees it, [`cli`] the same through the
-//! command line, [`component`] what is uploaded, [`account`] and [`manifest`] the objects around
-//! it, [`site`] the objects that tests reconcile. [`wait`] and [`witness`] look at what happens.
+//! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
+//! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
+//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile, [`load`] changes them. [`wait`] and
+//! [`witness`] look at what happens, [`history`] at what has happened. [`proxy`] stands between host
+//! and server and makes faults.
 
 pub mod account;
 pub mod cargo;
@@ -14,13 +16,21 @@ pub mod component;
 pub mod control_plane;
 pub mod controller;
 mod evidence;
+pub mod history;
 pub mod host;
 pub mod install;
+pub mod load;
 pub mod log;
 pub mod manifest;
+pub mod proxy;
 pub mod site;
 mod test;
 pub mod wait;
 pub mod witness;
 
-pub use test::{Test, test};
+/// Whether the full form of a test is wanted: `cargo xtask test --long` sets `NAGAYA_LONG=1`.
+pub fn long() -> bool {
+    std::env::var_os("NAGAYA_LONG").is_some_and(|value| value == "1")
+}
+
+pub use test::{Test, test, test_alone};

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     apiserver::{self, Call, Status},
+    fail,
     manifest::Kind,
     watch::ObjectKey,
 };
@@ -204,8 +205,16 @@ impl Client {
                 Sort::Read => Call { limit: call.limit.min(left), ..call.clone() },
                 Sort::Write => timed(&call, left.min(self.0.account.write_timeout)),
             };
+            if sort == Sort::Write {
+                fail::point("write");
+            }
             let error = match self.0.account.api.call(call).await {
-                Ok(text) => return Ok(text),
+                Ok(text) => {
+                    if sort == Sort::Write {
+                        fail::point("written");
+                    }
+                    return Ok(text);
+                }
                 Err(error) => error,
             };
             if let Some(wait) = error.retry_after() {
