@@ -1,7 +1,7 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
-//! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
+//! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
 //! The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
@@ -23,6 +23,7 @@ pub mod events;
 pub mod fail;
 pub mod fence;
 pub mod grant;
+pub mod health;
 pub mod inbox;
 pub mod lease;
 pub mod manager;

@@ -76,6 +76,8 @@ pub struct Start {
 pub struct End {
     /// What the queue hears.
     pub outcome: Outcome,
+    /// How the guest broke down, if it did.
+    pub broken: Option<String>,
     /// A right that the account turned out not to have.
     pub forbidden: Option<String>,
     /// The API server is down, and with it every run (R46).
@@ -108,7 +110,13 @@ impl Start {
             (outcome, end) = (Outcome::Postponed(SERVER_PAUSE), RunEnd::Requeue);
         }
         self.shared.account.metrics.ran(end, started.elapsed());
-        End { outcome, forbidden: client.forbidden(), server_is_down, client }
+        let broken = match &result {
+            Err(failure) if failure.is_breakdown() && !server_is_down => {
+                Some(format!("object {}: {failure}", self.taken.key))
+            }
+            _ => None,
+        };
+        End { outcome, broken, forbidden: client.forbidden(), server_is_down, client }
     }
 
     fn client(&self, primary: Option<&Entry>, id: &str) -> Client {

@@ -151,6 +151,11 @@ impl Running {
         self.trouble.borrow().forbidden.clone()
     }
 
+    /// How the live revision keeps breaking down.
+    pub(super) fn illness(&self) -> Option<String> {
+        self.trouble.borrow().illness.clone()
+    }
+
     /// Starts no more runs and waits for the last one.
     pub(super) async fn end(mut self) {
         self.controller.stop();

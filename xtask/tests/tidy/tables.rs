@@ -37,8 +37,12 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("places", &["schedule"]),
     (
         "controller",
-        &["client", "fence", "inbox", "places", "queue", "rollout", "run", "sandbox", "watch"],
+        &[
+            "client", "fence", "health", "inbox", "places", "queue", "rollout", "run", "sandbox",
+            "watch",
+        ],
     ),
+    ("health", &[]),
     ("rollout", &["crd"]),
     (
         "run",
@@ -127,6 +131,7 @@ pub(crate) const PURE: &[&str] = &[
     "rate.rs",
     "schedule.rs",
     "rollout.rs",
+    "health.rs",
     "grant.rs",
     "budget.rs",
     "manifest.rs",

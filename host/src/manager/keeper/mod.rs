@@ -463,11 +463,18 @@ impl Keeper {
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
+            illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
         };
         facts.status()
+    }
+
+    /// Of the live revision; what is to replace it has not run yet.
+    fn illness(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
+        let running = self.running.as_ref().filter(|_| active == was_active)?;
+        running.illness()
     }
 
     /// Other controllers of this host with the same primary kind.
@@ -490,6 +497,7 @@ impl Keeper {
         known: &[WasmRevision],
     ) {
         let active = plan::status(controller).active;
+        let illness = self.running.as_ref().and_then(Running::illness);
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
             let manifest = self
@@ -500,8 +508,9 @@ impl Keeper {
             let wanted = || plan.loaded.contains(&name).then_some(Standing::Staging(None));
             let standing = self.standing(&name).or_else(wanted);
             let is_active = active.as_deref() == Some(&name);
-            let new =
-                status::revision(revision.status.as_ref(), standing.as_ref(), is_active, manifest);
+            let illness = illness.as_deref().filter(|_| is_active);
+            let standing = (standing.as_ref(), is_active);
+            let new = status::revision(revision.status.as_ref(), standing, illness, manifest);
             if revision.status.as_ref() == Some(&new) {
                 continue;
             }
