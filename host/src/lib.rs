@@ -1,8 +1,9 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
-//! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
+//! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
+//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
+//! The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
 
 pub mod admin;
@@ -19,8 +20,10 @@ pub mod config;
 pub mod controller;
 pub mod crd;
 pub mod events;
+pub mod fail;
 pub mod fence;
 pub mod grant;
+pub mod health;
 pub mod inbox;
 pub mod lease;
 pub mod manager;
@@ -29,6 +32,7 @@ pub mod metrics;
 pub mod module;
 pub mod places;
 pub mod queue;
+pub mod rate;
 pub mod rollout;
 pub mod run;
 pub mod sandbox;

@@ -39,6 +39,8 @@ pub struct Options {
     pub controllers: Option<String>,
     /// Further arguments of `nagaya serve`.
     pub arguments: Vec<String>,
+    /// Further variables of its environment, such as the failpoint `NAGAYA_FAIL`.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running host, killed when dropped.
@@ -67,6 +69,7 @@ impl Host {
         let mut child = Command::new(binary)
             .args(&arguments)
             .env_remove("KUBECONFIG")
+            .envs(options.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().context("duplicating the log's handle")?)
             .stderr(file)

@@ -5,9 +5,9 @@
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
 //! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
-//! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests reconcile. [`wait`] and
-//! [`witness`] look at what happens, [`history`] at what has happened. [`proxy`] stands between host
-//! and server and makes faults.
+//! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
+//! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at
+//! what has happened. [`proxy`] stands between host and server and makes faults.
 
 pub mod account;
 pub mod cargo;
@@ -20,6 +20,7 @@ mod evidence;
 pub mod history;
 pub mod host;
 pub mod install;
+pub mod load;
 pub mod log;
 pub mod manifest;
 pub mod proxy;
@@ -27,5 +28,10 @@ pub mod site;
 mod test;
 pub mod wait;
 pub mod witness;
+
+/// Whether the full form of a test is wanted: `cargo xtask test --long` sets `NAGAYA_LONG=1`.
+pub fn long() -> bool {
+    std::env::var_os("NAGAYA_LONG").is_some_and(|value| value == "1")
+}
 
 pub use test::{Test, test, test_alone};

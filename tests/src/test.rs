@@ -111,6 +111,7 @@ impl Test {
             controllers: Some(format!("{LABEL}={namespace}")),
             // After a kill the next host takes over within seconds.
             arguments: ["--lease-profile", "fast"].map(str::to_owned).to_vec(),
+            environment: vec![],
         };
         let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
@@ -196,6 +197,19 @@ impl Test {
         let revision = copier.push_config(&Component::load("copier")?, config).await?;
         copier.active(&revision).await?;
         Ok((copier, revision))
+    }
+
+    /// Where the host's log and data are.
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
+    /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
+    pub async fn start_host_failing(&mut self, point: &str) -> Result<()> {
+        let armed = ("NAGAYA_FAIL".to_owned(), point.to_owned());
+        let environment = if point.is_empty() { vec![] } else { vec![armed] };
+        self.host = Host::start(&host::Options { environment, ..self.options.clone() }).await?;
+        Ok(())
     }
 
     /// Another namespace, with labels.

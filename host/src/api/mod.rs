@@ -19,6 +19,7 @@ use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
 use crate::{
+    fail,
     fence::Claim,
     module::{Digest, Error, Modules, Upload, Welcome},
 };
@@ -185,6 +186,7 @@ async fn store(uploads: &Uploads, digest: Digest, mut body: Body) -> Result<(), 
         .await?;
     }
     start.finish()?;
+    fail::point("recv");
     blocking(move || upload.finish()).await
 }
 

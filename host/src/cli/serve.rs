@@ -13,6 +13,7 @@ use crate::{
     app::App,
     config::Config,
     crd::LimitsSpec,
+    fail,
     lease::{LeaseName, Profile},
     module::Digest,
 };
@@ -76,6 +77,9 @@ Examples:
 pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
     // kube calls each broken connection an error; whoever asked says what it means.
     logs::start(args.log_format, "info,kube_client::client::builder=off");
+    if let Ok(point) = std::env::var("NAGAYA_FAIL") {
+        fail::arm(&point).context("reading NAGAYA_FAIL")?;
+    }
     let config = Config {
         kubeconfig,
         data: args.data_dir,

@@ -50,9 +50,27 @@ pub enum Failure {
     /// The host ended it: a drain is over or a claim is lost.
     #[error("the run was ended by the host")]
     Drained,
+    /// A host function broke down; the instance is dropped, and only this run fails.
+    #[error("the host panicked while it served the guest, which is a bug of the host")]
+    Panicked,
     /// The host's own trouble.
     #[error("the host could not run the guest: {0}")]
     Host(String),
+}
+
+impl Failure {
+    /// Whether the guest broke down, in whatever way, instead of answering.
+    pub fn is_breakdown(&self) -> bool {
+        match self {
+            Self::Trap(_)
+            | Self::Deadline
+            | Self::Wall
+            | Self::Memory
+            | Self::TooLarge(_)
+            | Self::Exit(_) => true,
+            Self::Returned(_) | Self::Drained | Self::Host(_) => false,
+        }
+    }
 }
 
 /// What the guest said went wrong.

@@ -62,6 +62,7 @@ impl Stage {
             kubeconfig: host::kubeconfig(&control_plane, "nagaya-demo-host").await?,
             controllers: None,
             arguments: vec![],
+            environment: vec![],
         };
         let host = Host::start(&options).await?;
         progress.command(host.command());

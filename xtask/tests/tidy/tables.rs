@@ -29,14 +29,20 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     // The path of an event.
     // queue: the priorities of a change and of an initial list.
     ("watch", &["apiserver", "manifest", "queue"]),
-    ("queue", &[]),
+    ("queue", &["rate"]),
+    // A token bucket: of retries, of writes, of events.
+    ("rate", &[]),
     ("inbox", &["queue", "watch"]),
     ("schedule", &[]),
     ("places", &["schedule"]),
     (
         "controller",
-        &["client", "fence", "inbox", "places", "queue", "rollout", "run", "sandbox", "watch"],
+        &[
+            "client", "fence", "health", "inbox", "places", "queue", "rollout", "run", "sandbox",
+            "watch",
+        ],
     ),
+    ("health", &[]),
     ("rollout", &["crd"]),
     (
         "run",
@@ -72,7 +78,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
     ("grant", &["apiserver", "crd"]),
     ("authority", &["apiserver", "grant"]),
-    ("budget", &[]),
+    ("budget", &["rate"]),
     ("barrier", &["manifest", "watch"]),
     ("fence", &["clock"]),
     ("clock", &[]),
@@ -112,17 +118,20 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("api", &["fence", "manager", "module"]),
     ("admin", &[]),
     ("metrics", &[]),
+    ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, and plain settings.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics"];
+/// What every module may name: the metrics' names, plain settings, and points at which a test breaks in.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
 pub(crate) const PURE: &[&str] = &[
     "queue.rs",
+    "rate.rs",
     "schedule.rs",
     "rollout.rs",
+    "health.rs",
     "grant.rs",
     "budget.rs",
     "manifest.rs",
@@ -189,7 +198,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
     // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
-    ("rustix", &["app", "clock", "module", "sandbox"]),
+    ("rustix", &["app", "clock", "fail", "module", "sandbox"]),
     ("serde_saphyr", &["cli", "crd", "config"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),

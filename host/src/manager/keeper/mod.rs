@@ -31,6 +31,7 @@ use crate::{
     apiserver::{ApiServer, Error},
     crd::{self, FINALIZER, WasmController, WasmControllerStatus, WasmRevision},
     events::Recorder,
+    fail,
     fence::Claim,
     metrics::Metrics,
     places::Places,
@@ -57,6 +58,8 @@ pub(super) struct Estate {
     pub(super) metrics: Metrics,
     pub(super) places: Places,
     pub(super) claim: watch::Receiver<Option<Claim>>,
+    pub(super) reachable: watch::Receiver<bool>,
+    pub(super) write_timeout: Duration,
     pub(super) controllers: Arc<Cache>,
     pub(super) revisions: Arc<Cache>,
     pub(super) accounts: Arc<Cache>,
@@ -219,6 +222,7 @@ impl Keeper {
         if !is_known(&plan.desired) {
             let revision = plan::new_revision(&controller, &plan.desired, &known);
             let made = self.objects.create_revision(&revision).await?;
+            fail::point("cr-written");
             self.own_revisions.insert(plan.desired.clone(), made.clone());
             known.push(made);
         }
@@ -230,6 +234,7 @@ impl Keeper {
         self.tell_revisions(&controller, &plan, &known).await;
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
+            fail::point("gc");
             self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
@@ -419,6 +424,9 @@ impl Keeper {
         if controller.status.as_ref() != Some(&status) {
             let value = serde_json::to_value(&status).unwrap_or_default();
             let written = self.objects.set_status(controller, value).await?;
+            if status.active != old.active {
+                fail::point("intent-cas");
+            }
             self.own = Some(written);
         }
         let Some(running) = &self.running else { return Ok(()) };
@@ -455,11 +463,18 @@ impl Keeper {
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
+            illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
         };
         facts.status()
+    }
+
+    /// Of the live revision; what is to replace it has not run yet.
+    fn illness(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
+        let running = self.running.as_ref().filter(|_| active == was_active)?;
+        running.illness()
     }
 
     /// Other controllers of this host with the same primary kind.
@@ -482,6 +497,7 @@ impl Keeper {
         known: &[WasmRevision],
     ) {
         let active = plan::status(controller).active;
+        let illness = self.running.as_ref().and_then(Running::illness);
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
             let manifest = self
@@ -492,8 +508,9 @@ impl Keeper {
             let wanted = || plan.loaded.contains(&name).then_some(Standing::Staging(None));
             let standing = self.standing(&name).or_else(wanted);
             let is_active = active.as_deref() == Some(&name);
-            let new =
-                status::revision(revision.status.as_ref(), standing.as_ref(), is_active, manifest);
+            let illness = illness.as_deref().filter(|_| is_active);
+            let standing = (standing.as_ref(), is_active);
+            let new = status::revision(revision.status.as_ref(), standing, illness, manifest);
             if revision.status.as_ref() == Some(&new) {
                 continue;
             }
