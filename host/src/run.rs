@@ -96,8 +96,12 @@ impl Start {
         let primary = self.executor.view.primary(&self.taken.key);
         let client = self.client(primary.as_deref(), &id);
         let result = self.call(&client, primary.as_deref(), span.clone()).await;
+        if let Err(failure) = &result {
+            let seconds = started.elapsed().as_secs_f64();
+            span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
+        }
         client.settle().await;
-        let (outcome, end) = self.judge(&client, primary.as_deref(), &result, &span).await;
+        let (outcome, end) = self.judge(&client, primary.as_deref(), &result).await;
         self.shared.account.metrics.ran(end, started.elapsed());
         End { outcome, forbidden: client.forbidden(), client }
     }
@@ -157,11 +161,7 @@ impl Start {
         client: &Client,
         primary: Option<&Entry>,
         result: &Result<Action, Failure>,
-        span: &tracing::Span,
     ) -> (Outcome, RunEnd) {
-        if let Err(failure) = result {
-            span.in_scope(|| tracing::warn!(%failure, "the run failed"));
-        }
         let (outcome, end) = match result {
             Ok(_) if client.is_unsettled() => (Outcome::Failed, RunEnd::Error),
             Ok(Action::AwaitChange) => (Outcome::Done, RunEnd::Success),

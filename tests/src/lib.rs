@@ -5,9 +5,12 @@
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
 //! of its own. [`controller`] is a WasmController as its team sees it, [`cli`] the same through the
 //! command line, [`component`] what is uploaded, [`account`] and [`manifest`] the objects around
-//! it, [`site`] the objects that tests reconcile. [`wait`] and [`witness`] look at what happens.
+//! it, [`site`] the objects that tests reconcile. [`wait`] and [`witness`] look at what happens,
+//! [`bystander`] and [`memory`] at what it costs others; [`bombs`] are components that no compiler should see.
 
 pub mod account;
+pub mod bombs;
+pub mod bystander;
 pub mod cargo;
 pub mod cli;
 pub mod component;
@@ -18,6 +21,7 @@ pub mod host;
 pub mod install;
 pub mod log;
 pub mod manifest;
+pub mod memory;
 pub mod site;
 mod test;
 pub mod wait;
