@@ -8,6 +8,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, Result, bail};
 use axum::Router;
 use http::Method;
+use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
 
@@ -19,8 +20,9 @@ use crate::{
     config::Config,
     crd, events,
     fence::Claim,
+    lease::{self, Elector},
     manager::{Manager, Needs},
-    metrics::Metrics,
+    metrics::{Metrics, WatchStats},
     module::Modules,
     places::Places,
     sandbox::{Mappings, Sandbox, SandboxConfig},
@@ -32,11 +34,17 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// How often the sandbox is asked whether it may go on: swap that was just added is not used within seconds.
 const ASK_SANDBOX: Duration = Duration::from_secs(10);
 
+/// A host that starts alone has its Lease in a moment: what it reads after that is fresh and needs no proof.
+const LEASE_FIRST: Duration = Duration::from_millis(500);
+
 /// A host whose parts are there, but not yet at work.
 #[derive(Debug)]
 pub struct App {
     config: Config,
     api: ApiServer,
+    /// For what guests ask: the host's own requests never wait behind theirs (R70).
+    guests: ApiServer,
+    claim: watch::Sender<Option<Claim>>,
     modules: Modules,
     sandbox: Sandbox,
     metrics: Metrics,
@@ -54,9 +62,11 @@ struct Listeners {
 impl App {
     /// Opens the store, the sandbox and the listeners; an error says what cannot be had.
     pub async fn new(config: Config) -> Result<Self> {
-        let api = ApiServer::connect(config.kubeconfig.clone(), "nagaya")
-            .await
-            .context("reading the kubeconfig")?;
+        let connect = async || {
+            let api = ApiServer::connect(config.kubeconfig.clone(), "nagaya").await;
+            api.context("reading the kubeconfig")
+        };
+        let (api, guests) = (connect().await?, connect().await?);
         let listeners = Listeners {
             api: listen("api", config.api).await?,
             probes: listen("probes", config.probes).await?,
@@ -72,7 +82,17 @@ impl App {
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
         let metrics = Metrics::default();
         metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));
-        Ok(Self { config, api, modules, sandbox, metrics, listeners: Some(listeners) })
+        let claim = watch::channel(None).0;
+        Ok(Self {
+            config,
+            api,
+            guests,
+            claim,
+            modules,
+            sandbox,
+            metrics,
+            listeners: Some(listeners),
+        })
     }
 
     /// Works until `stop` becomes true or a part fails, and drains.
@@ -92,6 +112,28 @@ impl App {
         worked
     }
 
+    /// The Lease that decides whether this host works. It lies beside the host's own account, if it has one.
+    fn lease(&self, user: &str) -> Result<lease::Options> {
+        let name = &self.config.lease;
+        let account = user.strip_prefix("system:serviceaccount:");
+        let own =
+            account.and_then(|account| account.split_once(':')).map(|(namespace, _)| namespace);
+        let namespace = name.namespace.as_deref().or(own).unwrap_or(self.api.default_namespace());
+        // As client-go has it: the machine's name, and something that no other process has.
+        let mut bytes = [0; 16];
+        if SystemRandom::new().fill(&mut bytes).is_err() {
+            bail!("this machine gives no random bytes");
+        }
+        let machine = rustix::system::uname();
+        Ok(lease::Options {
+            namespace: namespace.to_owned(),
+            name: name.name.clone(),
+            identity: format!("{}_{}", machine.nodename().to_string_lossy(), crd::hex(&bytes)),
+            profile: self.config.lease_profile,
+            kubeconfig: self.config.kubeconfig.clone(),
+        })
+    }
+
     /// The three servers. Probes and metrics answer while the rest still starts.
     fn serve(
         &mut self,
@@ -99,7 +141,11 @@ impl App {
         shut: &watch::Receiver<bool>,
     ) -> JoinSet<Result<()>> {
         let admin = Admin { metrics: self.metrics.clone(), ready: ready.clone() };
-        let uploads = Uploads { modules: self.modules.clone(), max_bytes: self.config.max_module };
+        let uploads = Uploads {
+            modules: self.modules.clone(),
+            claim: self.claim.subscribe(),
+            max_bytes: self.config.max_module,
+        };
         let mut servers = JoinSet::new();
         let Some(Listeners { api, probes, metrics }) = self.listeners.take() else {
             return servers;
@@ -126,14 +172,20 @@ async fn work(
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     };
     tracing::info!(user = &*user, controllers = app.config.controllers, "the host starts");
+    let mut claim = app.claim.subscribe();
+    let elector = Elector::start(app.lease(&user)?, app.claim.clone(), app.metrics.clone())
+        .context("starting the thread of the Lease")?;
+    around.spawn(ending("the election", elector.ended()));
+    let _ = tokio::time::timeout(LEASE_FIRST, claim.wait_for(Option::is_some)).await;
     let authority = Authority::new(app.api.clone());
     let (recorder, sender) = events::recorder(app.api.clone(), instance());
     let hub = Hub::new(app.api.clone(), Handle::current());
     around.spawn(ending("the review of rights", authority.clone().run()));
     around.spawn(ending("the sender of events", sender.run()));
-    let (_claim, claimed) = watch::channel(Some(Claim { epoch: 0 }));
+    watch_metrics(&app.metrics, &hub);
     let needs = Needs {
         api: app.api.clone(),
+        guests: app.guests.clone(),
         hub,
         authority,
         sandbox: app.sandbox.clone(),
@@ -141,7 +193,7 @@ async fn work(
         recorder,
         metrics: app.metrics.clone(),
         places: Places::new(usize::try_from(app.config.slots).unwrap_or(1)),
-        claim: claimed,
+        claim: app.claim.subscribe(),
         user,
         controllers: app.config.controllers.clone(),
         memory_ceiling: app.config.memory_ceiling,
@@ -155,11 +207,15 @@ async fn work(
         }
         std::future::pending::<()>().await;
     };
-    tokio::select! {
+    let worked = tokio::select! {
         ended = managed => ended,
         () = told => Ok(()),
         Some(ended) = around.join_next() => ended.context("a part of the host panicked")?,
-    }
+    };
+    // Its runs are over: the next host need not wait until the Lease expires (R26).
+    around.abort_all();
+    elector.release().await;
+    worked
 }
 
 /// Keeps the controllers until there is a reason to end, and drains before it says which.
@@ -196,6 +252,27 @@ async fn reason_to_end(
     bail!(
         "swap was added, and the sandbox must start anew to clean memories in the way that is safe with it"
     )
+}
+
+/// How each watch is doing, asked at every scrape.
+#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+fn watch_metrics(metrics: &Metrics, hub: &Hub) {
+    let hub = hub.clone();
+    metrics.watches(move || {
+        let stats = hub.stats(std::time::Instant::now());
+        stats
+            .into_iter()
+            .map(|stats| WatchStats {
+                group: stats.key.resource.kind.group,
+                version: stats.key.resource.kind.version,
+                resource: stats.key.resource.plural,
+                projection: stats.key.projection.name(),
+                objects: stats.objects,
+                bytes: stats.bytes,
+                silent: stats.silent,
+            })
+            .collect()
+    });
 }
 
 async fn ending(what: &'static str, work: impl Future<Output = ()>) -> Result<()> {

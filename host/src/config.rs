@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use crate::lease::{LeaseName, Profile};
+
 /// The host's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -17,6 +19,10 @@ pub struct Config {
     pub metrics: SocketAddr,
     /// Only WasmControllers with these labels.
     pub controllers: Option<String>,
+    /// The Lease that decides which host of a deployment works.
+    pub lease: LeaseName,
+    /// Its times.
+    pub lease_profile: Profile,
     /// Runs at the same time.
     pub slots: u32,
     /// No guest may have more memory, in bytes.

@@ -21,6 +21,7 @@ use tokio::{
 
 use crate::{
     client::Client,
+    fail,
     fence::{Claim, Fence, Gate},
     inbox::Inbox,
     places::{Place, Places},
@@ -92,7 +93,7 @@ impl Controller {
         let (trouble_told, trouble) = watch::channel(Trouble::default());
         let (ended_told, ended) = watch::channel(false);
         let (inbox, shared) = (parts.inbox.clone(), parts.shared.clone());
-        let claim = *parts.claim.borrow();
+        let claim = parts.claim.borrow().clone();
         let gate = watch::channel(Gate { floor: 0, claim }).0;
         let looping = Loop {
             id: parts.places.register(),
@@ -111,6 +112,9 @@ impl Controller {
             lost: None,
             refused: BTreeMap::new(),
             closing: JoinSet::new(),
+            fresh: None,
+            opened: 0,
+            refreshing: JoinSet::new(),
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
     }
@@ -175,6 +179,11 @@ pub struct Loop {
     refused: BTreeMap<ObjectKey, String>,
     /// Replaced views, until the new one is sure to have missed nothing.
     closing: JoinSet<Arc<Executor>>,
+    /// The executor generation of the newest run.
+    opened: i64,
+    /// The claim whose predecessor's writes the live revision's caches are known to have (S4).
+    fresh: Option<Claim>,
+    refreshing: JoinSet<(Claim, Arc<Executor>)>,
 }
 
 #[derive(Debug)]
@@ -212,7 +221,10 @@ impl Loop {
                 () = self.parts.inbox.changed() => (),
                 Ok(()) = self.rollout.changed() => self.swap(),
                 Ok(()) = self.settings.changed() => (),
-                Ok(()) = self.parts.claim.changed() => self.publish_gate(None),
+                Ok(()) = self.parts.claim.changed() => self.take_claim(),
+                Some(Ok((claim, of))) = self.refreshing.join_next(), if !self.refreshing.is_empty() => {
+                    self.refreshed(claim, &of);
+                }
                 Some(Ok((key, outcome))) = self.parked.join_next(), if !self.parked.is_empty() => {
                     self.parts.inbox.done(&key, outcome);
                 }
@@ -229,13 +241,13 @@ impl Loop {
     fn may_start(&mut self) -> bool {
         let settings = self.settings.borrow_and_update();
         self.current.active.is_some()
-            && self.parts.claim.borrow().is_some()
+            && self.fresh.is_some()
             && !settings.suspend
             && self.runs.len() < settings.concurrency
     }
 
     fn start(&mut self, place: Place) {
-        let claim = *self.parts.claim.borrow();
+        let claim = self.fresh.clone();
         let (Some(executor), Some(claim)) = (self.current.pick().cloned(), claim) else { return };
         let Some(taken) = self.parts.inbox.take() else { return };
         let (stop, stop_seen) = watch::channel(false);
@@ -249,6 +261,10 @@ impl Loop {
             fence: Fence { generation, claim, gate: self.gate.subscribe() },
             stop: stop_seen,
         };
+        if self.opened < generation {
+            self.opened = generation;
+            fail::point("gate-open");
+        }
         let id = self.runs.spawn(start.run()).id();
         self.flights.insert(id, Flight { key, generation, stop, _place: place });
         self.count_workers();
@@ -300,11 +316,16 @@ impl Loop {
         let next = self.rollout.borrow_and_update().clone();
         let replaced = next.generation != self.current.generation;
         let old = std::mem::replace(&mut self.current, next).active;
+        if replaced {
+            fail::point("gate-closed");
+        }
         if let Some(new) = &self.current.active {
             new.view.set_live(true);
             self.parts.inbox.forget_failures();
             new.view.wake_all(&self.parts.inbox);
+            fail::point("requeue");
         }
+        self.refresh();
         if let Some(old) = old {
             let new = self.current.active.clone();
             self.closing.spawn(async move {
@@ -320,6 +341,43 @@ impl Loop {
         self.raise_floor_if_drained();
     }
 
+    /// The claim was acquired, lost, or acquired anew. A lost one ends all runs at once: there is no drain (R26).
+    fn take_claim(&mut self) {
+        let claim = self.parts.claim.borrow_and_update().clone();
+        self.publish_gate(None);
+        if self.fresh.is_some() && self.fresh != claim {
+            for flight in self.flights.values() {
+                flight.stop.send_replace(true);
+            }
+            // What was applied last may have been applied differently by another host since.
+            self.parts.shared.account.forget_applied();
+        }
+        self.refresh();
+    }
+
+    /// Before anything runs under a claim, the live revision's caches must have what its last holder wrote.
+    fn refresh(&mut self) {
+        self.fresh = None;
+        self.refreshing.abort_all();
+        let claim = self.parts.claim.borrow().clone();
+        let (Some(claim), Some(active)) = (claim, self.current.active.clone()) else { return };
+        if active.view.is_fresh(claim.since) {
+            self.fresh = Some(claim);
+            return;
+        }
+        self.refreshing.spawn(async move {
+            active.view.fresh(claim.since).await;
+            (claim, active)
+        });
+    }
+
+    fn refreshed(&mut self, claim: Claim, of: &Arc<Executor>) {
+        let is_live = self.current.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, of));
+        if is_live && self.parts.claim.borrow().as_ref() == Some(&claim) {
+            self.fresh = Some(claim);
+        }
+    }
+
     fn close(&self, old: &Arc<Executor>) {
         if !self.current.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, old)) {
             old.view.set_live(false);
@@ -329,8 +387,11 @@ impl Loop {
     fn raise_floor_if_drained(&mut self) {
         let current = self.current.generation;
         if self.flights.values().all(|flight| flight.generation >= current) {
-            self.drain_until = None;
+            let drained = self.drain_until.take().is_some();
             self.publish_gate(Some(current));
+            if drained {
+                fail::point("drained");
+            }
         }
     }
 
@@ -346,7 +407,7 @@ impl Loop {
     }
 
     fn publish_gate(&self, floor: Option<i64>) {
-        let claim = *self.parts.claim.borrow();
+        let claim = self.parts.claim.borrow().clone();
         self.gate.send_if_modified(|gate| {
             let next = Gate { floor: floor.unwrap_or(gate.floor).max(gate.floor), claim };
             let changed = *gate != next;

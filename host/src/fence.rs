@@ -1,22 +1,37 @@
 //! Decides, just before a write is sent, whether its run may still write (R64).
 //!
-//! A run carries the executor generation under which it started and the epoch of the claim it started under. The
-//! controller publishes the lowest generation that may still write and its current claim; a trapped, superseded or
-//! demoted run is behind one of them.
+//! A run carries the executor generation under which it started and the claim it started under. The controller
+//! publishes the lowest generation that may still write and its current claim; a trapped, superseded or demoted run
+//! is behind one of them. A claim also ends by itself, at a time that only its renewal moves on: a host that was
+//! frozen past it sends nothing when it wakes, even before anybody has told it (F20).
 //!
-//! Invariant: `a_run_behind_the_floor_or_of_an_old_claim_is_refused`.
+//! Invariants: `a_run_behind_the_floor_or_of_an_old_claim_is_refused`, `a_claim_that_nobody_renews_ends_by_itself`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
-/// The right to act for a controller: held while the bucket's Lease is. One replica holds every claim for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use crate::clock;
+
+/// The right to act for a controller: held while the bucket's Lease is.
+#[derive(Clone, Debug)]
 pub struct Claim {
-    /// Grows with each acquisition of the Lease.
+    /// Grows with each acquisition of the Lease: its `leaseTransitions`.
     pub epoch: i64,
+    /// When it was acquired: what was read before may be older than the last holder's writes.
+    pub since: Instant,
+    /// When it ends unless it is renewed, in milliseconds since boot.
+    until: Arc<AtomicU64>,
 }
 
 /// What may write now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
     /// Runs of a lower executor generation may not write any more.
     pub floor: i64,
@@ -56,35 +71,92 @@ pub struct Fence {
     pub gate: watch::Receiver<Gate>,
 }
 
+impl Claim {
+    /// A claim acquired now that ends at `until`, a time since boot.
+    pub fn new(epoch: i64, since: Instant, until: Duration) -> Self {
+        Self { epoch, since, until: Arc::new(AtomicU64::new(millis(until))) }
+    }
+
+    /// Moves the end on, for every copy.
+    pub fn extend(&self, until: Duration) {
+        self.until.fetch_max(millis(until), Ordering::SeqCst);
+    }
+
+    /// Whether it holds at this moment.
+    pub fn holds(&self) -> bool {
+        self.holds_at(clock::since_boot())
+    }
+
+    fn holds_at(&self, now: Duration) -> bool {
+        millis(now) < self.until.load(Ordering::SeqCst)
+    }
+}
+
+impl PartialEq for Claim {
+    fn eq(&self, other: &Self) -> bool {
+        self.epoch == other.epoch && self.since == other.since
+    }
+}
+
+impl Eq for Claim {}
+
 impl Fence {
     /// Whether the run may write at this moment.
     pub fn check(&self) -> Result<(), Refusal> {
-        let gate = *self.gate.borrow();
-        if gate.claim != Some(self.claim) {
-            return Err(Refusal::Demoted);
+        {
+            let gate = self.gate.borrow();
+            if gate.claim.as_ref() != Some(&self.claim) {
+                return Err(Refusal::Demoted);
+            }
+            if self.generation < gate.floor {
+                return Err(Refusal::Superseded);
+            }
         }
-        if self.generation < gate.floor {
-            return Err(Refusal::Superseded);
-        }
-        Ok(())
+        if self.claim.holds() { Ok(()) } else { Err(Refusal::Demoted) }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn claim(epoch: i64, until: Duration) -> Claim {
+        Claim::new(epoch, Instant::now(), until)
+    }
+
     #[test]
     fn a_run_behind_the_floor_or_of_an_old_claim_is_refused() {
-        let claim = Claim { epoch: 1 };
-        let (sender, gate) = watch::channel(Gate { floor: 3, claim: Some(claim) });
-        let fence = |generation| Fence { generation, claim, gate: gate.clone() };
+        let first = claim(1, Duration::MAX);
+        let (sender, gate) = watch::channel(Gate { floor: 3, claim: Some(first.clone()) });
+        let fence = |generation| Fence { generation, claim: first.clone(), gate: gate.clone() };
         assert_eq!(fence(3).check(), Ok(()));
         assert_eq!(fence(4).check(), Ok(()), "a newer run than the drain's end");
         assert_eq!(fence(2).check(), Err(Refusal::Superseded));
-        sender.send_replace(Gate { floor: 3, claim: Some(Claim { epoch: 2 }) });
+        sender.send_replace(Gate { floor: 3, claim: Some(claim(2, Duration::MAX)) });
         assert_eq!(fence(3).check(), Err(Refusal::Demoted));
         sender.send_replace(Gate { floor: 3, claim: None });
         assert_eq!(fence(3).check(), Err(Refusal::Demoted));
+    }
+
+    #[test]
+    fn a_claim_that_nobody_renews_ends_by_itself() {
+        let held = claim(1, 10 * SECOND);
+        let copy = held.clone();
+        assert!(copy.holds_at(9 * SECOND) && !copy.holds_at(10 * SECOND));
+        held.extend(20 * SECOND);
+        held.extend(15 * SECOND);
+        assert!(copy.holds_at(19 * SECOND), "a renewal reaches every copy and never shortens");
+        assert!(!copy.holds_at(20 * SECOND));
+        let over = claim(2, Duration::ZERO);
+        let (_sender, gate) = watch::channel(Gate { floor: 0, claim: Some(over.clone()) });
+        let fence = Fence { generation: 1, claim: over, gate };
+        assert_eq!(fence.check(), Err(Refusal::Demoted), "though nobody has taken it away yet");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
 //! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`barrier`], [`fence`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
+//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
 
 pub mod admin;
@@ -14,13 +14,16 @@ pub mod barrier;
 pub mod budget;
 pub mod cli;
 pub mod client;
+pub mod clock;
 pub mod config;
 pub mod controller;
 pub mod crd;
 pub mod events;
+pub mod fail;
 pub mod fence;
 pub mod grant;
 pub mod inbox;
+pub mod lease;
 pub mod manager;
 pub mod manifest;
 pub mod metrics;

@@ -74,6 +74,16 @@ pub enum Projection {
     Metadata,
 }
 
+impl Projection {
+    /// The word for metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Metadata => "metadata",
+        }
+    }
+}
+
 /// One step of a predicate in postfix notation (R21).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -110,11 +110,12 @@ impl Start {
         let account = &self.shared.account;
         let key = Digest::of(self.taken.key.to_string().as_bytes());
         let user_agent = format!(
-            "nagaya/{} (controller={}; revision={}; generation={}; key={}; reconcile={id})",
+            "nagaya/{} (controller={}; revision={}; generation={}; epoch={}; key={}; reconcile={id})",
             env!("CARGO_PKG_VERSION"),
             account.controller,
             self.executor.digest.short(),
             self.fence.generation,
+            self.fence.claim.epoch,
             &key.short()[..8],
         );
         let run = ClientRun {
@@ -207,6 +208,7 @@ impl Start {
                     Failure::Memory => "memory",
                     Failure::TooLarge(_) => "too-large",
                     Failure::Exit(_) => "exit",
+                    Failure::Panicked => "host-panic",
                     _ => "trap",
                 };
                 metrics.trapped(revision, kind);

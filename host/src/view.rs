@@ -11,6 +11,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    time::Instant,
 };
 
 use crate::{
@@ -207,6 +208,17 @@ impl View {
         for sight in &self.sights {
             sight.subscription.barrier().await;
         }
+    }
+
+    /// Whether every cache has all that was written before `since`.
+    pub fn is_fresh(&self, since: Instant) -> bool {
+        self.sights.iter().all(|sight| sight.subscription.is_fresh(since))
+    }
+
+    /// Waits until every cache has all that was written before `since`.
+    pub async fn fresh(&self, since: Instant) {
+        let all = self.sights.iter().map(|sight| sight.subscription.fresh(since));
+        futures::future::join_all(all).await;
     }
 
     /// Lets the watches wake the controller, or stops them.

@@ -21,8 +21,10 @@ use axum::{
 use futures::{StreamExt, stream};
 use nagaya::{
     api::{Uploads, router, router_with_limit},
+    fence::Claim,
     module::{Digest, Modules},
 };
+use tokio::sync::watch;
 use tower::ServiceExt;
 
 const MAX: u64 = 64 << 10;
@@ -47,7 +49,7 @@ impl Host {
     }
 
     fn uploads(&self) -> Uploads {
-        Uploads { modules: self.modules.clone(), max_bytes: MAX }
+        Uploads { modules: self.modules.clone(), claim: claim(Duration::MAX), max_bytes: MAX }
     }
 
     fn files(&self) -> usize {
@@ -61,6 +63,12 @@ impl Host {
     async fn head(&self, digest: &str) -> StatusCode {
         send(router(self.uploads()), request(Method::HEAD, digest, Body::empty())).await
     }
+}
+
+/// What a host holds that leads until then, counted from its boot.
+#[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+fn claim(until: Duration) -> watch::Receiver<Option<Claim>> {
+    watch::channel(Some(Claim::new(1, std::time::Instant::now(), until))).1
 }
 
 fn count(folder: &Path) -> usize {
@@ -127,6 +135,25 @@ async fn bytes_nobody_waits_for_are_refused_unread() {
 
     host.modules.name("demo/web", HashSet::new());
     refused(&host, StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
+async fn a_standby_takes_no_upload() {
+    let digest = Digest::of(&component(10));
+    let host = Host::naming(&[&digest]);
+    for claim in [claim(Duration::ZERO), watch::channel(None).1] {
+        let uploads = Uploads { claim, ..host.uploads() };
+        for method in [Method::PUT, Method::HEAD] {
+            let (body, read) = counted(vec![component(10)]);
+            let request = request(method, &digest.to_string(), body);
+            assert_eq!(
+                send(router(uploads.clone()), request).await,
+                StatusCode::SERVICE_UNAVAILABLE
+            );
+            assert_eq!(read.load(Ordering::SeqCst), 0);
+        }
+    }
+    assert_eq!(host.files(), 0);
 }
 
 #[tokio::test]

@@ -14,6 +14,9 @@ use crate::manifest::root;
 /// Names the host's binary; without it the one beside the test's own is built and used.
 pub const BINARY: &str = "NAGAYA_BINARY";
 
+/// What cargo builds as the host under test: with failpoints.
+pub const HOST: [&str; 6] = ["--package", "nagaya", "--bin", "nagaya", "--features", "failpoints"];
+
 /// A component that can be uploaded.
 #[derive(Debug, Clone)]
 pub struct Component {
@@ -85,7 +88,7 @@ pub async fn binary() -> Result<&'static Path> {
 fn build() -> Result<PathBuf> {
     let folder = profile_folder()?;
     let mut cargo = cargo(&root());
-    cargo.args(["build", "--quiet", "--locked", "--package", "nagaya", "--bin", "nagaya"]);
+    cargo.args(["build", "--quiet", "--locked"]).args(HOST);
     if folder.ends_with("release") {
         cargo.arg("--release");
     }

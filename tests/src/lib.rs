@@ -3,10 +3,12 @@
 //!
 //! In reading order: [`control_plane`] starts the server, [`install`] puts on it what a platform
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
-//! of its own. [`controller`] is a WasmController as its team sees it, [`cli`] the same through the
-//! command line, [`component`] what is uploaded, [`account`] and [`manifest`] the objects around
-//! it, [`site`] the objects that tests reconcile. [`wait`] and [`witness`] look at what happens,
-//! [`bystander`] and [`memory`] at what it costs others; [`bombs`] are components that no compiler should see.
+//! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
+//! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
+//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile. [`wait`] and
+//! [`witness`] look at what happens, [`history`] at what has happened, [`bystander`] and [`memory`]
+//! at what it costs others. [`proxy`] stands between host and server and makes faults; [`bombs`] are
+//! components that no compiler should see.
 
 pub mod account;
 pub mod bombs;
@@ -17,14 +19,16 @@ pub mod component;
 pub mod control_plane;
 pub mod controller;
 mod evidence;
+pub mod history;
 pub mod host;
 pub mod install;
 pub mod log;
 pub mod manifest;
 pub mod memory;
+pub mod proxy;
 pub mod site;
 mod test;
 pub mod wait;
 pub mod witness;
 
-pub use test::{Test, test};
+pub use test::{Test, test, test_alone};

@@ -1,12 +1,16 @@
 //! Websites and their children, as the example `website` and the guests of `tests/guests` make them.
 
-use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use crate::manifest::resource;
+use crate::wait::within;
 
 /// The label of every child of the example; its value is the Website's name.
 pub const WEBSITE: &str = "examples.nagaya.dev/website";
@@ -45,6 +49,32 @@ pub async fn datum(maps: &Api<ConfigMap>, name: &str, key: &str) -> Result<Strin
     let map = maps.get_opt(name).await?.with_context(|| format!("no ConfigMap {name}"))?;
     let found = map.data.as_ref().and_then(|data| data.get(key).cloned());
     found.with_context(|| format!("the ConfigMap {name} has no {key}: {:?}", map.data))
+}
+
+/// Waits until `copier` has copied what every one of these Websites says now.
+pub async fn copied(
+    maps: &Api<ConfigMap>,
+    titles: &BTreeMap<String, String>,
+    limit: Duration,
+) -> Result<()> {
+    within(limit, "every title is copied", async || {
+        let found = maps.list(&ListParams::default()).await?.items;
+        let found: BTreeMap<_, _> = found
+            .into_iter()
+            .filter_map(|map| Some((map.metadata.name?, map.data?.remove("title")?)))
+            .collect();
+        let late: Vec<_> =
+            titles.iter().filter(|(name, title)| found.get(*name) != Some(*title)).collect();
+        ensure!(
+            late.is_empty(),
+            "{} of {} are not, such as {:?}",
+            late.len(),
+            titles.len(),
+            late[0]
+        );
+        Ok(())
+    })
+    .await
 }
 
 /// A config by which `hostile` does these steps and owns the ConfigMaps that it writes: a change of

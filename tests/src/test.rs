@@ -17,13 +17,15 @@ use serde_json::{Value, json};
 use crate::account::{self, GUEST_RULES, Rule};
 use crate::cli::Cli;
 use crate::component::{Component, profile_folder};
-use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, User, audit};
+use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, Options, Route, User, audit, locate};
 use crate::controller::{Controller, SEEN_WITHIN};
 use crate::evidence;
+use crate::history::History;
 use crate::host::{self, Host};
 use crate::install;
 use crate::log::Line;
 use crate::manifest;
+use crate::proxy::Proxy;
 use crate::site;
 use crate::wait::within;
 
@@ -41,8 +43,8 @@ const NO_DIGEST: &str = "sha256:000000000000000000000000000000000000000000000000
 
 /// What a test has for itself.
 pub struct Test {
-    /// The server, shared with others.
-    pub control_plane: &'static ControlPlane,
+    /// The server; whose it is, [`test`] and [`test_alone`] say.
+    pub control_plane: ControlPlane,
     /// The administrator.
     pub admin: Client,
     /// The namespace.
@@ -52,53 +54,65 @@ pub struct Test {
     options: host::Options,
     others: Vec<String>,
     expected: Vec<&'static str>,
+    /// The audit log at the start.
+    log: Option<audit::Log>,
 }
 
-/// Runs `body` with a namespace and a host of its own, and looks after both afterwards: the host
-/// must end well when asked, and without having logged an error. A failure keeps the namespace's
-/// objects, the host's log and the audit lines, and says where.
+/// Runs `body` with a namespace and a host of its own on the shared server, and looks after both
+/// afterwards: the host must end well when asked, without having logged an error, and the history of
+/// its writes must be clean. A failure
+/// keeps the namespace's objects, the host's log and the audit lines, and says where.
 pub fn test(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(2).enable_all().build().context("starting a runtime")?;
-    runtime.block_on(async {
-        let mut test = Test::start().await?;
-        let outcome = AssertUnwindSafe(async {
-            body(&mut test).await?;
-            test.end().await
-        });
-        match outcome.catch_unwind().await {
-            Ok(Ok(())) => {
-                // Nothing in it is needed any more; a leftover is removed by the next run.
-                let _ = fs::remove_dir_all(&test.options.folder);
-                Ok(())
-            }
-            Ok(Err(error)) => {
-                let kept = test.keep_evidence().await;
-                Err(error.context(kept))
-            }
-            Err(panic) => {
-                eprintln!("{}", test.keep_evidence().await);
-                resume_unwind(panic)
-            }
+    block_on(async { Test::start(install::shared().await?).await?.run(body).await })
+}
+
+/// The same on a server of its own, which `body` may stop and kill. On a given cluster nothing is
+/// run, which is said.
+pub fn test_alone(
+    options: Options,
+    body: impl AsyncFnOnce(&mut Test, &mut ControlPlane) -> Result<()>,
+) -> Result<()> {
+    block_on(async {
+        if matches!(locate(), Route::Cluster(_)) {
+            eprintln!("not run: {GIVEN_CLUSTER} is set, and this stops the server");
+            return Ok(());
         }
+        let mut own = ControlPlane::start(options).await?;
+        install::install(&own).await?;
+        let test = Test::start(&own).await?;
+        let outcome = test.run(async |test| body(test, &mut own).await).await;
+        if outcome.is_err() {
+            own.keep();
+        }
+        let stopped = own.stop().await;
+        outcome.and(stopped)
     })
 }
 
+fn block_on(test: impl Future<Output = Result<()>>) -> Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(2).enable_all().build().context("starting a runtime")?.block_on(test)
+}
+
 impl Test {
-    async fn start() -> Result<Self> {
-        let control_plane = install::shared().await?;
+    async fn start(server: &ControlPlane) -> Result<Self> {
+        let control_plane = ControlPlane::attach(server.folder())?;
         let admin = control_plane.client(User::Admin).await?;
         let namespace = create_namespace(&admin, None).await?;
         let folder = new_folder()?;
         let options = host::Options {
             folder,
-            kubeconfig: host::kubeconfig(control_plane, &format!("host-{namespace}")).await?,
+            kubeconfig: host::kubeconfig(&control_plane, &format!("host-{namespace}")).await?,
             controllers: Some(format!("{LABEL}={namespace}")),
-            arguments: vec![],
+            // After a kill the next host takes over within seconds.
+            arguments: ["--lease-profile", "fast"].map(str::to_owned).to_vec(),
+            environment: vec![],
+            wrapper: vec![],
         };
+        let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
         let (others, expected) = (vec![], vec![]);
-        Ok(Self { control_plane, admin, namespace, host, options, others, expected })
+        Ok(Self { control_plane, admin, namespace, host, options, others, expected, log })
     }
 
     /// Says that the host is to log an error with this message, which is then no failure of the test.
@@ -106,9 +120,80 @@ impl Test {
         self.expected.push(message);
     }
 
+    /// How the host is started.
+    pub fn options(&self) -> host::Options {
+        self.options.clone()
+    }
+
+    /// Starts the host again in another way, after [`Host::stop`] or [`Host::kill`].
+    pub async fn start_host_as(&mut self, options: host::Options) -> Result<()> {
+        self.options = options;
+        self.start_host().await
+    }
+
+    async fn run(mut self, body: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let outcome = AssertUnwindSafe(async {
+            body(&mut self).await?;
+            self.end().await
+        });
+        match outcome.catch_unwind().await {
+            Ok(Ok(())) => {
+                // Nothing in it is needed any more; a leftover is removed by the next run.
+                let _ = fs::remove_dir_all(&self.options.folder);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                let kept = self.keep_evidence().await;
+                Err(error.context(kept))
+            }
+            Err(panic) => {
+                eprintln!("{}", self.keep_evidence().await);
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Starts the host again, with the same credentials but through this proxy.
+    pub async fn behind(&mut self, proxy: &Proxy) -> Result<()> {
+        self.host.stop().await?;
+        self.options.kubeconfig = proxy.kubeconfig(&self.options.kubeconfig)?;
+        self.start_host().await
+    }
+
     /// Starts the host again on the same data, after [`Host::stop`] or [`Host::kill`].
     pub async fn start_host(&mut self) -> Result<()> {
         self.host = Host::start(&self.options).await?;
+        Ok(())
+    }
+
+    /// Another host of the same deployment: the same controllers, Lease and data folder.
+    pub async fn standby(&self, name: &str) -> Result<Host> {
+        let folder = self.options.folder.join(name);
+        fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let shared = std::os::unix::fs::symlink("../data", folder.join("data"));
+        shared.context("sharing the data folder")?;
+        Host::start(&host::Options { folder, ..self.options.clone() }).await
+    }
+
+    /// Makes `other` the host that [`Test::controller`] sends to and whose metrics are asked; returns the old one.
+    pub fn switch_to(&mut self, other: Host) -> Host {
+        std::mem::replace(&mut self.host, other)
+    }
+
+    /// The guest `copier`, live, with `config`; and its revision. Its budget is for load.
+    pub async fn copier(&self, name: &str, config: &Value) -> Result<(Controller, String)> {
+        let spec = json!({"limits": {"writesPerMinute": 60_000}});
+        let copier = self.guest(name, GUEST_RULES, spec).await?;
+        let revision = copier.push_config(&Component::load("copier")?, config).await?;
+        copier.active(&revision).await?;
+        Ok((copier, revision))
+    }
+
+    /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
+    pub async fn start_host_failing(&mut self, point: &str) -> Result<()> {
+        let armed = ("NAGAYA_FAIL".to_owned(), point.to_owned());
+        let environment = if point.is_empty() { vec![] } else { vec![armed] };
+        self.host = Host::start(&host::Options { environment, ..self.options.clone() }).await?;
         Ok(())
     }
 
@@ -240,6 +325,18 @@ impl Test {
         log
     }
 
+    /// What was written in this test's namespaces; none on a given cluster.
+    pub fn history(&self) -> Result<Option<History>> {
+        let Some(log) = &self.log else { return Ok(None) };
+        let mut events = log.events()?;
+        events.retain(|event| {
+            event.object_ref.as_ref().is_some_and(|object| {
+                object.namespace == self.namespace || self.others.contains(&object.namespace)
+            })
+        });
+        Ok(Some(History::of(&events)))
+    }
+
     /// The name by which the server knows an account of this test.
     pub fn username(&self, account: &str) -> String {
         account::username(&self.namespace, account)
@@ -292,6 +389,9 @@ impl Test {
     }
 
     async fn end(&mut self) -> Result<()> {
+        if let Some(history) = self.history()? {
+            history.check()?;
+        }
         if self.control_plane.is_given() {
             self.clear().await?;
         }

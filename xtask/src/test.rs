@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::cargo::cargo;
-use e2e::component::{BINARY, profile_folder};
+use e2e::component::{BINARY, HOST, profile_folder};
 use e2e::control_plane::{ControlPlane, Options, Program, Route, SHARED_INSTANCE, locate};
 use tokio::time::Instant;
 
@@ -149,7 +149,7 @@ fn sum_up(outcomes: &[(Part, Outcome, Duration)], took: Duration) -> Result<()> 
 /// Builds the binary that the end-to-end tests and the demo start.
 pub(crate) fn build_host(root: &Path) -> Result<PathBuf> {
     let mut cargo = cargo(root);
-    succeed(cargo.args(["build", "--locked", "--package", "nagaya", "--bin", "nagaya"]))?;
+    succeed(cargo.args(["build", "--locked"]).args(HOST))?;
     let binary = profile_folder()?.join("nagaya");
     ensure!(binary.is_file(), "cargo left no host in {}", binary.display());
     Ok(binary)

@@ -18,7 +18,11 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::module::{Digest, Error, Modules, Upload, Welcome};
+use crate::{
+    fail,
+    fence::Claim,
+    module::{Digest, Error, Modules, Upload, Welcome},
+};
 
 /// The whole body must be here within this time (U2).
 const BODY_LIMIT: Duration = Duration::from_secs(30);
@@ -28,8 +32,16 @@ const BODY_LIMIT: Duration = Duration::from_secs(30);
 pub struct Uploads {
     /// Where modules go.
     pub modules: Modules,
+    /// Held by the host of a deployment that takes the uploads.
+    pub claim: watch::Receiver<Option<Claim>>,
     /// Larger modules are refused while they are being received.
     pub max_bytes: u64,
+}
+
+impl Uploads {
+    fn leads(&self) -> bool {
+        self.claim.borrow().as_ref().is_some_and(Claim::holds)
+    }
 }
 
 /// `PUT` and `HEAD /v1/modules/{digest}`.
@@ -64,6 +76,9 @@ pub async fn serve(
 }
 
 async fn look(State(state): State<Uploading>, Path(digest): Path<String>) -> Response {
+    if !state.uploads.leads() {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     match digest.parse::<Digest>() {
         Ok(digest) => match state.uploads.modules.welcome(&digest) {
             Welcome::Stored => StatusCode::OK.into_response(),
@@ -85,6 +100,10 @@ async fn receive(
         Ok(digest) => digest,
         Err(error) => return answer(StatusCode::BAD_REQUEST, &error.to_string()),
     };
+    if !uploads.leads() {
+        let text = "this host is a standby: another one of its deployment holds the Lease and takes the uploads; send it there, or try again in a moment";
+        return answer(StatusCode::SERVICE_UNAVAILABLE, text);
+    }
     match uploads.modules.welcome(&digest) {
         Welcome::Wanted => (),
         Welcome::Stored => return answer(StatusCode::OK, "the module is stored already"),
@@ -167,6 +186,7 @@ async fn store(uploads: &Uploads, digest: Digest, mut body: Body) -> Result<(), 
         .await?;
     }
     start.finish()?;
+    fail::point("recv");
     blocking(move || upload.finish()).await
 }
 

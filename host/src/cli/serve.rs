@@ -9,7 +9,14 @@ use tokio::{
 };
 
 use super::logs;
-use crate::{app::App, config::Config, crd::LimitsSpec};
+use crate::{
+    app::App,
+    config::Config,
+    crd::LimitsSpec,
+    fail,
+    lease::{LeaseName, Profile},
+    module::Digest,
+};
 
 /// No uploaded module may be larger: a Python component has 18 MiB.
 const MAX_MODULE: u64 = 32 << 20;
@@ -33,6 +40,13 @@ pub(super) struct Args {
     /// Keep only WasmControllers with these labels, so that several hosts can share a cluster
     #[arg(long, value_name = "SELECTOR")]
     controllers: Option<String>,
+    /// The Lease that decides which host of a deployment works, as NAME or NAMESPACE/NAME; hosts of one deployment
+    /// share it and their data folder [default: nagaya, or nagaya- and a hash of --controllers]
+    #[arg(long, value_name = "LEASE")]
+    lease: Option<LeaseName>,
+    /// How soon another host takes over from a dead one: within 22 s, or within 10 s for twice the requests
+    #[arg(long, value_name = "PROFILE", default_value = "standard")]
+    lease_profile: LeaseProfile,
     /// Runs at the same time, of all controllers together
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=256))]
     slots: u32,
@@ -44,21 +58,38 @@ pub(super) struct Args {
     log_format: logs::Format,
 }
 
+/// The times of the Lease.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum LeaseProfile {
+    /// 15, 10 and 2 s, as every Kubernetes component has it
+    Standard,
+    /// 6, 4 and 1 s
+    Fast,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   nagaya serve --data-dir ./data                                   with your kubeconfig, on loopback
   nagaya serve --controllers team=storage --log-format json        one of several hosts
   NAGAYA_LOG=info,nagaya::watch=debug nagaya serve                 with the story of each watch";
 
-/// Runs the host until SIGTERM or SIGINT, then drains: no new runs, the last ones may take 30 s.
+/// Runs the host until SIGTERM or SIGINT, then drains and gives up its Lease: no new runs, the last ones may take 30 s.
 pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
     logs::start(args.log_format, "info");
+    if let Ok(point) = std::env::var("NAGAYA_FAIL") {
+        fail::arm(&point).context("reading NAGAYA_FAIL")?;
+    }
     let config = Config {
         kubeconfig,
         data: args.data_dir,
         api: args.api_bind_address,
         probes: args.health_probe_bind_address,
         metrics: args.metrics_bind_address,
+        lease: args.lease.unwrap_or_else(|| default_lease(args.controllers.as_deref())),
+        lease_profile: match args.lease_profile {
+            LeaseProfile::Standard => Profile::STANDARD,
+            LeaseProfile::Fast => Profile::FAST,
+        },
         controllers: args.controllers,
         slots: args.slots,
         memory_ceiling: args.memory_ceiling,
@@ -91,6 +122,15 @@ async fn serve(config: Config) -> Result<()> {
         worked = app.run(stopping) => worked,
         () = told => Ok(()),
     }
+}
+
+/// Hosts that keep the same controllers are one deployment.
+fn default_lease(controllers: Option<&str>) -> LeaseName {
+    let name = match controllers {
+        None => "nagaya".to_owned(),
+        Some(selector) => format!("nagaya-{}", Digest::of(selector.as_bytes()).short()),
+    };
+    LeaseName { namespace: None, name }
 }
 
 /// A size like 64Mi.

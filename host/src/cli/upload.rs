@@ -183,7 +183,7 @@ fn asked(status: StatusCode) -> Meaning {
             "the host does not know yet that a WasmController names this component; is it the host of this cluster?".to_owned(),
         ),
         StatusCode::SERVICE_UNAVAILABLE => {
-            Meaning::Later("the host has not read the WasmControllers yet".to_owned())
+            Meaning::Later("the host is a standby, or has not read the WasmControllers yet; if it stays so, send to the one that holds the Lease".to_owned())
         }
         other => Meaning::Refused(format!("it answered {other}; is it a nagaya host?")),
     }

@@ -194,6 +194,13 @@ pub struct Account {
     pub metrics: ControllerMetrics,
 }
 
+impl Account {
+    /// Another host may have applied meanwhile: nothing counts as applied last.
+    pub fn forget_applied(&self) {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account").field("controller", &self.controller).finish_non_exhaustive()

@@ -36,6 +36,11 @@ struct Record {
 }
 
 impl Applied {
+    /// Forgets everything: others may have applied meanwhile.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Whether applying `body` to the object that is cached as `cached` would change nothing.
     pub fn is_no_op(
         &self,

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     apiserver::{self, Call, Media, Resource, query},
+    fail,
     manifest::{Kind, Verb},
     watch::{
         Entry, ObjectKey, envelope,
@@ -259,8 +260,12 @@ impl Client {
                 self.0.account.metrics.fenced(refusal.reason());
                 return Err(Failure::Refused(Error::Unavailable(refusal.to_string())));
             }
+            fail::point("write");
             match self.0.account.api.call(call.clone()).await {
-                Ok(text) => return Ok(text),
+                Ok(text) => {
+                    fail::point("written");
+                    return Ok(text);
+                }
                 Err(error) if attempt < TRIES && error.surely_not_executed() => {
                     let pause = error.retry_after().unwrap_or(Duration::from_millis(50 << attempt));
                     if pause > LONGEST_PAUSE || error.code().is_none() {

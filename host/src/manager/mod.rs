@@ -47,8 +47,10 @@ const ACCOUNT: &str = "spec.serviceAccountName";
 /// What the manager needs of the host.
 #[derive(Debug)]
 pub struct Needs {
-    /// The API server.
+    /// The API server, for the host's own requests.
     pub api: ApiServer,
+    /// The API server over connections of their own, for what guests ask (R70).
+    pub guests: ApiServer,
     /// The watches.
     pub hub: Hub,
     /// Answers about rights.
@@ -79,6 +81,9 @@ pub struct Manager {
     estate: Estate,
     bell: Arc<Bell>,
     watches: [Subscription; 3],
+    /// What the host holds, and what keepers may act on: the same, once the host's own caches are fresh.
+    claim: watch::Receiver<Option<Claim>>,
+    confirmed: watch::Sender<Option<Claim>>,
     ready: watch::Sender<bool>,
     keepers: HashMap<ObjectKey, Arc<Notify>>,
     keys: HashMap<Id, ObjectKey>,
@@ -133,7 +138,9 @@ impl Manager {
         let revisions = open(objects::revisions(), revision, None)?;
         let (resource, watch) = service_accounts();
         let accounts = open(resource, watch, None)?;
+        let (confirmed, claim) = watch::channel(None);
         let estate = Estate {
+            guests: needs.guests,
             staging: stage::Host {
                 hub: needs.hub,
                 authority: needs.authority,
@@ -146,7 +153,7 @@ impl Manager {
             recorder: needs.recorder,
             metrics: needs.metrics,
             places: needs.places,
-            claim: needs.claim,
+            claim,
             controllers: controllers.cache().clone(),
             revisions: revisions.cache().clone(),
             accounts: accounts.cache().clone(),
@@ -156,6 +163,8 @@ impl Manager {
             estate,
             bell,
             watches: [controllers, revisions, accounts],
+            claim: needs.claim,
+            confirmed,
             ready,
             keepers: HashMap::new(),
             keys: HashMap::new(),
@@ -177,9 +186,18 @@ impl Manager {
         }
         self.estate.staging.modules.synced();
         self.ready.send_replace(true);
+        self.claim.mark_changed();
         while !*stop.borrow() {
             let due = self.bell.inbox.next_due();
+            let unconfirmed = self.unconfirmed();
             tokio::select! {
+                Ok(()) = self.claim.changed() => {
+                    // A claim that is lost is lost at once; one that was won waits until the caches are fresh.
+                    self.confirmed.send_replace(None);
+                }
+                () = fresh(&self.watches, unconfirmed.as_ref()), if unconfirmed.is_some() => {
+                    self.confirmed.send_replace(unconfirmed);
+                }
                 () = sleep(due) => self.knock(&stop),
                 () = self.bell.inbox.changed() => (),
                 Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
@@ -191,6 +209,11 @@ impl Manager {
             self.bury(ended)?;
         }
         Ok(())
+    }
+
+    fn unconfirmed(&self) -> Option<Claim> {
+        let claim = self.claim.borrow().clone();
+        claim.filter(|claim| self.confirmed.borrow().as_ref() != Some(claim))
     }
 
     /// Wakes the keeper of each waiting key; makes one for a new object.
@@ -251,6 +274,13 @@ fn service_accounts() -> (Resource, Watch) {
         mapping: Mapping::Index(ACCOUNT.to_owned()),
     };
     (resource, watch)
+}
+
+/// Waits until the host's own caches have what the last holder of `claim` wrote (S4).
+async fn fresh(watches: &[Subscription], claim: Option<&Claim>) {
+    if let Some(claim) = claim {
+        futures::future::join_all(watches.iter().map(|watch| watch.fresh(claim.since))).await;
+    }
 }
 
 async fn sleep(due: Option<Duration>) {

@@ -3,16 +3,21 @@
 use http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::{
     apiserver::{ApiServer, Call, Error, Media, Resource},
     crd::{self, WasmController, WasmRevision},
+    fence::Claim,
     watch::Entry,
 };
 
-/// The API server, for WasmControllers and WasmRevisions.
+/// The API server, for WasmControllers and WasmRevisions: written only while the host holds its claim.
 #[derive(Clone, Debug)]
-pub(super) struct Objects(pub(super) ApiServer);
+pub(super) struct Objects {
+    pub(super) api: ApiServer,
+    pub(super) claim: watch::Receiver<Option<Claim>>,
+}
 
 /// How WasmControllers are served.
 pub(super) fn controllers() -> Resource {
@@ -59,7 +64,7 @@ impl Objects {
         });
         let path =
             controllers().path(meta.namespace.as_deref(), meta.name.as_deref(), Some("status"))?;
-        self.0.fetch(merge(path, &body)).await
+        self.fenced()?.fetch(merge(path, &body)).await
     }
 
     /// Sets the finalizers, if the object is still the one that was read.
@@ -73,7 +78,7 @@ impl Objects {
             "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers,
         } });
         let path = controllers().path(meta.namespace.as_deref(), meta.name.as_deref(), None)?;
-        self.0.fetch(merge(path, &body)).await
+        self.fenced()?.fetch(merge(path, &body)).await
     }
 
     /// Creates a revision; one of the same name is the same revision, since the name says its content.
@@ -85,11 +90,11 @@ impl Objects {
         let path = revisions().path(meta.namespace.as_deref(), None, None)?;
         let text =
             serde_json::to_string(revision).map_err(|error| Error::Request(error.to_string()))?;
-        match self.0.fetch(Call::new(Method::POST, path).body(Media::Json, text)).await {
+        match self.fenced()?.fetch(Call::new(Method::POST, path).body(Media::Json, text)).await {
             Err(error) if error.code() == Some(409) => {
                 let path =
                     revisions().path(meta.namespace.as_deref(), meta.name.as_deref(), None)?;
-                self.0.fetch(Call::new(Method::GET, path)).await
+                self.api.fetch(Call::new(Method::GET, path)).await
             }
             result => result,
         }
@@ -107,7 +112,15 @@ impl Objects {
             json!({ "metadata": { "uid": meta.uid }, "status": with_removals(&old, status) });
         let path =
             revisions().path(meta.namespace.as_deref(), meta.name.as_deref(), Some("status"))?;
-        self.0.fetch(merge(path, &body)).await
+        self.fenced()?.fetch(merge(path, &body)).await
+    }
+
+    /// A host that was frozen past the end of its claim writes nothing when it wakes (R64).
+    fn fenced(&self) -> Result<&ApiServer, Error> {
+        if self.claim.borrow().as_ref().is_some_and(Claim::holds) {
+            return Ok(&self.api);
+        }
+        Err(Error::Request("this host does not hold its Lease: nothing was written".to_owned()))
     }
 
     /// Deletes a revision that is history.
@@ -118,7 +131,7 @@ impl Objects {
         });
         let path = revisions().path(meta.namespace.as_deref(), meta.name.as_deref(), None)?;
         let call = Call::new(Method::DELETE, path).body(Media::Json, body.to_string());
-        match self.0.call(call).await {
+        match self.fenced()?.call(call).await {
             Err(error) if error.code() != Some(404) => Err(error),
             _ => Ok(()),
         }

@@ -94,7 +94,7 @@ impl Running {
         let limits = controller.spec.limits.clone();
         let account = Account {
             controller: name,
-            api: estate.api.clone(),
+            api: estate.guests.clone(),
             control: tokio::runtime::Handle::current(),
             identity: setup.account.clone(),
             field_manager: setup.field_manager.clone(),

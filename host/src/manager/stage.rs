@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
+    fail,
     grant::{self, Right},
     inbox::Inbox,
     manifest::{Kind, Manifest, Verb, same_kind},
@@ -107,13 +108,16 @@ impl Staging {
             );
             return Err(Refusal::failed("LimitTooHigh", text));
         }
+        fail::point("compile-start");
         let program = self.host.sandbox.compile(bytes, &digest).await.map_err(|error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let message = format!("{error}{cause}");
             let retry = (!error.is_refusal()).then_some(LOOK_AGAIN);
             Refusal { retry, ..Refusal::failed("CompileFailed", message) }
         })?;
+        fail::point("compiled");
         let manifest = self.host.sandbox.describe(&program, self.describing()).await;
+        fail::point("instantiate");
         let manifest = manifest.map_err(|failure| {
             Refusal::failed(
                 "DescribeFailed",
@@ -121,6 +125,7 @@ impl Staging {
             )
         })?;
         self.check_fixed(&manifest)?;
+        fail::point("describe");
         let resources = self.resources(&manifest).await?;
         self.check_rights(&manifest, &resources).await?;
         let view = self.watch(manifest, resources).await?;

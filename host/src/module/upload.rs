@@ -11,6 +11,7 @@ use std::{
 use ring::digest::{Context, SHA256};
 
 use super::{Digest, Error, Modules};
+use crate::fail;
 
 /// Bytes on their way into the store; dropping it removes them.
 pub struct Upload {
@@ -55,9 +56,11 @@ impl Upload {
     /// Checks the digest and puts the file in its place; blocks until the disk has it.
     pub fn finish(mut self) -> Result<(), Error> {
         let found = self.hash.take().map(|hash| Digest::from_hash(hash.finish().as_ref()));
+        fail::point("hash");
         if let Some(found) = found.filter(|found| *found != self.digest) {
             return Err(Error::OtherBytes { named: self.digest.clone(), found });
         }
+        fail::point("verify");
         self.place().map_err(|source| Error::Disk { what: "finish an upload", source })?;
         self.modules.arrivals.send_modify(|count| *count += 1);
         Ok(())
@@ -65,7 +68,9 @@ impl Upload {
 
     fn place(&self) -> io::Result<()> {
         self.file.sync_all()?;
+        fail::point("fsync");
         fs::rename(&self.part, self.modules.path(&self.digest))?;
+        fail::point("rename");
         File::open(&self.modules.folder)?.sync_all()
     }
 }

@@ -50,6 +50,9 @@ pub enum Failure {
     /// The host ended it: a drain is over or a claim is lost.
     #[error("the run was ended by the host")]
     Drained,
+    /// A host function broke down; the instance is dropped, and only this run fails.
+    #[error("the host panicked while it served the guest, which is a bug of the host")]
+    Panicked,
     /// The host's own trouble.
     #[error("the host could not run the guest: {0}")]
     Host(String),

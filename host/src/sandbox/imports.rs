@@ -181,6 +181,7 @@ impl cluster::Host for State {
         name: String,
     ) -> Result<String, cluster::Error> {
         self.last_call = "cluster.get";
+        crate::fail::point("host-call");
         let call =
             async move |client: Client| client.get(&kind.into(), namespace.as_deref(), &name).await;
         self.calls.read(call).await.map(|text| text.to_string())

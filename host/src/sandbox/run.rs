@@ -163,7 +163,7 @@ impl Sandbox {
             Ok(result) => result,
             Err(error) if error.is_panic() => {
                 tracing::error!(%error, digest = %program.digest, "the host panicked in a run");
-                Err(Failure::Host("the host panicked".to_owned()))
+                Err(Failure::Panicked)
             }
             Err(_) => Err(Failure::Drained),
         }

@@ -7,6 +7,7 @@
 //!
 //! - `a_relist_is_a_list_of_differences`
 //! - `an_older_state_never_replaces_a_newer_one`
+//! - `what_is_gone_stays_gone`
 //! - `an_index_agrees_with_a_scan`
 
 use std::{
@@ -41,7 +42,12 @@ struct State {
     entries: BTreeMap<ObjectKey, Arc<Entry>>,
     owners: Index,
     fields: BTreeMap<String, Index>,
+    /// The last versions of objects that are gone.
+    gone: HashMap<ObjectKey, Version>,
 }
+
+/// So many deletions are remembered, to know their late lines by (F36).
+const TOMBSTONES: usize = 1_024;
 
 type Index = HashMap<Arc<str>, BTreeSet<ObjectKey>>;
 
@@ -145,6 +151,11 @@ impl Cache {
         self.read().entries.len()
     }
 
+    /// How many bytes their texts have.
+    pub fn bytes(&self) -> usize {
+        self.read().entries.values().map(|entry| entry.body().len()).sum()
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -163,10 +174,10 @@ impl Cache {
         state.fields.insert(path.to_owned(), index);
     }
 
-    /// Puts an object in its place; `None` if a newer state of it is there.
+    /// Puts an object in its place; `None` if this state of it, or a newer one, was there.
     pub(super) fn put(&self, entry: Entry) -> Option<Change> {
         let mut state = self.write();
-        if state.is_newer_than(&entry) {
+        if state.is_newer_than(&entry) || state.has(&entry) {
             return None;
         }
         Some(state.put(entry))
@@ -178,20 +189,22 @@ impl Cache {
         if state.is_newer_than(last) {
             return None;
         }
+        if state.gone.len() >= TOMBSTONES {
+            state.gone.clear();
+        }
+        state.gone.insert(last.key().clone(), last.version().clone());
         state.remove(last.key())
     }
 
     /// Makes the objects exactly these; returns what that changed. An object of the same version is no change (R5).
     pub(super) fn replace(&self, entries: Vec<Entry>) -> Vec<Change> {
         let mut state = self.write();
+        state.gone.clear();
         let mut gone: BTreeSet<ObjectKey> = state.entries.keys().cloned().collect();
         let mut changes = vec![];
         for entry in entries {
             gone.remove(entry.key());
-            let known = state.entries.get(entry.key());
-            if known.is_some_and(|known| {
-                known.version() == entry.version() && known.uid() == entry.uid()
-            }) {
+            if state.has(&entry) {
                 continue;
             }
             changes.push(state.put(entry));
@@ -210,8 +223,16 @@ impl Cache {
 }
 
 impl State {
+    /// A deletion's version is newer than every state of the object that it ended.
     fn is_newer_than(&self, entry: &Entry) -> bool {
+        let gone = self.gone.get(entry.key());
         self.entries.get(entry.key()).is_some_and(|known| known.version() > entry.version())
+            || gone.is_some_and(|gone| gone >= entry.version())
+    }
+
+    fn has(&self, entry: &Entry) -> bool {
+        let known = self.entries.get(entry.key());
+        known.is_some_and(|known| known.version() == entry.version() && known.uid() == entry.uid())
     }
 
     fn put(&mut self, entry: Entry) -> Change {
@@ -347,6 +368,21 @@ mod tests {
         assert_eq!(cache.indexed("spec.ref", None, "new").len(), 1);
         assert!(cache.remove(&entry("a", "x", 11, "new")).is_some());
         assert!(cache.is_empty() && cache.indexed("spec.ref", None, "new").is_empty());
+    }
+
+    #[test]
+    fn what_is_gone_stays_gone() {
+        let cache = Cache::default();
+        cache.put(entry("a", "x", 10, "1"));
+        assert!(
+            cache.put(entry("a", "x", 10, "1")).is_none(),
+            "a line that comes twice is no change"
+        );
+        assert!(cache.remove(&entry("a", "x", 12, "1")).is_some());
+        assert!(cache.put(entry("a", "x", 11, "late")).is_none());
+        assert!(cache.put(entry("a", "x", 13, "reborn")).is_some());
+        assert!(cache.remove(&entry("a", "x", 12, "1")).is_none(), "the old deletion comes twice");
+        assert_eq!(cache.len(), 1);
     }
 
     #[test]

@@ -9,7 +9,10 @@
 pub mod cache;
 pub mod envelope;
 pub mod fingerprint;
+mod health;
 pub mod intern;
+mod life;
+mod proof;
 pub mod selector;
 pub mod stream;
 mod task;
@@ -22,6 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -38,6 +42,8 @@ use crate::{
     apiserver::{ApiServer, Identity, Resource},
     manifest::Projection,
 };
+use health::Health;
+use life::Life;
 
 /// Initial lists at the same time, to bound the peak of memory (R44).
 const LISTS_AT_ONCE: usize = 4;
@@ -82,6 +88,8 @@ pub struct State {
     pub synced: bool,
     /// The last failure, unless something has gone well since.
     pub trouble: Option<Fault>,
+    /// The cache has all that was written before this; `None`: nobody knows.
+    pub fresh: Option<Instant>,
 }
 
 /// All watches of the host; cheap to clone.
@@ -93,6 +101,7 @@ struct Inner {
     api: ApiServer,
     control: Handle,
     lists: Arc<Semaphore>,
+    health: Health,
     subscribed: AtomicU64,
     open: Mutex<HashMap<WatchKey, Watching>>,
 }
@@ -102,6 +111,9 @@ struct Watching {
     messages: Messages,
     cache: Arc<Cache>,
     state: watch::Receiver<State>,
+    life: Arc<Life>,
+    /// Held by whoever asks whether the cache is fresh: one question serves all.
+    proving: Arc<Semaphore>,
 }
 
 /// Unbounded, but every subscription sends one message at its start, one at its end, and waits for the others.
@@ -114,22 +126,44 @@ enum Message {
     Resync(u64, i32),
     /// Answer once everything before was done.
     Barrier(oneshot::Sender<()>),
+    /// Open the watch anew, so that the server sends a bookmark soon.
+    Again,
+    /// Everything that was written before this is in the cache.
+    Fresh(Instant),
 }
 
 /// One use of a watch; dropping it gives it up.
 #[derive(Debug)]
 pub struct Subscription {
     id: u64,
+    hub: Hub,
+    key: WatchKey,
     watching: Watching,
+}
+
+/// One watch, for metrics.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// What it is about.
+    pub key: WatchKey,
+    /// Objects in its cache.
+    pub objects: usize,
+    /// Bytes of their texts.
+    pub bytes: usize,
+    /// How long ago it last showed that it lives.
+    pub silent: Duration,
 }
 
 impl Hub {
     /// No watches yet; their tasks run on `control`.
     pub fn new(api: ApiServer, control: Handle) -> Self {
+        let health = Health::default();
+        control.spawn(health.clone().run(api.clone()));
         Self(Arc::new(Inner {
             api,
             control,
             lists: Arc::new(Semaphore::new(LISTS_AT_ONCE)),
+            health,
             subscribed: AtomicU64::new(0),
             open: Mutex::default(),
         }))
@@ -152,7 +186,24 @@ impl Hub {
         // Sent under the lock: the task gives up only under it, and only if nothing was sent.
         let _ = watching.messages.send(Message::Subscribe(id, subscriber));
         drop(open);
-        Subscription { id, watching }
+        Subscription { id, hub: self.clone(), key: key.clone(), watching }
+    }
+
+    /// Whether the API server can be reached, as far as a watch has had a reason to ask.
+    pub fn reachable(&self) -> watch::Receiver<bool> {
+        self.0.health.reachable()
+    }
+
+    /// How each open watch is doing at `now`.
+    pub fn stats(&self, now: Instant) -> Vec<Stats> {
+        let open = self.open();
+        let stats = open.iter().map(|(key, watching)| Stats {
+            key: key.clone(),
+            objects: watching.cache.len(),
+            bytes: watching.cache.bytes(),
+            silent: now.saturating_duration_since(watching.life.last()),
+        });
+        stats.collect()
     }
 
     /// The keys of all open watches, for people and tests.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use super::{
-    envelope::{self, Entry, Line, ObjectKey},
+    envelope::{self, Entry, Line, ObjectKey, Version},
     intern::Interner,
 };
 use crate::manifest::Kind;
@@ -27,6 +27,8 @@ const PAGE: u32 = 500;
 /// The first pause after an error; doubles up to [`LONGEST_PAUSE`], each spread over as much again (R4).
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The pause after a refusal that somebody will lift: a right is missing, or the kind is not served (R43).
+const AFTER_REFUSAL: Duration = Duration::from_secs(4);
 /// After this long without an error the pauses start from the first one again.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
 /// A watch that ends sooner than this without an event counts as an error.
@@ -181,6 +183,32 @@ impl Stream {
         }
     }
 
+    /// What opens a second connection to a watch that runs, from the last version seen, to prove it or to replace it
+    /// (R45); `lasting`: for so many seconds only, which makes the server send a bookmark within two. `None`: no
+    /// watch runs, or its initial state is still being received.
+    pub fn reopening(&mut self, lasting: Option<u32>) -> Option<Vec<(&'static str, String)>> {
+        if self.phase != Phase::Watch {
+            return None;
+        }
+        let version = self.version.clone()?;
+        let mut query = self.watch_query(version);
+        if let (Some(seconds), Some((_, value))) =
+            (lasting, query.iter_mut().find(|(name, _)| *name == "timeoutSeconds"))
+        {
+            *value = seconds.to_string();
+        }
+        Some(query)
+    }
+
+    /// Whether what is asked next is the newest state there is, and not only one that is no older than what was seen.
+    pub fn asks_newest(&self) -> bool {
+        match &self.phase {
+            Phase::Initial => self.version.is_none(),
+            Phase::List { from, .. } => *from == From::Newest,
+            Phase::Watch => false,
+        }
+    }
+
     fn watch_query(&mut self, version: String) -> Vec<(&'static str, String)> {
         let seconds = 300 + self.random() % 300;
         vec![
@@ -235,7 +263,7 @@ impl Stream {
             }
             Line::Bookmark { version, .. } => {
                 self.well();
-                self.version = Some(version);
+                self.advance(&Version::parse(&version));
                 Effect::None
             }
             Line::Changed(entry) if self.phase == Phase::Initial => {
@@ -249,14 +277,22 @@ impl Stream {
             }
             Line::Changed(entry) => {
                 self.well();
-                self.version = Some(entry.resource_version());
+                self.advance(entry.version());
                 Effect::Changed(entry)
             }
             Line::Deleted(entry) => {
                 self.well();
-                self.version = Some(entry.resource_version());
+                self.advance(entry.version());
                 Effect::Deleted(entry)
             }
+        }
+    }
+
+    /// A line that comes twice or late takes nothing back (F36).
+    fn advance(&mut self, version: &Version) {
+        let seen = self.version.as_deref().map(Version::parse);
+        if seen.is_none_or(|seen| seen <= *version || seen.partial_cmp(version).is_none()) {
+            self.version = Some(version.to_string());
         }
     }
 
@@ -342,9 +378,10 @@ impl Stream {
         if self.failed_at.is_none_or(|at| now.saturating_duration_since(at) > FORGET_AFTER) {
             self.failures = 0;
         }
-        let base = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-        let spread =
-            base.mul_f64(f64::from(u32::try_from(self.random() % 1_000).unwrap_or(0)) / 1_000.0);
+        let refused = matches!(fault.code, Some(401 | 403 | 404));
+        let longest = if refused { AFTER_REFUSAL } else { LONGEST_PAUSE };
+        let base = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(longest);
+        let spread = base.mul_f64(self.share());
         let pause = fault.retry_after.unwrap_or(base + spread);
         self.failures += 1;
         self.failed_at = Some(now + pause);
@@ -371,6 +408,11 @@ impl Stream {
         self.resume_at = None;
     }
 
+    /// A random share of 1.
+    pub fn share(&mut self) -> f64 {
+        f64::from(u32::try_from(self.random() % 1_000).unwrap_or(0)) / 1_000.0
+    }
+
     fn random(&mut self) -> u64 {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
@@ -384,7 +426,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::watch::envelope::Version;
 
     fn stream() -> (Stream, Instant) {
         (Stream::new(Kind::new("v1", "ConfigMap"), 42), epoch())
@@ -531,6 +572,37 @@ mod tests {
             matches!(step, Step::List(_)) && asks(&step, "resourceVersion").is_none(),
             "{step:?}"
         );
+    }
+
+    #[test]
+    fn lines_that_come_twice_or_late_take_nothing_back() {
+        let (mut stream, now) = synced();
+        for line in [
+            event("MODIFIED", &object("a", 15)),
+            event("MODIFIED", &object("b", 12)),
+            bookmark(11, false),
+        ] {
+            stream.line(&line, now);
+            assert_eq!(stream.version(), Some("15"));
+        }
+        let query = stream.reopening(Some(3)).unwrap();
+        let asks = |name: &str| {
+            query.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        };
+        assert_eq!((asks("resourceVersion"), asks("timeoutSeconds")), (Some("15"), Some("3")));
+        assert_eq!(asks("sendInitialEvents"), None, "a second connection never lists");
+    }
+
+    #[test]
+    fn a_refusal_is_asked_about_again_within_seconds() {
+        let (mut stream, mut now) = synced();
+        for _ in 0..8 {
+            stream.failed(Fault { code: Some(404), ..Fault::default() }, now);
+            while let Step::Wait(at) = stream.next(now) {
+                assert!(at - now <= 2 * AFTER_REFUSAL);
+                now = at;
+            }
+        }
     }
 
     #[test]

@@ -8,15 +8,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::future::BoxFuture;
 use http::Method;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
     Cache, Change, Fault, Hub, Message, State, Stream, Subscriber, WatchKey, Watching,
+    health::Failing,
+    life::Life,
     stream::{Effect, Step},
 };
 use crate::{
-    apiserver::{self, Call, query},
+    apiserver::{self, Call, Lines, query},
     manifest::Projection,
     queue,
 };
@@ -27,6 +30,14 @@ const LINGER: Duration = Duration::from_secs(60);
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// The server sends headers at once, except for a version that it does not have yet: then after 3 s.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+/// A watch that says nothing for so long must prove that it lives (R45).
+const SILENCE: Duration = Duration::from_secs(15);
+/// The proof is the headers of a second connection, within this (R45).
+const PROOF_LIMIT: Duration = Duration::from_secs(5);
+/// The API server sends a bookmark 2 s before the end of a watch, looking once a second.
+const BRIEFLY: u32 = 3;
+/// After an outage the watches come back spread over this (R46).
+const RETURN_WITHIN: Duration = Duration::from_secs(3);
 
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
@@ -42,6 +53,30 @@ pub(super) struct Task {
     idle_since: Option<Instant>,
     /// Held while an initial state is being received.
     listing: Option<OwnedSemaphorePermit>,
+    /// Since when the newest state is being asked for.
+    asked_newest: Option<Instant>,
+    /// Rings when the watch is to be opened anew.
+    again: Arc<Notify>,
+    life: Arc<Life>,
+    /// Held while the API server cannot be reached for this watch.
+    failing: Option<Failing>,
+}
+
+/// A connection that is to take the place of the one that runs.
+struct Second {
+    opening: Opening,
+    /// Seconds after which the server is to end it; `None`: the usual ones, it is opened as a proof of life.
+    lasting: Option<u32>,
+}
+
+type Opening = BoxFuture<'static, Result<Lines, apiserver::Error>>;
+
+/// What a running watch heard.
+enum Heard {
+    Line(Option<Result<String, apiserver::Error>>),
+    Opened(Result<Lines, apiserver::Error>),
+    Silence,
+    Again,
 }
 
 /// Nobody uses the watch any more.
@@ -52,7 +87,14 @@ impl Task {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (state, state_seen) = watch::channel(State::default());
         let cache = Arc::new(Cache::default());
-        let watching = Watching { messages, cache: cache.clone(), state: state_seen };
+        let life = Arc::new(Life::new(now()));
+        let watching = Watching {
+            messages,
+            cache: cache.clone(),
+            state: state_seen,
+            life: life.clone(),
+            proving: Arc::new(Semaphore::new(1)),
+        };
         let task = Self {
             stream: Stream::new(key.resource.kind.clone(), seed()),
             hub,
@@ -63,6 +105,10 @@ impl Task {
             state,
             idle_since: None,
             listing: None,
+            asked_newest: None,
+            again: Arc::default(),
+            life,
+            failing: None,
         };
         (watching, task)
     }
@@ -80,15 +126,51 @@ impl Task {
             let lists = self.hub.0.lists.clone();
             self.listing = self.serving(async { lists.acquire_owned().await.ok() }).await?;
         }
+        let newest = self.stream.asks_newest();
         match self.stream.next(now()) {
             Step::Wait(at) => {
                 self.listing = None;
                 self.publish();
-                self.serving(tokio::time::sleep_until(at.into())).await
+                return self.wait(at).await;
             }
-            Step::List(query) => self.list(&query).await,
-            Step::Watch(query) => self.watch(&query).await,
+            Step::List(query) => {
+                // A list of many pages is as new as its first one.
+                if !query.iter().any(|(name, _)| *name == "continue") {
+                    self.asked_newest = newest.then(now);
+                }
+                self.list(&query).await?;
+            }
+            Step::Watch(query) => {
+                self.asked_newest = newest.then(now);
+                self.watch(&query).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Waits out a pause, or until the API server has come back (R46).
+    async fn wait(&mut self, at: Instant) -> Result<(), Unused> {
+        let unreachable = self.stream.trouble().is_some_and(|fault| fault.code.is_none());
+        let health = self.hub.0.health.clone();
+        self.failing = unreachable.then(|| health.failing());
+        let mut back = health.recoveries();
+        let again = self.again.clone();
+        let spread = RETURN_WITHIN.mul_f64(self.stream.share());
+        let hurried = async {
+            let _ = back.changed().await;
+            tokio::time::sleep(spread).await;
+        };
+        let hurry = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => false,
+                () = hurried, if unreachable => true,
+                () = again.notified() => true,
+            }
+        };
+        if self.serving(hurry).await? {
+            self.stream.hurry();
+        }
+        Ok(())
     }
 
     async fn list(&mut self, parameters: &[(&'static str, String)]) -> Result<(), Unused> {
@@ -96,8 +178,9 @@ impl Task {
         let Some(call) = self.call(parameters, METADATA_LIST, LIST_LIMIT) else {
             return Err(Unused);
         };
-        match self.serving(api.call(call)).await? {
+        match self.serving(async move { api.call(call).await }).await? {
             Ok(text) => {
+                self.life.seen(now());
                 let effect = self.stream.page(&text, now());
                 self.apply(effect);
             }
@@ -107,19 +190,20 @@ impl Task {
     }
 
     async fn watch(&mut self, parameters: &[(&'static str, String)]) -> Result<(), Unused> {
-        let api = self.hub.0.api.clone();
-        let Some(call) = self.call(parameters, METADATA, OPEN_LIMIT) else { return Err(Unused) };
-        let mut lines = match self.serving(api.lines(call)).await? {
+        let Some(opening) = self.open(parameters, OPEN_LIMIT) else { return Err(Unused) };
+        let mut lines = match self.serving(opening).await? {
             Ok(lines) => lines,
             Err(error) => {
                 self.stream.failed(fault(&error), now());
                 return Ok(());
             }
         };
-        self.stream.opened(now());
+        self.begun();
+        let mut second: Option<Second> = None;
         loop {
-            match self.serving(lines.next()).await? {
-                Some(Ok(line)) => {
+            match self.hear(&mut lines, &mut second).await? {
+                Heard::Line(Some(Ok(line))) => {
+                    self.life.seen(now());
                     let effect = self.stream.line(&line, now());
                     let reopen = matches!(effect, Effect::Reopen);
                     self.apply(effect);
@@ -127,17 +211,72 @@ impl Task {
                     if reopen {
                         return Ok(());
                     }
+                    // The first connection has proven itself.
+                    second = second.filter(|second| second.lasting.is_some());
                 }
-                Some(Err(error)) => {
+                Heard::Line(Some(Err(error))) | Heard::Opened(Err(error)) => {
                     self.stream.failed(fault(&error), now());
                     return Ok(());
                 }
-                None => {
+                Heard::Line(None) => {
                     self.stream.closed(now());
                     return Ok(());
                 }
+                Heard::Opened(Ok(opened)) => {
+                    tracing::trace!(watch = %self.key, "a watch goes on over its second connection");
+                    lines = opened;
+                    second = None;
+                    self.begun();
+                }
+                Heard::Silence => second = self.reopen(None),
+                Heard::Again => second = self.reopen(Some(BRIEFLY)),
+            }
+            if second.is_none() && self.life.last() + SILENCE <= now() {
+                let message = format!("the initial state has not gone on for {SILENCE:?}");
+                self.stream.failed(Fault { message, ..Fault::default() }, now());
+                return Ok(());
             }
         }
+    }
+
+    async fn hear(
+        &mut self,
+        lines: &mut Lines,
+        second: &mut Option<Second>,
+    ) -> Result<Heard, Unused> {
+        let again = self.again.clone();
+        let silent_at = self.life.last() + SILENCE;
+        let heard = async {
+            let quiet = second.is_none();
+            tokio::select! {
+                biased;
+                line = lines.next() => Heard::Line(line),
+                opened = opened(second) => Heard::Opened(opened),
+                () = again.notified() => Heard::Again,
+                () = tokio::time::sleep_until(silent_at.into()), if quiet => Heard::Silence,
+            }
+        };
+        self.serving(heard).await
+    }
+
+    /// Begins a second connection beside the one that runs; `None` while the initial state is being received.
+    fn reopen(&mut self, lasting: Option<u32>) -> Option<Second> {
+        let query = self.stream.reopening(lasting)?;
+        let opening = self.open(&query, PROOF_LIMIT)?;
+        Some(Second { opening, lasting })
+    }
+
+    /// The watch runs over a new connection.
+    fn begun(&mut self) {
+        self.stream.opened(now());
+        self.life.seen(now());
+        self.failing = None;
+    }
+
+    fn open(&self, parameters: &[(&'static str, String)], limit: Duration) -> Option<Opening> {
+        let api = self.hub.0.api.clone();
+        let call = self.call(parameters, METADATA, limit)?;
+        Some(Box::pin(async move { api.lines(call).await }))
     }
 
     fn call(
@@ -200,7 +339,14 @@ impl Task {
                 }
             }
             Message::Barrier(done) => drop(done.send(())),
+            Message::Again => self.again.notify_one(),
+            Message::Fresh(since) => self.fresh(since),
         }
+    }
+
+    /// What was asked for at `since` or later, and is the newest state, is in the cache.
+    fn fresh(&self, since: Instant) {
+        self.state.send_modify(|state| state.fresh = state.fresh.max(Some(since)));
     }
 
     fn deliver_all(&self, subscriber: &Subscriber, priority: i32) {
@@ -237,6 +383,9 @@ impl Task {
                 self.listing = None;
                 self.tell(changes, if first { queue::BACKGROUND } else { queue::CHANGE });
                 self.state.send_modify(|state| state.synced = true);
+                if let Some(since) = self.asked_newest.take() {
+                    self.fresh(since);
+                }
             }
         }
     }
@@ -270,6 +419,13 @@ impl Task {
 fn deliver(subscriber: &Subscriber, change: &Change, priority: i32) {
     for wake in subscriber.trigger.wakes(change) {
         subscriber.wakes.wake(wake, priority);
+    }
+}
+
+async fn opened(second: &mut Option<Second>) -> Result<Lines, apiserver::Error> {
+    match second {
+        Some(second) => (&mut second.opening).await,
+        None => std::future::pending().await,
     }
 }
 

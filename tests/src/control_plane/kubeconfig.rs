@@ -75,6 +75,16 @@ pub(super) fn write_given(file: &Path, folder: &Path) -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// Writes `<original>-<port>.kubeconfig` beside `original`: the same credentials for another server,
+/// such as a proxy. Further ones in between overwrite each other only if the URL is the same.
+pub fn through(original: &Path, url: &str, ca_pem: &str) -> Result<PathBuf> {
+    let (_, user) = read(original)?;
+    let folder = original.parent().context("a kubeconfig that lies nowhere")?;
+    let stem = original.file_stem().unwrap_or_default().to_string_lossy();
+    let port = url.rsplit(':').next().unwrap_or_default();
+    Cluster::new(url.to_owned(), ca_pem.to_owned())?.write(folder, &format!("{stem}-{port}"), &user)
+}
+
 /// The cluster and the user of the current context.
 fn read(file: &Path) -> Result<(Cluster, Value)> {
     let config =
@@ -114,6 +124,18 @@ mod tests {
         cluster.write(folder.path(), "admin", &json!({"token": "yes"})).unwrap();
         let (read, user) = read(&path(folder.path(), "admin")).unwrap();
         assert_eq!((read.url, read.ca_pem), (cluster.url, cluster.ca_pem));
+        assert_eq!(user["token"], "yes");
+    }
+
+    #[test]
+    fn a_kubeconfig_through_a_proxy_keeps_the_credentials() {
+        let folder = tempfile::tempdir().unwrap();
+        let cluster = Cluster::new("https://127.0.0.1:1".into(), "the CA\n".into()).unwrap();
+        let original = cluster.write(folder.path(), "host", &json!({"token": "yes"})).unwrap();
+        let file = through(&original, "https://127.0.0.1:2", "another\n").unwrap();
+        assert_eq!(file, path(folder.path(), "host-2"));
+        let (read, user) = read(&file).unwrap();
+        assert_eq!((&*read.url, &*read.ca_pem), ("https://127.0.0.1:2", "another\n"));
         assert_eq!(user["token"], "yes");
     }
 

@@ -39,6 +39,7 @@ mod user;
 
 pub use build::Build;
 pub use flags::Reads;
+pub use kubeconfig::through as kubeconfig_through;
 pub use process::running_in;
 pub use program::{Program, Programs};
 pub use route::{ENVTEST_PROGRAMS, GIVEN_CLUSTER, GIVEN_PROGRAMS, Missing, Route, locate};

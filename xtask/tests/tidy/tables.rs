@@ -6,8 +6,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "sandbox"]),
     // sandbox: the verb of the child process that compiles.
-    ("cli", &["apiserver", "app", "crd", "manifest", "module", "rollout", "sandbox"]),
-    ("config", &["crd"]),
+    ("cli", &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox"]),
+    ("config", &["crd", "lease"]),
     (
         "app",
         &[
@@ -18,6 +18,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "crd",
             "events",
             "fence",
+            "lease",
             "manager",
             "module",
             "places",
@@ -73,7 +74,9 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("authority", &["apiserver", "grant"]),
     ("budget", &[]),
     ("barrier", &["manifest", "watch"]),
-    ("fence", &[]),
+    ("fence", &["clock"]),
+    ("clock", &[]),
+    ("lease", &["apiserver", "clock", "fence"]),
     ("apiserver", &["manifest"]),
     // The path of a version.
     ("crd", &["manifest"]),
@@ -106,13 +109,14 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ),
     // Around.
     ("events", &["apiserver", "client", "crd"]),
-    ("api", &["manager", "module"]),
+    ("api", &["fence", "manager", "module"]),
     ("admin", &[]),
     ("metrics", &[]),
+    ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, and plain settings.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics"];
+/// What every module may name: the metrics' names, plain settings, and points at which a test breaks in.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -128,6 +132,8 @@ pub(crate) const PURE: &[&str] = &[
     "watch/selector.rs",
     "watch/stream.rs",
     "watch/trigger.rs",
+    "lease/election.rs",
+    "lease/record.rs",
     "client/answer.rs",
     "client/noop.rs",
     "client/object.rs",
@@ -170,7 +176,10 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("bytes", ANYWHERE),
     // One TLS provider, installed once.
     ("rustls", &["main", "cli"]),
-    ("ring", &["main", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"]),
+    (
+        "ring",
+        &["main", "app", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"],
+    ),
     // Library modules have errors of their own.
     ("anyhow", &["main", "app", "cli"]),
     ("thiserror", ANYWHERE),
@@ -180,8 +189,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
-    // System calls: limits of the compile child, files that are whole or absent.
-    ("rustix", &["app", "module", "sandbox"]),
+    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
+    ("rustix", &["app", "clock", "fail", "module", "sandbox"]),
     ("serde_saphyr", &["cli", "crd", "config"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),

@@ -31,6 +31,7 @@ use crate::{
     apiserver::{ApiServer, Error},
     crd::{self, FINALIZER, WasmController, WasmControllerStatus, WasmRevision},
     events::Recorder,
+    fail,
     fence::Claim,
     metrics::Metrics,
     places::Places,
@@ -41,6 +42,8 @@ use crate::{
 
 /// How often a controller is looked at even if nothing has changed.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// How often a standby looks for modules that the leader has taken.
+const WARM_AGAIN: Duration = Duration::from_secs(5);
 /// The pause after a failed pass.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,8 @@ const AFTER_ERROR: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Estate {
     pub(super) api: ApiServer,
+    /// For what guests ask.
+    pub(super) guests: ApiServer,
     pub(super) staging: Host,
     pub(super) recorder: Recorder,
     pub(super) metrics: Metrics,
@@ -65,6 +70,7 @@ pub(super) struct Keeper {
     objects: Objects,
     wake: Arc<Notify>,
     stop: watch::Receiver<bool>,
+    claim: watch::Receiver<Option<Claim>>,
     arrivals: watch::Receiver<u64>,
     /// What the API server answered to the last write, until the cache shows it.
     own: Option<WasmController>,
@@ -106,7 +112,8 @@ impl Keeper {
         stop: watch::Receiver<bool>,
     ) -> Self {
         Self {
-            objects: Objects(estate.api.clone()),
+            objects: Objects { api: estate.api.clone(), claim: estate.claim.clone() },
+            claim: estate.claim.clone(),
             arrivals: estate.staging.modules.arrivals(),
             key,
             estate,
@@ -152,6 +159,8 @@ impl Keeper {
             () = self.wake.notified() => Heard::Nothing,
             Some(result) = self.staging.join_next() => Heard::Staged(result),
             Ok(()) = self.arrivals.changed() => Heard::Arrival,
+            // Bytes may have come while another host took them.
+            Ok(()) = self.claim.changed() => Heard::Arrival,
             ended = unrest(&mut self.running) => if ended { Heard::Ended } else { Heard::Nothing },
             () = tokio::time::sleep_until(until) => Heard::Nothing,
             _ = self.stop.wait_for(|stop| *stop) => Heard::Stop,
@@ -191,6 +200,9 @@ impl Keeper {
 
     async fn pass(&mut self) -> Result<Next, Error> {
         let Some(mut controller) = self.latest() else { return Ok(Next::Gone) };
+        if !self.claim.borrow().as_ref().is_some_and(Claim::holds) {
+            return Ok(self.keep_warm(&controller).await);
+        }
         if controller.metadata.deletion_timestamp.is_some() {
             return self.delete(&controller).await;
         }
@@ -208,6 +220,7 @@ impl Keeper {
         if !is_known(&plan.desired) {
             let revision = plan::new_revision(&controller, &plan.desired, &known);
             let made = self.objects.create_revision(&revision).await?;
+            fail::point("cr-written");
             self.own_revisions.insert(plan.desired.clone(), made.clone());
             known.push(made);
         }
@@ -219,12 +232,39 @@ impl Keeper {
         self.tell_revisions(&controller, &plan, &known).await;
         for revision in plan::history(&controller, &plan, &known) {
             self.objects.delete_revision(revision).await?;
+            fail::point("gc");
             self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
         let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
         let latest = Instant::now() + AT_LEAST_EVERY;
         Ok(Next::At(soonest.map_or(latest, |at| at.min(latest))))
+    }
+
+    /// A standby stages what the leader runs and what it would run next, and writes nothing (R28).
+    async fn keep_warm(&mut self, controller: &WasmController) -> Next {
+        let again = Instant::now() + WARM_AGAIN;
+        if controller.metadata.deletion_timestamp.is_some() {
+            return Next::At(again);
+        }
+        let known = self.known(controller);
+        let is_known = |name: &str| {
+            known.iter().any(|revision| revision.metadata.name.as_deref() == Some(name))
+        };
+        let plan = plan::plan(controller, is_known);
+        self.name_digests(&plan, &known);
+        self.set_up(controller).await;
+        // The leader takes the uploads: what is missing is looked for in the folder that they share.
+        self.refusals.retain(|_, (refusal, _)| refusal.reason != "ModuleMissing");
+        self.stage(controller, &plan, &known);
+        let status = plan::status(controller);
+        let active = status.active.as_ref().and_then(|name| self.executors.get(name)).cloned();
+        if let Some(running) = &self.running {
+            running
+                .controller
+                .set_rollout(Rollout { active, generation: status.executor_generation });
+        }
+        Next::At(again)
     }
 
     /// The object as it was last seen or written.
@@ -382,6 +422,9 @@ impl Keeper {
         if controller.status.as_ref() != Some(&status) {
             let value = serde_json::to_value(&status).unwrap_or_default();
             let written = self.objects.set_status(controller, value).await?;
+            if status.active != old.active {
+                fail::point("intent-cas");
+            }
             self.own = Some(written);
         }
         let Some(running) = &self.running else { return Ok(()) };

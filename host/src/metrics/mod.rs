@@ -3,6 +3,8 @@
 //! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
 //! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.
 
+mod watches;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -19,6 +21,9 @@ use prometheus_client::{
     },
     registry::Registry,
 };
+
+pub use watches::WatchStats;
+use watches::Watches;
 
 /// Buckets of the reconcile time, as controller-runtime has them.
 const RECONCILE_SECONDS: [f64; 40] = [
@@ -62,6 +67,8 @@ struct Families {
     quota: Family<Labels, Counter>,
     own_wait: Family<Labels, Histogram>,
     own_unseen: Family<Labels, Counter>,
+    leader: Family<Labels, Gauge>,
+    lease_slow_path: Family<Labels, Counter>,
 }
 
 /// What one queue says of itself at the moment of a scrape.
@@ -157,6 +164,22 @@ impl Metrics {
     pub fn mappings(&self, count: impl Fn() -> Option<(usize, usize)> + Send + Sync + 'static) {
         let mut registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
         registry.register_collector(Box::new(Mappings(Box::new(count))));
+    }
+
+    /// Adds the open watches, for which `ask` is asked at every scrape.
+    pub fn watches(&self, ask: impl Fn() -> Vec<WatchStats> + Send + Sync + 'static) {
+        let mut registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register_collector(Box::new(Watches(Box::new(ask))));
+    }
+
+    /// 1 while this host holds the Lease `name`, else 0.
+    pub fn leader(&self, name: &str) -> Gauge {
+        self.0.families.leader.get_or_create_owned(&vec![("name", name.to_owned())])
+    }
+
+    /// Writes of the Lease `name` that had to be repeated after reading it.
+    pub fn lease_slow_path(&self, name: &str) -> Counter {
+        self.0.families.lease_slow_path.get_or_create_owned(&vec![("name", name.to_owned())])
     }
 
     /// The metrics of `controller` (`namespace/name`), whose queue is asked at every scrape.
@@ -301,6 +324,10 @@ impl Families {
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
         let own_unseen =
             counter("nagaya_ryow_timeouts", "Own writes that the cache did not show in time");
+        let lease_slow_path = counter(
+            "leader_election_slowpath",
+            "Writes of the Lease that had to be repeated after reading it",
+        );
         let mut gauge = |name: &str, help: &str| {
             let family = Family::<Labels, Gauge>::default();
             registry.register(name, help, family.clone());
@@ -309,6 +336,7 @@ impl Families {
         let max_concurrent =
             gauge("controller_runtime_max_concurrent_reconciles", "Runs allowed at once");
         let active_workers = gauge("controller_runtime_active_workers", "Runs at this moment");
+        let leader = gauge("leader_election_master_status", "1: this host holds the Lease");
         let mut histogram = |name: &str, help: &str, new: fn() -> Histogram| {
             let family = Family::<Labels, Histogram>::new_with_constructor(new);
             registry.register(name, help, family.clone());
@@ -346,6 +374,8 @@ impl Families {
                 queue_seconds,
             ),
             own_unseen,
+            leader,
+            lease_slow_path,
             fenced,
             traps,
             interrupts,
@@ -456,12 +486,27 @@ mod tests {
         controller.ran(RunEnd::Success, Duration::from_millis(20));
         controller.adds.inc();
         metrics.mappings(|| Some((431, 65_530)));
+        metrics.leader("nagaya").set(1);
+        let watch = |bytes, silent| WatchStats {
+            group: "apps".into(),
+            version: "v1".into(),
+            resource: "deployments".into(),
+            projection: "full",
+            objects: 2,
+            bytes,
+            silent: Duration::from_secs(silent),
+        };
+        metrics.watches(move || vec![watch(30, 1), watch(12, 21)]);
         let page = metrics.page().unwrap();
         for line in [
             r#"controller_runtime_reconcile_total{controller="storage/bucket",result="success"} 1"#,
             r#"controller_runtime_reconcile_panics_total{controller="storage/bucket"} 1"#,
             r#"workqueue_adds_total{name="storage/bucket",controller="storage/bucket"} 1"#,
             r#"workqueue_depth{name="storage/bucket",controller="storage/bucket",priority="-100"} 1"#,
+            r#"leader_election_master_status{name="nagaya"} 1"#,
+            r#"nagaya_watch_staleness_seconds{group="apps",version="v1",resource="deployments"} 21.0"#,
+            r#"nagaya_store_objects{group="apps",version="v1",resource="deployments",projection="full"} 4"#,
+            r#"nagaya_store_bytes{group="apps",version="v1",resource="deployments",projection="full"} 42"#,
             "nagaya_memory_mappings 431",
             "nagaya_memory_mappings_limit 65530",
         ] {

@@ -1,0 +1,89 @@
+//! Whether the API server can be reached: asked once a second while a watch cannot (R46).
+//!
+//! While it cannot be, runs are paused and not failed, and stores are kept; when it is back, watches end their pauses.
+
+use std::{sync::Arc, time::Duration};
+
+use http::Method;
+use tokio::sync::watch;
+
+use crate::apiserver::{ApiServer, Call};
+
+/// How often, and how long one question may take.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is known of the API server; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Health(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Watches that cannot reach it.
+    failing: watch::Sender<usize>,
+    reachable: watch::Sender<bool>,
+    /// Grows with each good answer while a watch is failing.
+    recoveries: watch::Sender<u64>,
+}
+
+/// One watch that cannot reach the API server.
+#[derive(Debug)]
+pub(super) struct Failing(Arc<Inner>);
+
+impl Default for Health {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            failing: watch::channel(0).0,
+            reachable: watch::channel(true).0,
+            recoveries: watch::channel(0).0,
+        }))
+    }
+}
+
+impl Health {
+    /// Says that a watch cannot reach the API server, until the value is dropped.
+    pub(super) fn failing(&self) -> Failing {
+        self.0.failing.send_modify(|count| *count += 1);
+        Failing(self.0.clone())
+    }
+
+    /// Moves when the API server answers although a watch was failing.
+    pub(super) fn recoveries(&self) -> watch::Receiver<u64> {
+        self.0.recoveries.subscribe()
+    }
+
+    /// Whether it answers, as far as anybody has had a reason to ask.
+    pub(super) fn reachable(&self) -> watch::Receiver<bool> {
+        self.0.reachable.subscribe()
+    }
+
+    /// Asks whenever there is a reason, for ever.
+    pub(super) async fn run(self, api: ApiServer) {
+        let mut failing = self.0.failing.subscribe();
+        while failing.wait_for(|count| *count > 0).await.is_ok() {
+            let call = Call { limit: EVERY, ..Call::new(Method::GET, "/readyz") };
+            let answers = api.call(call).await.is_ok();
+            self.0.reachable.send_if_modified(|reachable| {
+                let changed = *reachable != answers;
+                *reachable = answers;
+                if changed && answers {
+                    tracing::info!("the API server answers again");
+                } else if changed {
+                    tracing::warn!(
+                        "the API server does not answer: runs are paused, caches are kept"
+                    );
+                }
+                changed
+            });
+            if answers {
+                self.0.recoveries.send_modify(|count| *count += 1);
+            }
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        self.0.failing.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
