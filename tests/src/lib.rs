@@ -7,9 +7,12 @@
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
 //! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
 //! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at
-//! what has happened. [`proxy`] stands between host and server and makes faults.
+//! what has happened, [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between
+//! host and server and makes faults; [`bombs`] are components that no compiler should see.
 
 pub mod account;
+pub mod bombs;
+pub mod bystander;
 pub mod cargo;
 pub mod cli;
 pub mod component;
@@ -23,6 +26,7 @@ pub mod install;
 pub mod load;
 pub mod log;
 pub mod manifest;
+pub mod memory;
 pub mod proxy;
 pub mod site;
 mod test;

@@ -15,7 +15,7 @@ use e2e::wait::within;
 use e2e::{Test, long, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
-use nagaya::crd::RevisionPhase;
+use nagaya::crd::{RevisionPhase, WasmRevision};
 use serde_json::json;
 
 const SITES: usize = 10;
@@ -103,29 +103,35 @@ async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
     let titles = load.stop().await?;
     copied(&test.api(), &titles, LIMIT).await?;
     let mark = marks.last().context("a mark")?;
+    all_marked(test, &names, mark).await?;
+    only_active(&copier, &last).await?;
+    whole_files(test.folder())
+}
+
+/// Waits until everything is the new revision's work.
+async fn all_marked(test: &Test, names: &[String], mark: &str) -> Result<()> {
     let maps = test.api::<ConfigMap>();
     within(LIMIT, "everything is the new revision's work", async || {
-        for name in &names {
+        for name in names {
             let found = datum(&maps, name, "mark").await?;
-            ensure!(found == *mark, "{name} is marked {found}");
+            ensure!(found == mark, "{name} is marked {found}");
         }
         Ok(())
     })
-    .await?;
+    .await
+}
+
+async fn only_active(copier: &Controller, name: &str) -> Result<()> {
     within(LIMIT, "exactly one revision is active", async || {
-        let revisions = copier.revisions().await?;
-        let active: Vec<_> = revisions
-            .iter()
-            .filter(|one| {
-                one.status.as_ref().is_some_and(|status| status.phase == RevisionPhase::Active)
-            })
-            .filter_map(|one| one.metadata.name.clone())
-            .collect();
-        ensure!(active == [last.clone()], "{active:?}");
+        let is_active = |one: &WasmRevision| {
+            one.status.as_ref().is_some_and(|status| status.phase == RevisionPhase::Active)
+        };
+        let revisions = copier.revisions().await?.into_iter().filter(is_active);
+        let active: Vec<_> = revisions.filter_map(|one| one.metadata.name).collect();
+        ensure!(active == [name], "{active:?}");
         Ok(())
     })
-    .await?;
-    whole_files(test.folder())
+    .await
 }
 
 /// Every stored module is what its name says.
