@@ -172,11 +172,6 @@ impl Test {
         Ok(proxy)
     }
 
-    /// The folder of this test, for its files.
-    pub fn folder(&self) -> &Path {
-        &self.options.folder
-    }
-
     /// Hosts that are started from now on have these credentials.
     pub fn use_kubeconfig(&mut self, file: PathBuf) {
         self.options.kubeconfig = file;
