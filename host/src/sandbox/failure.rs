@@ -68,7 +68,7 @@ impl Failure {
             | Self::Memory
             | Self::TooLarge(_)
             | Self::Exit(_) => true,
-            Self::Returned(_) | Self::Drained | Self::Host(_) => false,
+            Self::Returned(_) | Self::Drained | Self::Panicked | Self::Host(_) => false,
         }
     }
 }
