@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
     time::Duration,
@@ -36,9 +36,13 @@ enum Wait {
     Granted(Grant<u64>),
 }
 
-/// How much of the thread's CPU time the code of this turn has used so far.
+/// What the code of a turn and the one that metes it out tell each other.
 #[derive(Debug, Default)]
-pub struct Turned(AtomicU64);
+pub struct Turned {
+    /// CPU time of the thread when the turn began, in nanoseconds.
+    began: AtomicU64,
+    ticked: AtomicBool,
+}
 
 /// Computes only with a permit.
 pub struct Metered<F> {
@@ -47,7 +51,7 @@ pub struct Metered<F> {
     turned: Arc<Turned>,
     work: Pin<Box<F>>,
     stage: Stage,
-    has_begun: bool,
+    turn: Turn,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +77,7 @@ impl Cpu {
         let team = *state.teams.entry(team.clone()).or_insert(number);
         drop(state);
         let (cpu, work) = (self.clone(), Box::pin(work));
-        Metered { cpu, team, turned, work, stage: Stage::Away, has_begun: false }
+        Metered { cpu, team, turned, work, stage: Stage::Away, turn: Turn::New }
     }
 
     fn ask(&self, team: u64, turn: Turn, waker: &Waker) -> Stage {
@@ -149,13 +153,23 @@ impl State {
 impl Turned {
     fn begin(&self) -> Duration {
         let now = thread_time();
-        self.0.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.began.store(nanos, Ordering::Relaxed);
         now
     }
 
     /// CPU time since the turn began; only for the thread on which it runs.
     pub fn used(&self) -> Duration {
-        thread_time().saturating_sub(Duration::from_nanos(self.0.load(Ordering::Relaxed)))
+        thread_time().saturating_sub(Duration::from_nanos(self.began.load(Ordering::Relaxed)))
+    }
+
+    /// The turn ends because a tick has come: others are next, those that begin too.
+    pub fn tick(&self) {
+        self.ticked.store(true, Ordering::Relaxed);
+    }
+
+    fn next(&self) -> Turn {
+        if self.ticked.swap(false, Ordering::Relaxed) { Turn::New } else { Turn::Resumed }
     }
 }
 
@@ -166,9 +180,8 @@ impl<F: Future> Metered<F> {
     }
 
     fn poll_permit(&mut self, context: &Context<'_>) -> Poll<Grant<u64>> {
-        let turn = if self.has_begun { Turn::Resumed } else { Turn::New };
         self.stage = match self.stage {
-            Stage::Away => self.cpu.ask(self.team, turn, context.waker()),
+            Stage::Away => self.cpu.ask(self.team, self.turn, context.waker()),
             Stage::Waiting(ticket) => self.cpu.look(ticket, context.waker()),
             granted @ Stage::Granted(_) => granted,
         };
@@ -184,11 +197,11 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let Poll::Ready(grant) = self.poll_permit(context) else { return Poll::Pending };
-        self.has_begun = true;
         let began = self.turned.begin();
         let result = self.work.as_mut().poll(context);
         let used = thread_time().saturating_sub(began);
         self.stage = Stage::Away;
+        self.turn = self.turned.next();
         self.cpu.release(grant, used);
         result
     }

@@ -3,7 +3,8 @@
 //! Start-time fair queueing over teams: each has a virtual time that grows with the CPU time that its guests were
 //! measured to take, divided by its weight, and whoever is furthest behind is next. A team that has no permit comes
 //! before one that has, so that nobody computes twice while another waits; a team that was idle starts from now, and
-//! saves nothing up. Within a team, guests that were interrupted come before new ones.
+//! saves nothing up. Within a team, guests that the host has answered come
+//! before others, so that what is begun ends soon.
 //!
 //! Invariants, each held by the test of that name:
 //!
@@ -43,9 +44,9 @@ pub struct Ticket(u64);
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// It has computed before, and goes on.
+    /// It has waited for the host, and goes on.
     Resumed,
-    /// It begins.
+    /// It begins, or has computed for a whole tick.
     New,
 }
 
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_interrupted_comes_before_who_begins() {
+    fn who_was_answered_comes_before_who_begins() {
         let mut fair = Fair::new(1);
         let (new, resumed) = (fair.ask('a', Turn::New), fair.ask('a', Turn::Resumed));
         let gone = fair.ask('a', Turn::Resumed);

@@ -221,6 +221,7 @@ fn store(
             (false, 0) => Cut::Deadline,
             (false, _) => {
                 left -= 1;
+                turned.tick();
                 return Ok(UpdateDeadline::Yield(1));
             }
         };
