@@ -678,11 +678,14 @@ mod tests {
         }
     }
 
+    /// Its priority, what was asked for meanwhile, and whether it is a retry.
+    type InFlight = (i32, Vec<(Instant, Urgency)>, bool);
+
     /// With eight keys the retries never meet their rate: that has a test of its own.
     #[derive(Default)]
     struct Model {
         owed: HashMap<u64, (Instant, i32, Until)>,
-        in_flight: HashMap<u64, (i32, Vec<(Instant, Urgency)>, bool)>,
+        in_flight: HashMap<u64, InFlight>,
         failures: HashMap<u64, (u32, Instant, Duration)>,
     }
 

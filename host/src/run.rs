@@ -103,8 +103,12 @@ impl Start {
         let primary = self.executor.view.primary(&self.taken.key);
         let client = self.client(primary.as_deref(), &id);
         let result = self.call(&client, primary.as_deref(), span.clone()).await;
+        if let Err(failure) = &result {
+            let seconds = started.elapsed().as_secs_f64();
+            span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
+        }
         client.settle().await;
-        let (mut outcome, mut end) = self.judge(&client, primary.as_deref(), &result, &span).await;
+        let (mut outcome, mut end) = self.judge(&client, primary.as_deref(), &result).await;
         let server_is_down = outcome == Outcome::Failed && client.server_is_down().await;
         if server_is_down {
             (outcome, end) = (Outcome::Postponed(SERVER_PAUSE), RunEnd::Requeue);
@@ -176,11 +180,7 @@ impl Start {
         client: &Client,
         primary: Option<&Entry>,
         result: &Result<Action, Failure>,
-        span: &tracing::Span,
     ) -> (Outcome, RunEnd) {
-        if let Err(failure) = result {
-            span.in_scope(|| tracing::warn!(%failure, "the run failed"));
-        }
         let (outcome, end) = match result {
             Ok(_) if client.is_unsettled() || client.is_beaten() => {
                 (Outcome::Failed, RunEnd::Error)

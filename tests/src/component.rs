@@ -36,6 +36,11 @@ impl Component {
         Ok(Self { digest: digest(&bytes), bytes: bytes.into(), path })
     }
 
+    /// One that lies in no file.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        Self { path: PathBuf::from("(no file)"), digest: digest(bytes), bytes: bytes.into() }
+    }
+
     /// Its file, if it is built.
     pub fn find(name: &str) -> Result<PathBuf> {
         let folders = ["examples", "tests/guests"];
@@ -60,7 +65,8 @@ impl Component {
     }
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// The SHA-256 of these bytes, as `sha256:<hex>`.
+pub fn digest(bytes: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
     format!("sha256:{}", hex(hash.as_ref()))
 }

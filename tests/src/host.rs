@@ -29,7 +29,7 @@ const START_WITHIN: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_secs(45);
 
 /// Where a host lives and what it serves.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Options {
     /// Its log goes here as `host.log`, its data under `data/`. The same folder again is a restart.
     pub folder: PathBuf,
@@ -41,6 +41,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Further variables of its environment, such as the failpoint `NAGAYA_FAIL`.
     pub environment: Vec<(String, String)>,
+    /// A command in front of it, such as `unshare`, that becomes the host in its own process.
+    pub wrapper: Vec<String>,
 }
 
 /// A running host, killed when dropped.
@@ -59,6 +61,24 @@ pub struct Host {
 impl Host {
     /// Starts it and waits until it is ready.
     pub async fn start(options: &Options) -> Result<Self> {
+        let mut host = Self::spawn(options).await?;
+        host.await_readiness().await?;
+        Ok(host)
+    }
+
+    /// Starts it and waits until it listens, which it does before it is ready.
+    pub async fn start_unready(options: &Options) -> Result<Self> {
+        let mut host = Self::spawn(options).await?;
+        within(START_WITHIN, "the host listens", async || {
+            host.find_addresses()?;
+            ensure!(!host.probes.is_empty(), "{}", host.log.tail(20));
+            Ok(())
+        })
+        .await?;
+        Ok(host)
+    }
+
+    async fn spawn(options: &Options) -> Result<Self> {
         let binary = component::binary().await?;
         let log = options.folder.join("host.log");
         let file = File::options().create(true).append(true).open(&log);
@@ -66,7 +86,10 @@ impl Host {
         let log = Log::open(log).from_now()?;
         let arguments = arguments(options);
         let command = format!("nagaya {}", arguments.join(" "));
-        let mut child = Command::new(binary)
+        let program = binary.to_string_lossy().into_owned();
+        let line: Vec<_> = options.wrapper.iter().chain([&program]).collect();
+        let mut child = Command::new(line[0])
+            .args(&line[1..])
             .args(&arguments)
             .env_remove("KUBECONFIG")
             .envs(options.environment.iter().map(|(name, value)| (name, value)))
@@ -85,7 +108,7 @@ impl Host {
             }
         };
         let http = client()?;
-        let mut host = Self {
+        Ok(Self {
             child,
             _lifeline: lifeline,
             log,
@@ -94,9 +117,7 @@ impl Host {
             probes: String::new(),
             metrics: String::new(),
             http,
-        };
-        host.await_readiness().await?;
-        Ok(host)
+        })
     }
 
     async fn await_readiness(&mut self) -> Result<()> {

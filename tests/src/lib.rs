@@ -5,11 +5,14 @@
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
 //! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
-//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile, [`load`] changes them. [`wait`] and
-//! [`witness`] look at what happens, [`history`] at what has happened. [`proxy`] stands between host
-//! and server and makes faults.
+//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile, [`load`] changes
+//! them. [`wait`] and [`witness`] look at what happens, [`history`] at what has happened,
+//! [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between host and server and
+//! makes faults; [`bombs`] are components that no compiler should see.
 
 pub mod account;
+pub mod bombs;
+pub mod bystander;
 pub mod cargo;
 pub mod cli;
 pub mod component;
@@ -22,6 +25,7 @@ pub mod install;
 pub mod load;
 pub mod log;
 pub mod manifest;
+pub mod memory;
 pub mod proxy;
 pub mod site;
 mod test;

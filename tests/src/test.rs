@@ -23,6 +23,7 @@ use crate::evidence;
 use crate::history::History;
 use crate::host::{self, Host};
 use crate::install;
+use crate::log::Line;
 use crate::manifest;
 use crate::proxy::Proxy;
 use crate::site;
@@ -52,6 +53,7 @@ pub struct Test {
     pub host: Host,
     options: host::Options,
     others: Vec<String>,
+    expected: Vec<&'static str>,
     /// The audit log at the start.
     log: Option<audit::Log>,
 }
@@ -105,10 +107,28 @@ impl Test {
             // After a kill the next host takes over within seconds.
             arguments: ["--lease-profile", "fast"].map(str::to_owned).to_vec(),
             environment: vec![],
+            wrapper: vec![],
         };
         let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
-        Ok(Self { control_plane, admin, namespace, host, options, others: vec![], log })
+        let (others, expected) = (vec![], vec![]);
+        Ok(Self { control_plane, admin, namespace, host, options, others, expected, log })
+    }
+
+    /// Says that the host is to log an error with this message, which is then no failure of the test.
+    pub fn expect_error(&mut self, message: &'static str) {
+        self.expected.push(message);
+    }
+
+    /// How the host is started.
+    pub fn options(&self) -> host::Options {
+        self.options.clone()
+    }
+
+    /// Starts the host again in another way, after [`Host::stop`] or [`Host::kill`].
+    pub async fn start_host_as(&mut self, options: host::Options) -> Result<()> {
+        self.options = options;
+        self.start_host().await
     }
 
     async fn run(mut self, body: impl AsyncFnOnce(&mut Self) -> Result<()>) -> Result<()> {
@@ -167,6 +187,11 @@ impl Test {
         let revision = copier.push_config(&Component::load("copier")?, config).await?;
         copier.active(&revision).await?;
         Ok((copier, revision))
+    }
+
+    /// Where the host's log and data are.
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
     }
 
     /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
@@ -234,25 +259,36 @@ impl Test {
         service_account: &str,
         spec: Value,
     ) -> Result<Controller> {
+        self.controller_in(&self.namespace, name, service_account, spec).await
+    }
+
+    /// The same in another namespace, whose objects it then works on.
+    pub async fn controller_in(
+        &self,
+        namespace: &str,
+        name: &str,
+        service_account: &str,
+        spec: Value,
+    ) -> Result<Controller> {
         let mut object = json!({
             "apiVersion": "nagaya.dev/v1alpha1",
             "kind": "WasmController",
             "metadata": {
                 "name": name,
-                "namespace": self.namespace,
+                "namespace": namespace,
                 "labels": {LABEL: self.namespace},
             },
             "spec": {
                 "serviceAccountName": service_account,
                 "module": {"digest": NO_DIGEST},
-                "scope": {"namespaces": [self.namespace]},
+                "scope": {"namespaces": [namespace]},
             },
         });
         if let (Some(fields), Value::Object(more)) = (object["spec"].as_object_mut(), spec) {
             fields.extend(more);
         }
         self.apply(&[object]).await?;
-        self.controller(name)
+        Controller::new(&self.admin, namespace, name, self.host.api())
     }
 
     /// The WasmController of this name.
@@ -366,7 +402,9 @@ impl Test {
         }
         self.host.stop().await?;
         let errors: Vec<_> = self.host.log().lines()?;
-        let errors: Vec<_> = errors.iter().filter(|line| line.level() == "ERROR").collect();
+        let is_expected = |line: &Line| self.expected.iter().any(|text| line.message() == *text);
+        let errors: Vec<_> =
+            errors.iter().filter(|line| line.level() == "ERROR" && !is_expected(line)).collect();
         ensure!(errors.is_empty(), "the host logged an error: {}", errors[0]);
         if self.control_plane.is_given() {
             let namespaces = Api::<Namespace>::all(self.admin.clone());

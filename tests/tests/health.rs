@@ -6,17 +6,48 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::component::Component;
+use e2e::controller::{self, Controller};
 use e2e::test;
 use e2e::wait::within;
 use k8s_openapi::api::events::v1::Event;
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
+use kube::{Api, ResourceExt};
 use nagaya::crd::Phase;
 use serde_json::json;
 use tokio::time::Instant;
 
 /// Five times the bound of R89, which is 5 s.
 const TOLD_WITHIN: Duration = Duration::from_secs(25);
+
+async fn degraded(hostile: &Controller) -> Result<Condition> {
+    within(TOLD_WITHIN, "it is degraded", async || {
+        let seen = hostile.get().await?;
+        let condition = controller::condition(&seen, "Degraded").cloned();
+        let condition = condition.context("no condition")?;
+        ensure!(condition.status == "True", "{}", condition.message);
+        Ok(condition)
+    })
+    .await
+}
+
+async fn told_once(events: &Api<Event>) -> Result<()> {
+    within(TOLD_WITHIN, "one event", async || {
+        let all = events.list(&ListParams::default()).await?.items;
+        let told = all.iter().filter(|one| {
+            one.reason.as_deref() == Some("GuestBreaksDown")
+                && one.regarding.as_ref().and_then(|one| one.name.as_deref()) == Some("hostile")
+        });
+        let count = told.count();
+        ensure!(
+            count == 1,
+            "{count} of {:?}",
+            all.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+        );
+        Ok(())
+    })
+    .await
+}
 
 /// F2, R89.
 #[test]
@@ -34,14 +65,7 @@ fn f2_a_revision_that_keeps_trapping_is_degraded_until_the_team_acts() -> Result
         hostile.promote(&second).await?;
         hostile.active(&second).await?;
         let promoted = Instant::now();
-        let ill = within(TOLD_WITHIN, "it is degraded", async || {
-            let seen = hostile.get().await?;
-            let condition = e2e::controller::condition(&seen, "Degraded").cloned();
-            let condition = condition.context("no condition")?;
-            ensure!(condition.status == "True", "{}", condition.message);
-            Ok(condition)
-        })
-        .await?;
+        let ill = degraded(&hostile).await?;
         println!(
             "Degraded {:?} after the promote (bound 5 s after the fifth trap)",
             promoted.elapsed()
@@ -62,22 +86,7 @@ fn f2_a_revision_that_keeps_trapping_is_degraded_until_the_team_acts() -> Result
             status.conditions.iter().any(|one| one.type_ == "Degraded" && one.status == "True")
         });
         revision.await?;
-        let events = test.api::<Event>();
-        within(TOLD_WITHIN, "an event", async || {
-            let all = events.list(&ListParams::default()).await?.items;
-            let told = all.iter().filter(|one| one.reason.as_deref() == Some("GuestBreaksDown"));
-            let about = told.filter(|one| {
-                one.regarding.as_ref().and_then(|one| one.name.as_deref()) == Some("hostile")
-            });
-            let count = about.count();
-            ensure!(
-                count == 1,
-                "{count} of {:?}",
-                all.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
-            );
-            Ok(())
-        })
-        .await?;
+        told_once(&test.api()).await?;
 
         hostile.roll_back(&second, &first).await?;
         hostile.active(&first).await?;

@@ -24,12 +24,33 @@ const REQUIRED: &str = "NAGAYA_REQUIRE_CONTROL_PLANE";
 /// on two cores.
 const TEST_THREADS: &str = "4";
 
+/// How the end-to-end tests are run.
+struct EndToEnd {
+    cargo: &'static [&'static str],
+    /// For the test programs.
+    harness: &'static [&'static str],
+    environment: &'static [(&'static str, &'static str)],
+}
+
+const E2E: EndToEnd =
+    EndToEnd { cargo: &[], harness: &["--test-threads", TEST_THREADS], environment: &[] };
+
+/// One at a time, because they measure; their tables are for people.
+const HOSTILE: EndToEnd = EndToEnd {
+    cargo: &["--test", "hostile"],
+    harness: &["--test-threads", "1", "--nocapture"],
+    environment: &[("NAGAYA_HOSTILE", "long")],
+};
+
 /// Which tests to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only these parts
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<Part>,
+    /// Only the guests that mean harm and the compile bombs, longer, with a table of what caught each
+    #[arg(long, conflicts_with = "only")]
+    hostile: bool,
     /// Arguments for the test programs of these parts, such as a part of a test's name
     #[arg(last = true, value_name = "ARGUMENT")]
     pass: Vec<String>,
@@ -44,9 +65,13 @@ enum Part {
     Examples,
     /// The host on a real API server
     E2e,
+    /// Guests that mean harm, with their figures
+    #[value(skip)]
+    Hostile,
 }
 
 impl Part {
+    /// What runs unless something else is asked for.
     const ALL: [Self; 3] = [Self::Unit, Self::Examples, Self::E2e];
 
     const fn name(self) -> &'static str {
@@ -54,6 +79,7 @@ impl Part {
             Self::Unit => "unit: host, guest SDK, xtask",
             Self::Examples => "examples",
             Self::E2e => "end to end",
+            Self::Hostile => "hostile guests, compile bombs",
         }
     }
 }
@@ -69,7 +95,11 @@ enum Outcome {
 /// Builds what the tests need, runs them and sums up.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let wanted = |part: &Part| args.only.is_empty() || args.only.contains(part);
-    let parts: Vec<_> = Part::ALL.into_iter().filter(wanted).collect();
+    let parts: Vec<_> = if args.hostile {
+        vec![Part::Hostile]
+    } else {
+        Part::ALL.into_iter().filter(wanted).collect()
+    };
     let root = crate::root()?;
     let started = Instant::now();
     if parts.iter().any(|part| *part != Part::Examples) {
@@ -85,7 +115,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         let outcome = match part {
             Part::Unit => judge(cargo_test(&root, &[], &args.pass)),
             Part::Examples => judge(examples(&root, &args.pass)),
-            Part::E2e => end_to_end(&root, &args.pass).await,
+            Part::E2e => end_to_end(&root, &E2E, &args.pass).await,
+            Part::Hostile => end_to_end(&root, &HOSTILE, &args.pass).await,
         };
         if let Outcome::Failed(error) = &outcome {
             eprintln!("{error:#}");
@@ -138,7 +169,7 @@ fn examples(root: &Path, pass: &[String]) -> Result<()> {
     cargo_test(&guests, &native, pass)
 }
 
-async fn end_to_end(root: &Path, pass: &[String]) -> Outcome {
+async fn end_to_end(root: &Path, tests: &EndToEnd, pass: &[String]) -> Outcome {
     let route = locate();
     if let Route::Missing(missing) = route {
         let required = std::env::var_os(REQUIRED).is_some_and(|value| value == "1");
@@ -149,11 +180,11 @@ async fn end_to_end(root: &Path, pass: &[String]) -> Outcome {
             Outcome::NotRun(format!("no control plane (see above; {REQUIRED}=1 makes it an error)"))
         };
     }
-    judge(on_a_server(root, route, pass).await)
+    judge(on_a_server(root, route, tests, pass).await)
 }
 
 /// Starts the one server that all end-to-end tests share.
-async fn on_a_server(root: &Path, route: Route, pass: &[String]) -> Result<()> {
+async fn on_a_server(root: &Path, route: Route, tests: &EndToEnd, pass: &[String]) -> Result<()> {
     let binary = build_host(root)?;
     let controller_manager = match route {
         Route::Cluster(_) => true,
@@ -166,9 +197,12 @@ async fn on_a_server(root: &Path, route: Route, pass: &[String]) -> Result<()> {
     let mut control_plane = ControlPlane::start(options).await?;
     let mut command = cargo(root);
     command
-        .args(["test", "--locked", "--package", "e2e", "--no-fail-fast", "--"])
-        .args(["--test-threads", TEST_THREADS])
+        .args(["test", "--locked", "--package", "e2e", "--no-fail-fast"])
+        .args(tests.cargo)
+        .arg("--")
+        .args(tests.harness)
         .args(pass)
+        .envs(tests.environment.iter().copied())
         .env(SHARED_INSTANCE, control_plane.folder())
         .env(BINARY, binary);
     let passed = tokio::task::spawn_blocking(move || succeed(&mut command)).await?;

@@ -357,10 +357,7 @@ impl Client {
         let Err(Exceeded(wait)) = result else { return Ok(()) };
         drop(budget);
         self.0.account.metrics.over_quota(quota);
-        let until = now.checked_add(wait).map(Into::into);
-        let mut obstacles = self.obstacles();
-        obstacles.budget = obstacles.budget.max(until);
-        drop(obstacles);
+        self.over_budget_until(now.checked_add(wait).map(Into::into));
         Err(Error::BudgetExceeded(format!("the controller's {quota} are used up for {wait:.1?}")))
     }
 }

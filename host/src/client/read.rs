@@ -108,7 +108,7 @@ impl Client {
     }
 
     pub(super) fn remember_refusal(&self, text: &str) {
-        self.obstacles().forbidden = Some(text.to_owned());
+        self.lacks(text);
     }
 
     async fn readable(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<&Sight>, Error> {

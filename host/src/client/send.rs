@@ -261,7 +261,18 @@ impl Client {
         self.0.account.flow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn obstacles(&self) -> std::sync::MutexGuard<'_, Obstacles> {
+    /// Remembers a right that the account turned out to lack.
+    pub(super) fn lacks(&self, text: &str) {
+        self.obstacles().forbidden = Some(text.to_owned());
+    }
+
+    /// Remembers when the budget allows what was refused.
+    pub(super) fn over_budget_until(&self, until: Option<Instant>) {
+        let mut obstacles = self.obstacles();
+        obstacles.budget = obstacles.budget.max(until);
+    }
+
+    fn obstacles(&self) -> std::sync::MutexGuard<'_, Obstacles> {
         self.0.obstacles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -60,9 +60,7 @@ impl Stage {
         let options = host::Options {
             folder: folder.path().to_owned(),
             kubeconfig: host::kubeconfig(&control_plane, "nagaya-demo-host").await?,
-            controllers: None,
-            arguments: vec![],
-            environment: vec![],
+            ..host::Options::default()
         };
         let host = Host::start(&options).await?;
         progress.command(host.command());

@@ -21,11 +21,14 @@
 //! | `trap`, `panic`, `exit:<code>` | ends at once: `unreachable`, a Rust panic, `wasi:cli/exit` |
 //! | `loop`, `spin:<n>` | computes for ever, or n million rounds |
 //! | `stack` | recurses for ever |
-//! | `alloc`, `fill` | takes memory until there is none; overwrites 32 MiB for ever |
+//! | `alloc`, `fill:<n>` | takes memory until there is none; overwrites n MiB (32) for ever |
+//! | `handles:<n>` | takes n handles of the host and keeps them |
 //! | `sleep:<ms>` | waits by the clock of WASI |
 //! | `log-flood`, `stdout-flood` | 1 KiB lines for ever; `log-flood:<n>` only n |
 //! | `now:<n>` | n host calls |
-//! | `huge-output` | applies an object of 4 MiB |
+//! | `huge-output:<n>` | applies an object of n MiB (4) |
+//! | `long-list:<n>` | logs one line with n fields |
+//! | `deep-json:<n>` | applies an object whose data is n lists, one in the other |
 //! | `count` | answers `retry` with how often this was done before in this instance |
 //! | `huge-answer` | answers `retry` with 8 MiB |
 //! | `write` | applies a `ConfigMap` of the primary's name, as its child, with data `{"config": value}` |
@@ -33,10 +36,14 @@
 //! | `grab:<name>` | the same under that name, with force and without an owner: two controllers can fight over it |
 //! | `storm:<n>` | applies that `ConfigMap` n times, each time with another value |
 //! | `events:<n>` | n Events about the primary |
+//! | `explore` | looks for files, variables, arguments, input and a network; writes what it found, as `write` does |
 //! | `retry`, `terminal`, `invalid` | answers that failure |
 //! | `requeue:<ms>` | answers `requeue-after` |
 
 #![cfg(target_family = "wasm")]
+
+mod explore;
+mod handles;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -158,9 +165,20 @@ impl Run {
                     self.apply(&self.primary.name, &json!(n))?;
                 }
             }
-            "huge-output" => self.apply(&self.primary.name, &json!("x".repeat(4 << 20)))?,
+            "huge-output" => {
+                let size = number.unwrap_or(4) as usize;
+                self.apply(&self.primary.name, &json!("x".repeat(size << 20)))?;
+            }
+            "long-list" => {
+                let fields = vec![(String::new(), String::new()); number.unwrap_or(0) as usize];
+                runtime::log(Level::Info, "a long list", &fields);
+            }
+            "deep-json" => self.deep_json(number.unwrap_or(0) as usize)?,
+            "handles" => handles::take(number.unwrap_or(0))?,
+            "explore" => self.apply(&self.primary.name, &json!(explore::explore()))?,
             "events" => (0..number.unwrap_or(0)).try_for_each(|n| self.event(n))?,
             "spin" => spin(u64::from(number.unwrap_or(1)) * 1_000_000),
+            "fill" => fill(number.unwrap_or(32) as usize),
             _ => end(name, argument),
         }
         Ok(None)
@@ -202,6 +220,18 @@ impl Run {
         answer.map(drop).map_err(|error| Failure::Retry(format!("{error:?}")))
     }
 
+    /// Not by serde, which would end its own recursion here.
+    fn deep_json(&self, depth: usize) -> Result<(), Failure> {
+        let (namespace, name) = (self.primary.namespace.as_deref(), &self.primary.name);
+        let metadata = json!({ "name": name, "namespace": namespace.unwrap_or("default") });
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        let object = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{open}{close}}}"#
+        );
+        let answer = cluster::apply(&object, Ownership::Standard);
+        answer.map(drop).map_err(|error| Failure::Retry(format!("{error:?}")))
+    }
+
     fn owners(&self, uid: &str) -> Value {
         let kind = &self.primary.kind;
         let api_version = if kind.group.is_empty() {
@@ -236,7 +266,6 @@ fn end(name: &str, argument: &str) {
         "loop" => spin(u64::MAX),
         "stack" => drop(recurse(1).to_string()),
         "alloc" => alloc(),
-        "fill" => fill(),
         "stdout-flood" => loop {
             println!("{}", "x".repeat(1_023));
         },
@@ -264,8 +293,8 @@ fn alloc() {
     }
 }
 
-fn fill() {
-    let mut block = vec![0_u8; 32 << 20];
+fn fill(size: usize) {
+    let mut block = vec![0_u8; size << 20];
     for byte in (0..=u8::MAX).cycle() {
         std::hint::black_box(&mut block).fill(byte);
     }
