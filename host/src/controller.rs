@@ -25,7 +25,7 @@ use crate::{
     fence::{Claim, Fence, Gate},
     health::Health,
     inbox::Inbox,
-    places::{Place, Places},
+    places::{Guest, Place, Places},
     queue::Outcome,
     rollout::Rollout,
     run::{End, Executor, SERVER_PAUSE, Shared, Start},
@@ -99,7 +99,7 @@ impl Controller {
         let claim = parts.claim.borrow().clone();
         let gate = watch::channel(Gate { floor: 0, claim }).0;
         let looping = Loop {
-            id: parts.places.register(),
+            guest: parts.places.register(shared.account.team()),
             parts,
             rollout: rollout_seen,
             settings: settings_seen,
@@ -165,7 +165,7 @@ impl Controller {
 /// The task of one controller.
 #[derive(Debug)]
 pub struct Loop {
-    id: u64,
+    guest: Guest,
     parts: Parts,
     rollout: watch::Receiver<Rollout<Executor>>,
     settings: watch::Receiver<Settings>,
@@ -218,7 +218,7 @@ impl Loop {
             if !ready {
                 asked = None;
             } else if asked.is_none() {
-                asked = Some(self.parts.places.ask(self.id));
+                asked = Some(self.parts.places.ask(self.guest));
             }
             let waits = !ready && self.may_start();
             tokio::select! {
