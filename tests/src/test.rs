@@ -118,9 +118,17 @@ impl Test {
         };
         let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
-        let (others, expected) = (vec![], vec![]);
-        let proxy = None;
-        Ok(Self { control_plane, admin, namespace, host, options, others, expected, proxy, log })
+        Ok(Self {
+            control_plane,
+            admin,
+            namespace,
+            host,
+            options,
+            others: vec![],
+            expected: vec![],
+            proxy: None,
+            log,
+        })
     }
 
     /// Says that the host is to log an error with this message, which is then no failure of the test.
@@ -172,6 +180,11 @@ impl Test {
         Ok(proxy)
     }
 
+    /// The folder of this test, for its files.
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
     /// Hosts that are started from now on have these credentials.
     pub fn use_kubeconfig(&mut self, file: PathBuf) {
         self.options.kubeconfig = file;
@@ -204,11 +217,6 @@ impl Test {
         let revision = copier.push_config(&Component::load("copier")?, config).await?;
         copier.active(&revision).await?;
         Ok((copier, revision))
-    }
-
-    /// Where the host's log and data are.
-    pub fn folder(&self) -> &Path {
-        &self.options.folder
     }
 
     /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
