@@ -30,6 +30,7 @@ use crate::{
     rollout::Rollout,
     run::{End, Executor, SERVER_PAUSE, Shared, Start},
     sandbox::RunLimits,
+    view::Blind,
     watch::ObjectKey,
 };
 
@@ -39,7 +40,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 const REFUSED: usize = 1_000;
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
-
+/// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
+const BLIND_TIMES: u32 = 3;
 /// How often every object is delivered once more, a tenth of it sooner or later (R7).
 const RESYNC: Duration = Duration::from_secs(10 * 3_600);
 
@@ -61,6 +63,8 @@ pub struct Trouble {
     pub forbidden: Option<String>,
     /// How the live revision keeps breaking down.
     pub illness: Option<String>,
+    /// A kind that cannot be watched at present, and why (R43).
+    pub blind: Option<Blind>,
 }
 
 /// The handle of a running controller.
@@ -119,6 +123,7 @@ impl Controller {
             parked: JoinSet::new(),
             health: Health::default(),
             lost: None,
+            blind: None,
             refused: BTreeMap::new(),
             closing: JoinSet::new(),
             fresh: None,
@@ -191,6 +196,8 @@ pub struct Loop {
     health: Health,
     /// A right to read that the account has lost.
     lost: Option<String>,
+    /// A watch that fails, and how often in a row it was seen like that.
+    blind: Option<(Blind, u32)>,
     /// What each object's last run was refused, until one of its runs is not.
     refused: BTreeMap<ObjectKey, String>,
     /// Replaced views, until the new one is sure to have missed nothing.
@@ -464,6 +471,11 @@ impl Loop {
             self.resync_at = Instant::now() + resync_after(share());
             active.view.resync();
         }
+        let blind = active.view.blind();
+        self.blind = match self.blind.take() {
+            Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
+            _ => blind.map(|blind| (blind, 1)),
+        };
         self.lost = active
             .view
             .lost_right()
@@ -475,7 +487,9 @@ impl Loop {
     fn report(&mut self) {
         let forbidden = self.lost.clone().or_else(|| self.refused.values().next().cloned());
         let illness = self.health.illness(Instant::now().into_std()).map(str::to_owned);
-        let now = Trouble { forbidden, illness };
+        let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
+        let blind = blind.map(|(blind, _)| blind.clone());
+        let now = Trouble { forbidden, illness, blind };
         self.trouble.send_if_modified(|trouble| {
             let changed = *trouble != now;
             *trouble = now;

@@ -12,6 +12,7 @@ use crate::{
     },
     manifest::Kind,
     rollout::{Decision, Problem},
+    view::Blind,
 };
 
 /// Where a revision stands.
@@ -44,6 +45,8 @@ pub(super) struct Facts<'a> {
     pub(super) forbidden: Option<String>,
     /// How the live revision keeps breaking down.
     pub(super) illness: Option<String>,
+    /// A kind that cannot be watched at present.
+    pub(super) blind: Option<Blind>,
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
@@ -93,8 +96,10 @@ impl Facts<'_> {
     }
 
     fn phase(&self) -> Phase {
-        let lost_its_way =
-            self.account_missing || self.forbidden.is_some() || self.illness.is_some();
+        let lost_its_way = self.account_missing
+            || self.forbidden.is_some()
+            || self.illness.is_some()
+            || self.blind.is_some();
         match (&self.decision.active, &self.active_standing) {
             _ if self.deleting => Phase::Deleting,
             _ if self.controller.spec.suspend => Phase::Suspended,
@@ -137,7 +142,11 @@ impl Facts<'_> {
         if self.deleting {
             return (false, ("Deleting", "the controller is being deleted".to_owned()));
         }
-        if self.account_missing || self.forbidden.is_some() || self.illness.is_some() {
+        if self.account_missing
+            || self.forbidden.is_some()
+            || self.illness.is_some()
+            || self.blind.is_some()
+        {
             let (reason, message) = trouble.cloned().unwrap_or(("Degraded", String::new()));
             return (false, (reason, message));
         }
@@ -197,6 +206,9 @@ impl Facts<'_> {
                 format!("the live revision {active} cannot run: {}", refusal.message),
             ));
         }
+        if let Some(blind) = &self.blind {
+            return Some(unwatched(blind));
+        }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
             return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
         }
@@ -226,6 +238,30 @@ impl Facts<'_> {
                 "It stays live until you push a repaired component and promote it: nagaya push {name} -n {namespace} FILE"
             ),
         }
+    }
+}
+
+/// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
+fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
+    match code {
+        404 => (
+            "KindNotServed",
+            format!(
+                "the API server does not serve {kind} any more, so its changes are not seen: apply its CustomResourceDefinition again; the watch comes back by itself"
+            ),
+        ),
+        401 | 403 => (
+            "WatchForbidden",
+            format!(
+                "{kind} may not be watched any more, so its changes are not seen: {message}; the watch comes back by itself when it may be"
+            ),
+        ),
+        _ => (
+            "WatchFailing",
+            format!(
+                "{kind} cannot be watched at present, so its changes are not seen: {code} {message}; the host asks again by itself"
+            ),
+        ),
     }
 }
 
@@ -321,6 +357,7 @@ mod tests {
             account_missing: false,
             forbidden: None,
             illness: None,
+            blind: None,
             module_lost: false,
             deleting: false,
         }
@@ -369,6 +406,7 @@ mod tests {
             retry: None,
         };
         let failed = Standing::Failed(refusal);
+        let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into() };
         let base = || facts(&controller, &live);
         for (facts, phase, ready, reason, words) in [
             (
@@ -391,6 +429,13 @@ mod tests {
                 "False",
                 "GuestBreaksDown",
                 "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
+            ),
+            (
+                Facts { blind: Some(gone), ..base() },
+                Phase::Degraded,
+                "False",
+                "KindNotServed",
+                "apply its CustomResourceDefinition again",
             ),
             (
                 Facts { desired_standing: Some(failed.clone()), ..base() },

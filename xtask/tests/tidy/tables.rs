@@ -38,10 +38,11 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("fair", &[]),
     ("cpu", &["fair"]),
     (
+        // view: a watch that fails, which the team is told of.
         "controller",
         &[
             "client", "fence", "health", "inbox", "places", "queue", "rollout", "run", "sandbox",
-            "watch",
+            "view", "watch",
         ],
     ),
     ("health", &[]),

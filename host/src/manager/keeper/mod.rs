@@ -463,6 +463,7 @@ impl Keeper {
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
+            blind: self.running.as_ref().and_then(Running::blind),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
