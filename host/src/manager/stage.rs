@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
+    crd::LimitsSpec,
     fail,
     grant::{self, Right},
     inbox::Inbox,
@@ -43,6 +44,21 @@ pub(super) struct Host {
     pub(super) memory_ceiling: usize,
 }
 
+impl Host {
+    /// What to say of limits that this host does not give.
+    pub(super) fn over_ceiling(&self, asked: &LimitsSpec) -> Option<String> {
+        let most = self.memory_ceiling;
+        let is_over = asked.memory_bytes().is_ok_and(|bytes| bytes > most as u64);
+        is_over.then(|| {
+            format!(
+                "limits.memory is {}, but this host gives a guest at most {}Mi: ask for less, or have its --memory-ceiling raised",
+                asked.memory,
+                most >> 20
+            )
+        })
+    }
+}
+
 /// One revision to be staged.
 #[derive(Clone, Debug)]
 pub(super) struct Staging {
@@ -56,6 +72,8 @@ pub(super) struct Staging {
     /// The controller's finalizer, if a revision has fixed it; empty: it has none.
     pub(super) finalizer: Option<String>,
     pub(super) limits: RunLimits,
+    /// What the team asks for; `limits` is what it gets.
+    pub(super) asked: LimitsSpec,
     pub(super) name: String,
     pub(super) digest: String,
     pub(super) config: Arc<str>,
@@ -101,14 +119,9 @@ impl Staging {
     /// Stages the revision.
     pub(super) async fn run(self) -> Result<Executor, Refusal> {
         let (digest, bytes) = self.bytes().await?;
-        if self.limits.memory > self.host.memory_ceiling {
-            let (wanted, most) = (self.limits.memory >> 20, self.host.memory_ceiling >> 20);
-            let text = format!(
-                "limits.memory is {wanted}Mi, but this host gives a guest at most {most}Mi; ask for less"
-            );
+        if let Some(text) = self.host.over_ceiling(&self.asked) {
             return Err(Refusal::failed("LimitTooHigh", text));
         }
-        fail::point("compile-start");
         let program = self.host.sandbox.compile(bytes, &digest).await.map_err(|error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let message = format!("{error}{cause}");

@@ -42,6 +42,8 @@ pub(super) struct Facts<'a> {
     pub(super) account_missing: bool,
     /// A right that runs turned out to lack.
     pub(super) forbidden: Option<String>,
+    /// The spec asks for more than the host gives.
+    pub(super) over_ceiling: Option<String>,
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
@@ -197,12 +199,10 @@ impl Facts<'_> {
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
         }
-        match &self.desired_standing {
-            Some(Standing::Failed(refusal)) => {
-                Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)))
-            }
-            _ => None,
+        if let Some(Standing::Failed(refusal)) = &self.desired_standing {
+            return Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)));
         }
+        self.over_ceiling.clone().map(|text| ("LimitTooHigh", text))
     }
 }
 
@@ -290,6 +290,7 @@ mod tests {
             shares_primary_with: vec![],
             account_missing: false,
             forbidden: None,
+            over_ceiling: None,
             module_lost: false,
             deleting: false,
         }
@@ -353,6 +354,13 @@ mod tests {
                 "False",
                 "Forbidden",
                 "x may not",
+            ),
+            (
+                Facts { over_ceiling: Some("ask for less".into()), ..base() },
+                Phase::Running,
+                "True",
+                "LimitTooHigh",
+                "ask for less",
             ),
             (
                 Facts { desired_standing: Some(failed.clone()), ..base() },

@@ -138,7 +138,7 @@ impl Keeper {
                 Err(error) => {
                     // A conflict only says that the cache is behind; its next event brings the next pass.
                     if error.code() != Some(409) {
-                        tracing::warn!(controller = %self.key, error = &error as &dyn std::error::Error, "cannot keep a controller");
+                        tracing::warn!(controller = %self.key, error = crate::causes::all(&error), "cannot keep a controller");
                     }
                     self.own = None;
                     Instant::now() + AFTER_ERROR
@@ -377,6 +377,7 @@ impl Keeper {
                 primary: status.primary.clone(),
                 finalizer: status.finalizer.clone(),
                 limits: running.limits(),
+                asked: controller.spec.limits.clone(),
                 name: name.clone(),
                 digest: revision.spec.digest.clone(),
                 config: config.into(),
@@ -461,6 +462,7 @@ impl Keeper {
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
+            over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
