@@ -184,6 +184,7 @@ async fn work(
     around.spawn(ending("the review of rights", authority.clone().run()));
     around.spawn(ending("the sender of events", sender.run()));
     watch_metrics(&app.metrics, &hub);
+    let reachable = hub.reachable();
     let needs = Needs {
         api: app.api.clone(),
         guests: app.guests.clone(),
@@ -195,6 +196,8 @@ async fn work(
         metrics: app.metrics.clone(),
         places: Places::new(usize::try_from(app.config.slots).unwrap_or(1)),
         claim: app.claim.subscribe(),
+        reachable,
+        write_timeout: app.config.lease_profile.write(),
         user,
         controllers: app.config.controllers.clone(),
         memory_ceiling: app.config.memory_ceiling,

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::rate::Bucket;
+
 /// What a controller may still write.
 #[derive(Debug)]
 pub struct Budget {
@@ -17,54 +19,26 @@ pub struct Budget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exceeded(pub Duration);
 
-#[derive(Debug)]
-struct Bucket {
-    /// Tokens a second.
-    rate: f64,
-    burst: f64,
-    tokens: f64,
-    at: Instant,
-}
-
 impl Budget {
     /// A full budget: bursts are a sixth of a minute's writes (1,000 of the default 6,000) and a tenth of an
     /// hour's deletes.
-    pub fn new(writes_per_minute: u32, deletes_per_hour: u32, now: Instant) -> Self {
+    pub fn new(writes_per_minute: u32, deletes_per_hour: u32) -> Self {
         let (writes, deletes) = (f64::from(writes_per_minute), f64::from(deletes_per_hour));
         Self {
-            writes: Bucket::new(writes / 60.0, writes / 6.0, now),
-            deletes: Bucket::new(deletes / 3_600.0, deletes / 10.0, now),
+            writes: Bucket::new(writes / 60.0, writes / 6.0),
+            deletes: Bucket::new(deletes / 3_600.0, deletes / 10.0),
         }
     }
 
     /// Takes one write.
     pub fn write(&mut self, now: Instant) -> Result<(), Exceeded> {
-        self.writes.take(now)
+        self.writes.take(now).map_err(Exceeded)
     }
 
     /// Takes one delete, which is a write too.
     pub fn delete(&mut self, now: Instant) -> Result<(), Exceeded> {
-        self.deletes.take(now)?;
-        self.writes.take(now)
-    }
-}
-
-impl Bucket {
-    fn new(rate: f64, burst: f64, at: Instant) -> Self {
-        let burst = burst.max(1.0);
-        Self { rate, burst, tokens: burst, at }
-    }
-
-    fn take(&mut self, now: Instant) -> Result<(), Exceeded> {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now.max(self.at);
-        self.tokens = (self.tokens + passed * self.rate).min(self.burst);
-        if self.tokens < 1.0 {
-            let wait = (1.0 - self.tokens) / self.rate;
-            return Err(Exceeded(Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX)));
-        }
-        self.tokens -= 1.0;
-        Ok(())
+        self.deletes.take(now).map_err(Exceeded)?;
+        self.writes.take(now).map_err(Exceeded)
     }
 }
 
@@ -76,7 +50,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
     fn no_window_holds_more_than_the_rate_and_one_burst() {
         let start = Instant::now();
-        let mut budget = Budget::new(6_000, 1_000, start);
+        let mut budget = Budget::new(6_000, 1_000);
         let mut written = 0;
         for millis in 0..10_000 {
             let now = start + Duration::from_millis(millis);

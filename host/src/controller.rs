@@ -23,11 +23,12 @@ use crate::{
     client::Client,
     fail,
     fence::{Claim, Fence, Gate},
+    health::Health,
     inbox::Inbox,
     places::{Place, Places},
     queue::Outcome,
     rollout::Rollout,
-    run::{End, Executor, Shared, Start},
+    run::{End, Executor, SERVER_PAUSE, Shared, Start},
     sandbox::RunLimits,
     watch::ObjectKey,
 };
@@ -55,6 +56,8 @@ pub struct Settings {
 pub struct Trouble {
     /// A right that the account does not have.
     pub forbidden: Option<String>,
+    /// How the live revision keeps breaking down.
+    pub illness: Option<String>,
 }
 
 /// The handle of a running controller.
@@ -104,11 +107,14 @@ impl Controller {
             trouble: trouble_told,
             ended: ended_told,
             gate,
+            reachable: shared.account.reachable.clone(),
+            paused_until: None,
             current: Rollout::default(),
             runs: JoinSet::new(),
             flights: HashMap::new(),
             drain_until: None,
             parked: JoinSet::new(),
+            health: Health::default(),
             lost: None,
             refused: BTreeMap::new(),
             closing: JoinSet::new(),
@@ -167,12 +173,18 @@ pub struct Loop {
     trouble: watch::Sender<Trouble>,
     ended: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
+    /// Whether the API server answers.
+    reachable: watch::Receiver<bool>,
+    /// No run starts before, because the last one has found the API server down (R46).
+    paused_until: Option<Instant>,
     current: Rollout<Executor>,
     runs: JoinSet<End>,
     flights: HashMap<Id, Flight>,
     drain_until: Option<Instant>,
     /// Keys whose last run's writes the cache has not shown yet.
     parked: JoinSet<(ObjectKey, Outcome)>,
+    /// Of the live revision.
+    health: Health,
     /// A right to read that the account has lost.
     lost: Option<String>,
     /// What each object's last run was refused, until one of its runs is not.
@@ -228,6 +240,8 @@ impl Loop {
                 Some(Ok((key, outcome))) = self.parked.join_next(), if !self.parked.is_empty() => {
                     self.parts.inbox.done(&key, outcome);
                 }
+                Ok(()) = self.reachable.changed() => (),
+                () = sleep_until(self.paused_until) => self.paused_until = None,
                 () = sleep_until(self.drain_until) => self.cut(),
                 Some(Ok(old)) = self.closing.join_next(), if !self.closing.is_empty() => self.close(&old),
                 _ = housekeeping.tick() => self.keep_house(),
@@ -242,6 +256,8 @@ impl Loop {
         let settings = self.settings.borrow_and_update();
         self.current.active.is_some()
             && self.fresh.is_some()
+            && *self.reachable.borrow_and_update()
+            && self.paused_until.is_none()
             && !settings.suspend
             && self.runs.len() < settings.concurrency
     }
@@ -272,7 +288,13 @@ impl Loop {
 
     fn finish(&mut self, ended: Result<(Id, End), tokio::task::JoinError>) {
         let (id, outcome, forbidden, client) = match ended {
-            Ok((id, end)) => (id, end.outcome, end.forbidden, Some(end.client)),
+            Ok((id, end)) => {
+                self.judge_health(id, &end);
+                if end.server_is_down {
+                    self.paused_until = Some(Instant::now() + SERVER_PAUSE);
+                }
+                (id, end.outcome, end.forbidden, Some(end.client))
+            }
             Err(error) => {
                 tracing::error!(%error, "a run ended in a panic of the host");
                 (error.id(), Outcome::Failed, None, None)
@@ -293,6 +315,15 @@ impl Loop {
         }
         self.count_workers();
         self.raise_floor_if_drained();
+    }
+
+    /// A run that was not tried says nothing, and one of a replaced revision nothing about the live one.
+    fn judge_health(&mut self, id: Id, end: &End) {
+        let is_live = |flight: &Flight| flight.generation == self.current.generation;
+        let was_tried = !matches!(end.outcome, Outcome::Postponed(_) | Outcome::Held(_));
+        if (was_tried || end.broken.is_some()) && self.flights.get(&id).is_some_and(is_live) {
+            self.health.ran(end.broken.as_deref(), Instant::now().into_std());
+        }
     }
 
     /// Gives the key back, once the cache shows what the run wrote: until then it stays taken, without a place (R92).
@@ -334,6 +365,10 @@ impl Loop {
                 }
                 old
             });
+        }
+        if replaced {
+            self.health = Health::default();
+            self.report();
         }
         if replaced && !self.flights.is_empty() {
             self.drain_until = Some(Instant::now() + DRAIN);
@@ -427,11 +462,13 @@ impl Loop {
     }
 
     /// A lost right to read concerns every object; a refusal of one run the object.
-    fn report(&self) {
+    fn report(&mut self) {
         let forbidden = self.lost.clone().or_else(|| self.refused.values().next().cloned());
+        let illness = self.health.illness(Instant::now().into_std()).map(str::to_owned);
+        let now = Trouble { forbidden, illness };
         self.trouble.send_if_modified(|trouble| {
-            let changed = trouble.forbidden != forbidden;
-            trouble.forbidden = forbidden;
+            let changed = *trouble != now;
+            *trouble = now;
             changed
         });
     }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     metrics::{ControllerMetrics, QueueStats, Watched},
-    queue::{Backoff, Outcome, Queue, Taken},
+    queue::{Backoff, Outcome, Queue, Taken, Urgency},
     watch::ObjectKey,
 };
 
@@ -42,18 +42,18 @@ impl Inbox {
     }
 
     /// Asks for `key` to run now.
-    pub fn add(&self, key: &ObjectKey, priority: i32) {
-        self.add_all([key.clone()], priority);
+    pub fn add(&self, key: &ObjectKey, urgency: Urgency) {
+        self.add_all([key.clone()], urgency);
     }
 
     /// Asks for all of `keys` to run now.
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-    pub fn add_all(&self, keys: impl IntoIterator<Item = ObjectKey>, priority: i32) {
+    pub fn add_all(&self, keys: impl IntoIterator<Item = ObjectKey>, urgency: Urgency) {
         let now = Instant::now();
         let mut queue = self.queue();
         let mut count = 0;
         for key in keys {
-            queue.add(&key, priority, now, now);
+            queue.add(&key, urgency, now, now);
             count += 1;
         }
         drop(queue);
@@ -68,8 +68,16 @@ impl Inbox {
     /// Takes the next ready key.
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn take(&self) -> Option<Taken<ObjectKey>> {
-        let taken = self.queue().take(Instant::now())?;
-        if let Some(metrics) = self.metrics.get() {
+        let mut queue = self.queue();
+        let taken = queue.take(Instant::now());
+        let promoted = queue.take_promoted();
+        drop(queue);
+        let metrics = self.metrics.get();
+        if let Some(metrics) = metrics.filter(|_| promoted > 0) {
+            metrics.promoted(promoted);
+        }
+        let taken = taken?;
+        if let Some(metrics) = metrics {
             metrics.queue_time.observe(taken.waited.as_secs_f64());
         }
         Some(taken)

@@ -1,9 +1,16 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
+<<<<<<< HEAD
 //! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
 //! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`causes`], [`cli`].
+=======
+//! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
+//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
+//! The path of a version: [`crd`], [`module`],
+//! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
+>>>>>>> main
 
 pub mod admin;
 pub mod api;
@@ -23,6 +30,7 @@ pub mod events;
 pub mod fail;
 pub mod fence;
 pub mod grant;
+pub mod health;
 pub mod inbox;
 pub mod lease;
 pub mod manager;
@@ -31,6 +39,7 @@ pub mod metrics;
 pub mod module;
 pub mod places;
 pub mod queue;
+pub mod rate;
 pub mod rollout;
 pub mod run;
 pub mod sandbox;

@@ -23,6 +23,9 @@ use crate::{
     watch::{Entry, ObjectKey},
 };
 
+/// How long nothing runs after a run has found the API server down.
+pub const SERVER_PAUSE: Duration = Duration::from_secs(1);
+
 /// A revision that can run: compiled, described, its watches synced.
 #[derive(Debug)]
 pub struct Executor {
@@ -73,8 +76,12 @@ pub struct Start {
 pub struct End {
     /// What the queue hears.
     pub outcome: Outcome,
+    /// How the guest broke down, if it did.
+    pub broken: Option<String>,
     /// A right that the account turned out not to have.
     pub forbidden: Option<String>,
+    /// The API server is down, and with it every run (R46).
+    pub server_is_down: bool,
     /// Knows whether the cache has what the run wrote.
     pub client: Client,
 }
@@ -101,9 +108,19 @@ impl Start {
             span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
         }
         client.settle().await;
-        let (outcome, end) = self.judge(&client, primary.as_deref(), &result).await;
+        let (mut outcome, mut end) = self.judge(&client, primary.as_deref(), &result).await;
+        let server_is_down = outcome == Outcome::Failed && client.server_is_down().await;
+        if server_is_down {
+            (outcome, end) = (Outcome::Postponed(SERVER_PAUSE), RunEnd::Requeue);
+        }
         self.shared.account.metrics.ran(end, started.elapsed());
-        End { outcome, forbidden: client.forbidden(), client }
+        let broken = match &result {
+            Err(failure) if failure.is_breakdown() && !server_is_down => {
+                Some(format!("object {}: {failure}", self.taken.key))
+            }
+            _ => None,
+        };
+        End { outcome, broken, forbidden: client.forbidden(), server_is_down, client }
     }
 
     fn client(&self, primary: Option<&Entry>, id: &str) -> Client {
@@ -164,7 +181,9 @@ impl Start {
         result: &Result<Action, Failure>,
     ) -> (Outcome, RunEnd) {
         let (outcome, end) = match result {
-            Ok(_) if client.is_unsettled() => (Outcome::Failed, RunEnd::Error),
+            Ok(_) if client.is_unsettled() || client.is_beaten() => {
+                (Outcome::Failed, RunEnd::Error)
+            }
             Ok(Action::AwaitChange) => (Outcome::Done, RunEnd::Success),
             Ok(Action::RequeueAfter(delay)) => {
                 (Outcome::RequeueAfter(*delay), RunEnd::RequeueAfter)
@@ -186,11 +205,12 @@ impl Start {
         if result.is_ok() {
             self.call_valid(client, primary).await;
         }
-        match client.over_budget() {
-            Some(wait) if !matches!(outcome, Outcome::Done) || result.is_ok() => {
-                (Outcome::Postponed(wait), RunEnd::Requeue)
-            }
-            _ => (outcome, end),
+        let is_for_good = outcome == Outcome::Done && result.is_err();
+        match (client.held(), client.over_budget()) {
+            _ if is_for_good => (outcome, end),
+            (Some(wait), _) => (Outcome::Held(wait), RunEnd::Requeue),
+            (None, Some(wait)) => (Outcome::Postponed(wait), RunEnd::Requeue),
+            (None, None) => (outcome, end),
         }
     }
 

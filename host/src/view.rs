@@ -20,7 +20,7 @@ use crate::{
     grant::{Right, Verdict},
     inbox::Inbox,
     manifest::{self, Kind, Manifest},
-    queue,
+    queue::{self, Urgency},
     watch::{Cache, Entry, ObjectKey, Subscription, Wake, Wakes, selector::Selector},
 };
 
@@ -229,7 +229,7 @@ impl View {
     /// Wakes every primary (R83).
     pub fn wake_all(&self, inbox: &Inbox) {
         for cache in self.gatekeeper.primaries() {
-            inbox.add_all(cache.keys(), queue::BACKGROUND);
+            inbox.add_all(cache.keys(), Urgency::news(queue::BACKGROUND));
         }
     }
 
@@ -286,7 +286,7 @@ impl Gatekeeper {
 }
 
 impl Wakes for Gatekeeper {
-    fn wake(&self, wake: Wake, priority: i32) {
+    fn wake(&self, wake: Wake, urgency: Urgency) {
         if !self.live.open.load(Ordering::SeqCst) {
             return;
         }
@@ -295,11 +295,11 @@ impl Wakes for Gatekeeper {
             return;
         }
         match wake {
-            Wake::One(key) if self.in_scope(&key) => self.inbox.add(&key, priority),
+            Wake::One(key) if self.in_scope(&key) => self.inbox.add(&key, urgency),
             Wake::One(_) => (),
             Wake::Every => {
                 for cache in self.live.primaries() {
-                    self.inbox.add_all(cache.keys(), priority);
+                    self.inbox.add_all(cache.keys(), urgency);
                 }
             }
             Wake::Indexed { index, values } => {
@@ -307,7 +307,7 @@ impl Wakes for Gatekeeper {
                 for cache in self.live.primaries() {
                     for (namespace, value) in &values {
                         self.inbox
-                            .add_all(cache.indexed(path, namespace.as_deref(), value), priority);
+                            .add_all(cache.indexed(path, namespace.as_deref(), value), urgency);
                     }
                 }
             }

@@ -65,7 +65,8 @@ impl Component {
     }
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// The SHA-256 of these bytes, as `sha256:<hex>`.
+pub fn digest(bytes: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
     format!("sha256:{}", hex(hash.as_ref()))
 }

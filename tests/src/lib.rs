@@ -5,10 +5,10 @@
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
 //! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
-//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile. [`wait`] and
-//! [`witness`] look at what happens, [`history`] at what has happened, [`bystander`] and [`memory`]
-//! at what it costs others. [`proxy`] stands between host and server and makes faults; [`bombs`] are
-//! components that no compiler should see.
+//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile, [`load`] changes
+//! them. [`wait`] and [`witness`] look at what happens, [`history`] at what has happened,
+//! [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between host and server and
+//! makes faults; [`bombs`] are components that no compiler should see.
 
 pub mod account;
 pub mod bombs;
@@ -22,6 +22,7 @@ mod evidence;
 pub mod history;
 pub mod host;
 pub mod install;
+pub mod load;
 pub mod log;
 pub mod manifest;
 pub mod memory;
@@ -30,5 +31,10 @@ pub mod site;
 mod test;
 pub mod wait;
 pub mod witness;
+
+/// Whether the full form of a test is wanted: `cargo xtask test --long` sets `NAGAYA_LONG=1`.
+pub fn long() -> bool {
+    std::env::var_os("NAGAYA_LONG").is_some_and(|value| value == "1")
+}
 
 pub use test::{Test, test, test_alone};

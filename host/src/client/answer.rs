@@ -32,9 +32,19 @@ pub(super) fn is_outcome_unknown(error: &apiserver::Error) -> bool {
     }
 }
 
-/// Whether a read may be tried again.
-pub(super) fn is_worth_another_read(error: &apiserver::Error) -> bool {
-    matches!(error.code(), Some(429 | 503)) || matches!(error, apiserver::Error::Connection(_))
+/// Whether another writer or a precondition stood in the way.
+pub(super) fn is_conflict(error: &apiserver::Error) -> bool {
+    let apiserver::Error::Refused(status) = error else { return false };
+    status.code == 409 && status.reason != "AlreadyExists"
+}
+
+/// Whether the API server itself may be unwell. What it does not serve itself it answers for without a reason.
+pub(super) fn is_fault_of_server(error: &apiserver::Error) -> bool {
+    match error {
+        apiserver::Error::Refused(status) => status.code >= 500 && !status.reason.is_empty(),
+        apiserver::Error::Request(_) | apiserver::Error::Answer(_) => false,
+        apiserver::Error::Timeout(_) | apiserver::Error::Connection(_) => true,
+    }
 }
 
 #[cfg(test)]
@@ -49,6 +59,7 @@ mod tests {
                 Status { code, reason: reason.into(), message: "m".into(), ..Status::default() };
             apiserver::Error::Refused(Box::new(status))
         };
+        assert!(!is_fault_of_server(&refused(503, "")), "an aggregated API is down");
         let m = || "m".to_owned();
         for (code, reason, expected, unknown) in [
             (404, "NotFound", Error::NotFound, false),
@@ -62,6 +73,8 @@ mod tests {
             let error = refused(code, reason);
             assert_eq!(super::error(&error), expected);
             assert_eq!(is_outcome_unknown(&error), unknown, "{code}");
+            assert_eq!(is_conflict(&error), reason == "Conflict", "{code}");
+            assert_eq!(is_fault_of_server(&error), unknown, "{code}");
         }
     }
 }

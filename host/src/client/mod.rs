@@ -8,10 +8,12 @@
 //! `an_account_without_a_right_reads_nothing`, `a_second_run_without_a_change_writes_nothing`.
 
 mod answer;
+mod flow;
 mod noop;
 mod object;
 mod own;
 mod read;
+mod send;
 mod write;
 
 use std::{
@@ -38,6 +40,7 @@ use crate::{
     watch::ObjectKey,
 };
 
+pub use flow::Flow;
 pub use noop::Applied;
 
 /// Why a call did not do what the guest asked; each case has one way to arise.
@@ -186,6 +189,13 @@ pub struct Account {
     pub recorder: Recorder,
     /// Writes left.
     pub budget: Mutex<Budget>,
+    /// What the API server has asked of the account.
+    pub flow: Mutex<Flow>,
+    /// A write takes no longer, and nobody waits longer for one whose run is over (R68): at most the time between the
+    /// end of a Lease's renewals and its expiry.
+    pub write_timeout: Duration,
+    /// Whether the API server answers, as far as the host's watches can tell (R46).
+    pub reachable: watch::Receiver<bool>,
     /// What was applied last.
     pub applied: Mutex<Applied>,
     /// Writes that the caches have not shown yet; moves with every answer.
@@ -218,8 +228,9 @@ struct Inner {
     run: Run,
     sent: watch::Sender<usize>,
     unsettled: AtomicBool,
-    over_budget: Mutex<Option<Duration>>,
-    forbidden: Mutex<Option<String>>,
+    /// The guest has ended.
+    gone: AtomicBool,
+    obstacles: Mutex<send::Obstacles>,
     /// What this run has written.
     wrote: Mutex<Vec<(Kind, ObjectKey)>>,
 }
@@ -246,8 +257,8 @@ impl Client {
             run,
             sent: watch::channel(0).0,
             unsettled: AtomicBool::new(false),
-            over_budget: Mutex::default(),
-            forbidden: Mutex::default(),
+            gone: AtomicBool::new(false),
+            obstacles: Mutex::default(),
             wrote: Mutex::default(),
         }))
     }
@@ -260,16 +271,6 @@ impl Client {
     /// Whether some write's outcome is unknown: the object must not be reported clean.
     pub fn is_unsettled(&self) -> bool {
         self.0.unsettled.load(Ordering::Relaxed)
-    }
-
-    /// How long until the budget allows what was refused, if something was.
-    pub fn over_budget(&self) -> Option<Duration> {
-        *self.0.over_budget.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The last refusal for want of a right, in the server's words.
-    pub fn forbidden(&self) -> Option<String> {
-        self.0.forbidden.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Hands an Event over, if it is about the primary or an object of a declared kind that the guest can see.
@@ -349,8 +350,7 @@ impl Client {
         let Err(Exceeded(wait)) = result else { return Ok(()) };
         drop(budget);
         self.0.account.metrics.over_quota(quota);
-        let mut longest = self.0.over_budget.lock().unwrap_or_else(PoisonError::into_inner);
-        *longest = Some(longest.unwrap_or_default().max(wait));
+        self.over_budget_until(now.checked_add(wait).map(Into::into));
         Err(Error::BudgetExceeded(format!("the controller's {quota} are used up for {wait:.1?}")))
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     Client, Error, answer,
-    write::{Failure, Write},
+    send::{Failure, Write},
 };
 use crate::{
     apiserver::Call,

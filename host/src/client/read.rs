@@ -1,6 +1,6 @@
 //! Reads: from the cache under the grant, or live as the controller's account.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
 
@@ -17,8 +17,6 @@ use crate::{
 const PAGE: usize = 500;
 /// Bytes in a page: data into a guest is not covered by its fuel, so pages keep it from drowning.
 const PAGE_BYTES: usize = 1 << 20;
-/// Tries of a live read in all (R66).
-const TRIES: u32 = 3;
 
 impl Client {
     /// One object from the cache.
@@ -92,26 +90,6 @@ impl Client {
         Ok(object.body().to_string())
     }
 
-    /// A live read with the tries that R66 allows.
-    pub(super) async fn read(&self, call: Call) -> Result<String, apiserver::Error> {
-        let api = self.0.account.api.clone();
-        let task = self.0.account.control.spawn(async move {
-            let mut tries = 1;
-            loop {
-                match api.call(call.clone()).await {
-                    Err(error) if tries < TRIES && answer::is_worth_another_read(&error) => {
-                        let pause =
-                            error.retry_after().unwrap_or(Duration::from_millis(50 << tries));
-                        tokio::time::sleep(pause).await;
-                        tries += 1;
-                    }
-                    result => return result,
-                }
-            }
-        });
-        task.await.unwrap_or_else(|error| Err(apiserver::Error::Connection(error.into())))
-    }
-
     /// A call in the name of this run.
     pub(super) fn call(&self, method: Method, path: String) -> Call {
         Call {
@@ -130,9 +108,7 @@ impl Client {
     }
 
     pub(super) fn remember_refusal(&self, text: &str) {
-        let mut forbidden =
-            self.0.forbidden.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *forbidden = Some(text.to_owned());
+        self.lacks(text);
     }
 
     async fn readable(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<&Sight>, Error> {

@@ -1,33 +1,24 @@
 //! Writes: grant, no-op check, budget, and last the fence; then the request, on the control runtime.
 
-use std::{
-    sync::{Arc, PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError};
 
 use http::Method;
 use serde_json::json;
 
 use super::{
-    Client, DeleteOptions, Error, Ownership, PatchBody, Propagation, answer, noop::Target,
+    Client, DeleteOptions, Error, Ownership, PatchBody, Propagation, answer,
+    noop::Target,
     object::Object,
+    send::{Failure, Write},
 };
 use crate::{
-    apiserver::{self, Call, Media, Resource, query},
-    fail,
+    apiserver::{Media, Resource, query},
     manifest::{Kind, Verb},
     watch::{
         Entry, ObjectKey, envelope,
         fingerprint::{Fingerprint, Part},
     },
 };
-
-/// Tries of a write that the server surely did not execute (R66).
-const TRIES: u32 = 3;
-/// Tries of a status write against other writers (R66, F33).
-const STATUS_TRIES: u32 = 5;
-/// The longest wait for a server that asks for one; beyond it the guest is told.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 impl Client {
     /// Server-side apply; returns the object as it now is.
@@ -80,7 +71,7 @@ impl Client {
         ) {
             return Ok(current.body().clone());
         }
-        for attempt in 1.. {
+        loop {
             if current.uid() != uid {
                 let text =
                     format!("{} {key} is another object than the one of this run", object.kind);
@@ -89,8 +80,8 @@ impl Client {
             let version = current.resource_version();
             let bound = object.bound_to(Some(&uid), Some(&version));
             let answer = self.patch_as_manager((&object.kind, &key), &path, true, bound).await;
-            if matches!(&answer, Err(Failure::Call(error)) if error.code() == Some(409))
-                && attempt < STATUS_TRIES
+            if matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error))
+                && self.may_try_again(&object.kind, &key)
             {
                 current = self.live(&resource, &key).await?;
                 continue;
@@ -102,7 +93,6 @@ impl Client {
             self.applied().learn(at, now.uid(), body, returned);
             return Ok(now.body().clone());
         }
-        Err(Error::Conflict("another writer is faster".to_owned()))
     }
 
     /// Creates an object.
@@ -199,7 +189,8 @@ impl Client {
         let path = query(&path, [("fieldManager", manager.as_str()), ("force", "false")]);
         self.spend(Verb::ApplyStatus)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, object.bound_to(None, None));
-        let answer = self.send(Write::of(&object.kind, &key), call).await;
+        let write = Write { by_host: true, ..Write::of(&object.kind, &key) };
+        let answer = self.send(write, call).await;
         self.written(&object.kind, &key, answer).map(drop)
     }
 
@@ -218,7 +209,8 @@ impl Client {
         } });
         self.spend(Verb::Patch)?;
         let call = self.call(Method::PATCH, path).body(Media::MergePatch, body.to_string());
-        let answer = self.send(Write::of(&kind, key), call).await;
+        let write = Write { by_host: true, ..Write::of(&kind, key) };
+        let answer = self.send(write, call).await;
         self.written(&kind, key, answer).map(drop)
     }
 
@@ -237,51 +229,6 @@ impl Client {
         self.spend(Verb::Apply).map_err(Failure::Refused)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, text);
         self.send(Write::of(kind, key), call).await
-    }
-
-    /// The fence, then the request. The task belongs to the control runtime and outlives the guest.
-    async fn send(&self, write: Write, call: Call) -> Result<String, Failure> {
-        let client = self.clone();
-        self.0.sent.send_modify(|count| *count += 1);
-        self.register(&write.kind, &write.key);
-        let task = self.0.account.control.spawn(async move {
-            let result = client.send_now(call).await;
-            client.resolve(&write, &result);
-            client.0.sent.send_modify(|count| *count -= 1);
-            result
-        });
-        task.await
-            .unwrap_or_else(|error| Err(Failure::Call(apiserver::Error::Connection(error.into()))))
-    }
-
-    async fn send_now(&self, call: Call) -> Result<String, Failure> {
-        for attempt in 1.. {
-            if let Err(refusal) = self.0.run.fence.check() {
-                self.0.account.metrics.fenced(refusal.reason());
-                return Err(Failure::Refused(Error::Unavailable(refusal.to_string())));
-            }
-            fail::point("write");
-            match self.0.account.api.call(call.clone()).await {
-                Ok(text) => {
-                    fail::point("written");
-                    return Ok(text);
-                }
-                Err(error) if attempt < TRIES && error.surely_not_executed() => {
-                    let pause = error.retry_after().unwrap_or(Duration::from_millis(50 << attempt));
-                    if pause > LONGEST_PAUSE || error.code().is_none() {
-                        return Err(Failure::Call(error));
-                    }
-                    tokio::time::sleep(pause).await;
-                }
-                Err(error) => {
-                    if answer::is_outcome_unknown(&error) {
-                        self.0.unsettled.store(true, Ordering::Relaxed);
-                    }
-                    return Err(Failure::Call(error));
-                }
-            }
-        }
-        Err(Failure::Refused(Error::Unavailable("no try was left".to_owned())))
     }
 
     fn written(
@@ -346,30 +293,6 @@ impl Client {
     fn applied(&self) -> std::sync::MutexGuard<'_, super::Applied> {
         self.0.account.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What a request writes.
-#[derive(Debug)]
-pub(super) struct Write {
-    pub(super) kind: Kind,
-    /// Without a name if the server is to choose it.
-    pub(super) key: ObjectKey,
-    /// The uid that it deletes.
-    pub(super) deletes: Option<String>,
-}
-
-impl Write {
-    fn of(kind: &Kind, key: &ObjectKey) -> Self {
-        Self { kind: kind.clone(), key: key.clone(), deletes: None }
-    }
-}
-
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The host refused; nothing was sent.
-    Refused(Error),
-    /// The API server refused or did not answer.
-    Call(apiserver::Error),
 }
 
 fn path(resource: &Resource, key: &ObjectKey, subresource: Option<&str>) -> Result<String, Error> {

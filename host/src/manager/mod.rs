@@ -33,7 +33,7 @@ use crate::{
     metrics::Metrics,
     module::Modules,
     places::Places,
-    queue::Outcome,
+    queue::{CHANGE, Outcome, Urgency},
     sandbox::Sandbox,
     watch::{
         Cache, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey, selector,
@@ -67,6 +67,10 @@ pub struct Needs {
     pub places: Places,
     /// The host's claim on its controllers.
     pub claim: watch::Receiver<Option<Claim>>,
+    /// Whether the API server answers.
+    pub reachable: watch::Receiver<bool>,
+    /// A write takes no longer (R68).
+    pub write_timeout: Duration,
     /// The host's own user name.
     pub user: Arc<str>,
     /// Only WasmControllers that match this label selector.
@@ -98,14 +102,14 @@ struct Bell {
 }
 
 impl Wakes for Bell {
-    fn wake(&self, wake: Wake, priority: i32) {
+    fn wake(&self, wake: Wake, urgency: Urgency) {
         match wake {
-            Wake::One(key) => self.inbox.add(&key, priority),
+            Wake::One(key) => self.inbox.add(&key, urgency),
             Wake::Indexed { values, .. } => {
                 let Some(cache) = self.controllers.get() else { return };
                 for (namespace, value) in values {
                     self.inbox
-                        .add_all(cache.indexed(ACCOUNT, namespace.as_deref(), &value), priority);
+                        .add_all(cache.indexed(ACCOUNT, namespace.as_deref(), &value), urgency);
                 }
             }
             Wake::Every => (),
@@ -154,6 +158,8 @@ impl Manager {
             metrics: needs.metrics,
             places: needs.places,
             claim,
+            reachable: needs.reachable,
+            write_timeout: needs.write_timeout,
             controllers: controllers.cache().clone(),
             revisions: revisions.cache().clone(),
             accounts: accounts.cache().clone(),
@@ -251,7 +257,7 @@ impl Manager {
         self.keepers.remove(&key);
         // It may have been made again between the keeper's last look and its end.
         if self.estate.controllers.get(&key).is_some() {
-            self.bell.inbox.add(&key, crate::queue::CHANGE);
+            self.bell.inbox.add(&key, Urgency::news(CHANGE));
         }
         result
     }

@@ -1,9 +1,6 @@
 //! A running controller: its identity, its loop, and the settings that act at once.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::{sync::watch, task::JoinSet};
 
@@ -103,6 +100,9 @@ impl Running {
             authority: estate.staging.authority.clone(),
             recorder: estate.recorder.clone(),
             budget: Mutex::new(budget(&limits)),
+            flow: Mutex::default(),
+            write_timeout: estate.write_timeout,
+            reachable: estate.reachable.clone(),
             applied: Mutex::new(Applied::default()),
             own: watch::channel(Barrier::default()).0,
             metrics: metrics.clone(),
@@ -155,6 +155,11 @@ impl Running {
         self.trouble.borrow().forbidden.clone()
     }
 
+    /// How the live revision keeps breaking down.
+    pub(super) fn illness(&self) -> Option<String> {
+        self.trouble.borrow().illness.clone()
+    }
+
     /// Starts no more runs and waits for the last one.
     pub(super) async fn end(mut self) {
         self.controller.stop();
@@ -162,9 +167,8 @@ impl Running {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
 fn budget(limits: &LimitsSpec) -> Budget {
-    Budget::new(limits.writes_per_minute, limits.deletes_per_hour, Instant::now())
+    Budget::new(limits.writes_per_minute, limits.deletes_per_hour)
 }
 
 fn settings(controller: &WasmController, suspended: bool, memory_ceiling: usize) -> Settings {

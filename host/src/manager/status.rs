@@ -44,6 +44,8 @@ pub(super) struct Facts<'a> {
     pub(super) forbidden: Option<String>,
     /// The spec asks for more than the host gives.
     pub(super) over_ceiling: Option<String>,
+    /// How the live revision keeps breaking down.
+    pub(super) illness: Option<String>,
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
@@ -93,7 +95,8 @@ impl Facts<'_> {
     }
 
     fn phase(&self) -> Phase {
-        let lost_its_way = self.account_missing || self.forbidden.is_some();
+        let lost_its_way =
+            self.account_missing || self.forbidden.is_some() || self.illness.is_some();
         match (&self.decision.active, &self.active_standing) {
             _ if self.deleting => Phase::Deleting,
             _ if self.controller.spec.suspend => Phase::Suspended,
@@ -136,7 +139,7 @@ impl Facts<'_> {
         if self.deleting {
             return (false, ("Deleting", "the controller is being deleted".to_owned()));
         }
-        if self.account_missing || self.forbidden.is_some() {
+        if self.account_missing || self.forbidden.is_some() || self.illness.is_some() {
             let (reason, message) = trouble.cloned().unwrap_or(("Degraded", String::new()));
             return (false, (reason, message));
         }
@@ -196,6 +199,9 @@ impl Facts<'_> {
                 format!("the live revision {active} cannot run: {}", refusal.message),
             ));
         }
+        if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
+            return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
+        }
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
         }
@@ -203,6 +209,23 @@ impl Facts<'_> {
             return Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)));
         }
         self.over_ceiling.clone().map(|text| ("LimitTooHigh", text))
+    }
+}
+
+impl Facts<'_> {
+    /// What a team does about a live revision that keeps breaking down: nothing happens by itself.
+    fn remedy(&self) -> String {
+        let meta = &self.controller.metadata;
+        let name = meta.name.as_deref().unwrap_or_default();
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        match &self.decision.previous {
+            Some(previous) => format!(
+                "It stays live until you go back to {previous}, nagaya rollback {name} -n {namespace}, or push a repaired component"
+            ),
+            None => format!(
+                "It stays live until you push a repaired component and promote it: nagaya push {name} -n {namespace} FILE"
+            ),
+        }
     }
 }
 
@@ -238,8 +261,8 @@ fn told(problem: &Problem) -> Saying {
 /// A revision's status.
 pub(super) fn revision(
     old: Option<&WasmRevisionStatus>,
-    standing: Option<&Standing>,
-    is_active: bool,
+    (standing, is_active): (Option<&Standing>, bool),
+    illness: Option<&str>,
     manifest: Option<Value>,
 ) -> WasmRevisionStatus {
     let old = old.cloned().unwrap_or_default();
@@ -264,6 +287,13 @@ pub(super) fn revision(
     let mut conditions = old.conditions;
     let ready = matches!(phase, RevisionPhase::Active | RevisionPhase::Ready);
     set_condition(&mut conditions, condition("Ready", ready, reason, &text, None));
+    match illness {
+        Some(illness) => {
+            let ill = condition("Degraded", true, "GuestBreaksDown", illness, None);
+            set_condition(&mut conditions, ill);
+        }
+        None => conditions.retain(|condition| condition.type_ != "Degraded"),
+    }
     WasmRevisionStatus {
         phase,
         message: message.map(|_| text),
@@ -291,6 +321,7 @@ mod tests {
             account_missing: false,
             forbidden: None,
             over_ceiling: None,
+            illness: None,
             module_lost: false,
             deleting: false,
         }
@@ -324,8 +355,8 @@ mod tests {
         );
         controller.status = Some(first.clone());
         assert_eq!(facts(&controller, &decision).status(), first);
-        let told = revision(None, Some(&Standing::Ready), true, None);
-        assert_eq!(revision(Some(&told), Some(&Standing::Ready), true, None), told);
+        let told = revision(None, (Some(&Standing::Ready), true), None, None);
+        assert_eq!(revision(Some(&told), (Some(&Standing::Ready), true), None, None), told);
     }
 
     #[test]
@@ -363,6 +394,13 @@ mod tests {
                 "ask for less",
             ),
             (
+                Facts { illness: Some("5 runs in a row broke down".into()), ..base() },
+                Phase::Degraded,
+                "False",
+                "GuestBreaksDown",
+                "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
+            ),
+            (
                 Facts { desired_standing: Some(failed.clone()), ..base() },
                 Phase::Running,
                 "True",
@@ -397,11 +435,14 @@ mod tests {
             waits: true,
             retry: None,
         };
-        let status = revision(None, Some(&Standing::Staging(Some(refusal))), false, None);
+        let status = revision(None, (Some(&Standing::Staging(Some(refusal))), false), None, None);
         assert_eq!(
             (status.phase, status.message.as_deref()),
             (RevisionPhase::Pending, Some("push it"))
         );
-        assert_eq!(revision(Some(&status), None, false, None).phase, RevisionPhase::Retired);
+        assert_eq!(
+            revision(Some(&status), (None, false), None, None).phase,
+            RevisionPhase::Retired
+        );
     }
 }

@@ -58,6 +58,7 @@ struct Families {
     active_workers: Family<Labels, Gauge>,
     adds: Family<Labels, Counter>,
     retries: Family<Labels, Counter>,
+    promoted: Family<Labels, Counter>,
     queue_time: Family<Labels, Histogram>,
     work_time: Family<Labels, Histogram>,
     fenced: Family<Labels, Counter>,
@@ -195,9 +196,13 @@ impl Metrics {
             labels.push(("result", result.to_owned()));
             drop(families.reconciles.get_or_create(&labels));
         }
-        for family in
-            [&families.errors, &families.terminal_errors, &families.panics, &families.timeouts]
-        {
+        for family in [
+            &families.errors,
+            &families.terminal_errors,
+            &families.panics,
+            &families.timeouts,
+            &families.promoted,
+        ] {
             drop(family.get_or_create(&one));
         }
         ControllerMetrics {
@@ -247,6 +252,11 @@ impl ControllerMetrics {
         }
         self.reconcile_time.observe(time.as_secs_f64());
         self.work_time.observe(time.as_secs_f64());
+    }
+
+    /// Counts keys that came up because of their age.
+    pub fn promoted(&self, keys: u64) {
+        self.count(&self.metrics.0.families.promoted, &[], keys);
     }
 
     /// Counts a write that the fence refused.
@@ -316,6 +326,10 @@ impl Families {
             counter("controller_runtime_reconcile_timeouts", "Runs that ran out of time");
         let adds = counter("workqueue_adds", "Keys added to the queue");
         let retries = counter("workqueue_retries", "Keys added to the queue with a delay");
+        let promoted = counter(
+            "nagaya_queue_promoted",
+            "Keys promoted because they had waited for a minute behind others",
+        );
         let fenced = counter("nagaya_writes_fenced", "Writes refused by the fence");
         let traps = counter("nagaya_guest_traps", "Traps of guests");
         let interrupts = counter("nagaya_guest_interrupts", "Runs ended by the clock or a drain");
@@ -358,6 +372,7 @@ impl Families {
             active_workers,
             adds,
             retries,
+            promoted,
             queue_time: histogram(
                 "workqueue_queue_duration_seconds",
                 "How long a key was ready before it ran",

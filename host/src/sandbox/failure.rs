@@ -58,6 +58,21 @@ pub enum Failure {
     Host(String),
 }
 
+impl Failure {
+    /// Whether the guest broke down, in whatever way, instead of answering.
+    pub fn is_breakdown(&self) -> bool {
+        match self {
+            Self::Trap(_)
+            | Self::Deadline
+            | Self::Wall
+            | Self::Memory
+            | Self::TooLarge(_)
+            | Self::Exit(_) => true,
+            Self::Returned(_) | Self::Drained | Self::Panicked | Self::Host(_) => false,
+        }
+    }
+}
+
 /// What the guest said went wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Returned {

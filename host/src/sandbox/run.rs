@@ -130,6 +130,7 @@ impl Sandbox {
             + 'static,
     {
         let Some(guests) = &self.0.guests else { return Err(Failure::Drained) };
+        let client = run.client.clone();
         let (open, mut all_answered) = mpsc::channel(1);
         let (code, permits, stop) =
             (program.code.clone(), self.0.permits.clone(), run.stop.clone());
@@ -157,6 +158,9 @@ impl Sandbox {
         };
         let mut task = AbortOnDrop(guests.spawn(stoppable.instrument(span)));
         let result = (&mut task.0).await;
+        if let Some(client) = client {
+            client.guest_is_gone();
+        }
         // Nothing is ever sent: it ends when the guest and all its writes have let go of the other end.
         let _ = all_answered.recv().await;
         match result {

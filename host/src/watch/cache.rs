@@ -77,6 +77,19 @@ pub struct Change {
     pub new: Option<Arc<Entry>>,
 }
 
+impl Change {
+    /// Whether a run that failed may do better now (R76): the object came or went, is being deleted, or has another
+    /// generation; where its kind has none, another version.
+    pub fn is_news(&self) -> bool {
+        let (Some(old), Some(new)) = (&self.old, &self.new) else { return true };
+        let changed = match (old.generation(), new.generation()) {
+            (Some(old), Some(new)) => old != new,
+            _ => old.version() != new.version(),
+        };
+        changed || old.uid() != new.uid() || old.is_deleting() != new.is_deleting()
+    }
+}
+
 impl Cache {
     /// One object.
     pub fn get(&self, key: &ObjectKey) -> Option<Arc<Entry>> {
@@ -355,6 +368,29 @@ mod tests {
             &entry("a", "y", 2, "1").body().replace(r#""uid":"y""#, r#""uid":"other""#),
         );
         assert_eq!(cache.replace(vec![reborn.unwrap(), entry("a", "z", 3, "1")]).len(), 1);
+    }
+
+    /// R76.
+    #[test]
+    fn a_status_written_is_no_news() {
+        let object = |version: &str, generation: Option<i64>, deleting: bool| {
+            let mut text = json!({"kind": "T", "apiVersion": "v1", "metadata": {"name": "a", "uid": "u", "resourceVersion": version}});
+            if let Some(generation) = generation {
+                text["metadata"]["generation"] = json!(generation);
+            }
+            if deleting {
+                text["metadata"]["deletionTimestamp"] = json!("2020-01-01T00:00:00Z");
+            }
+            Some(Arc::new(envelope::object(&text.to_string()).unwrap()))
+        };
+        let is_news = |old, new| Change { old, new }.is_news();
+        let first = || object("1", Some(1), false);
+        assert!(!is_news(first(), object("2", Some(1), false)));
+        assert!(is_news(first(), object("2", Some(2), false)));
+        assert!(is_news(first(), object("2", Some(1), true)));
+        assert!(is_news(None, first()) && is_news(first(), None));
+        assert!(is_news(object("1", None, false), object("2", None, false)), "no generation");
+        assert!(!is_news(object("1", None, false), object("1", None, false)), "a resync");
     }
 
     #[test]

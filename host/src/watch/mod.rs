@@ -41,6 +41,7 @@ pub use trigger::{Trigger, Wake};
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
     manifest::Projection,
+    queue::Urgency,
 };
 use health::Health;
 use life::Life;
@@ -68,7 +69,7 @@ pub struct WatchKey {
 /// Hears of changes. It is called by the watch's task: it must neither block nor wait.
 pub trait Wakes: Send + Sync {
     /// Wakes primaries.
-    fn wake(&self, wake: Wake, priority: i32);
+    fn wake(&self, wake: Wake, urgency: Urgency);
 }
 
 /// Who hears of a watch's changes, and how they are turned into primaries.

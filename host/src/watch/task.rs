@@ -21,7 +21,7 @@ use super::{
 use crate::{
     apiserver::{self, Call, Lines, query},
     manifest::Projection,
-    queue,
+    queue::{self, Urgency},
 };
 
 /// How long a watch without users stays open (R40).
@@ -417,8 +417,9 @@ impl Task {
 }
 
 fn deliver(subscriber: &Subscriber, change: &Change, priority: i32) {
+    let urgency = Urgency { priority, is_news: change.is_news() };
     for wake in subscriber.trigger.wakes(change) {
-        subscriber.wakes.wake(wake, priority);
+        subscriber.wakes.wake(wake, urgency);
     }
 }
 

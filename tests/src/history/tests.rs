@@ -213,7 +213,7 @@ fn an_object_must_not_be_created_twice() {
         history([first, line, second]).duplicate_creates()
     };
     assert_found(&between(Line::delete("x", "u1")), &[]);
-    assert_found(&between(Line::delete("y", "u9")).as_slice(), &["u1"]);
+    assert_found(between(Line::delete("y", "u9")).as_slice(), &["u1"]);
     assert_found(&between(Line::new("delete", "x", 504)), &[]);
     assert_found(&between(Line::new("deletecollection", "", 200).answer("", "", 15)), &[]);
     let ended = |finalizers| {

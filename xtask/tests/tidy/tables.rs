@@ -29,14 +29,20 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     // The path of an event.
     // queue: the priorities of a change and of an initial list.
     ("watch", &["apiserver", "manifest", "queue"]),
-    ("queue", &[]),
+    ("queue", &["rate"]),
+    // A token bucket: of retries, of writes, of events.
+    ("rate", &[]),
     ("inbox", &["queue", "watch"]),
     ("schedule", &[]),
     ("places", &["schedule"]),
     (
         "controller",
-        &["client", "fence", "inbox", "places", "queue", "rollout", "run", "sandbox", "watch"],
+        &[
+            "client", "fence", "health", "inbox", "places", "queue", "rollout", "run", "sandbox",
+            "watch",
+        ],
     ),
+    ("health", &[]),
     ("rollout", &["crd"]),
     (
         "run",
@@ -72,7 +78,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
     ("grant", &["apiserver", "crd"]),
     ("authority", &["apiserver", "grant"]),
-    ("budget", &[]),
+    ("budget", &["rate"]),
     ("barrier", &["manifest", "watch"]),
     ("fence", &["clock"]),
     ("clock", &[]),
@@ -124,8 +130,10 @@ pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes"];
 /// is held to the same.
 pub(crate) const PURE: &[&str] = &[
     "queue.rs",
+    "rate.rs",
     "schedule.rs",
     "rollout.rs",
+    "health.rs",
     "grant.rs",
     "budget.rs",
     "manifest.rs",

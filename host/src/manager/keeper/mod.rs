@@ -58,6 +58,8 @@ pub(super) struct Estate {
     pub(super) metrics: Metrics,
     pub(super) places: Places,
     pub(super) claim: watch::Receiver<Option<Claim>>,
+    pub(super) reachable: watch::Receiver<bool>,
+    pub(super) write_timeout: Duration,
     pub(super) controllers: Arc<Cache>,
     pub(super) revisions: Arc<Cache>,
     pub(super) accounts: Arc<Cache>,
@@ -462,12 +464,22 @@ impl Keeper {
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
+<<<<<<< HEAD
             over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
+=======
+            illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
+>>>>>>> main
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
         };
         facts.status()
+    }
+
+    /// Of the live revision; what is to replace it has not run yet.
+    fn illness(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
+        let running = self.running.as_ref().filter(|_| active == was_active)?;
+        running.illness()
     }
 
     /// Other controllers of this host with the same primary kind.
@@ -490,6 +502,7 @@ impl Keeper {
         known: &[WasmRevision],
     ) {
         let active = plan::status(controller).active;
+        let illness = self.running.as_ref().and_then(Running::illness);
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
             let manifest = self
@@ -500,8 +513,9 @@ impl Keeper {
             let wanted = || plan.loaded.contains(&name).then_some(Standing::Staging(None));
             let standing = self.standing(&name).or_else(wanted);
             let is_active = active.as_deref() == Some(&name);
-            let new =
-                status::revision(revision.status.as_ref(), standing.as_ref(), is_active, manifest);
+            let illness = illness.as_deref().filter(|_| is_active);
+            let standing = (standing.as_ref(), is_active);
+            let new = status::revision(revision.status.as_ref(), standing, illness, manifest);
             if revision.status.as_ref() == Some(&new) {
                 continue;
             }

@@ -1,0 +1,315 @@
+//! Sends what may be sent: in time, as often as it may be, and after the fence; on the control runtime.
+//!
+//! Invariant: `only_one_timeout_goes_out`.
+
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use http::Method;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    Client, Error, answer,
+    flow::{self, Sort},
+};
+use crate::{
+    apiserver::{self, Call, Status},
+    fail,
+    manifest::Kind,
+    watch::ObjectKey,
+};
+
+/// Time for all tries of a call: just under a host call's 5 s, so that the guest hears why (R20).
+const IN_ALL: Duration = Duration::from_millis(4_500);
+/// With less time a try is not begun.
+const SHORTEST: Duration = Duration::from_millis(250);
+/// Tries of a write of one object in one run against other writers (R66, F33).
+const AGAINST_OTHERS: u32 = 5;
+/// Time for the API server to say that it is well.
+const WELL_WITHIN: Duration = Duration::from_secs(1);
+
+/// What stood in a run's way; decides when its object is run again.
+#[derive(Debug, Default)]
+pub(super) struct Obstacles {
+    /// When the budget allows what was refused.
+    pub(super) budget: Option<Instant>,
+    /// Until when the API server has asked to wait.
+    held: Option<Instant>,
+    /// The last refusal for want of a right, in the server's words.
+    pub(super) forbidden: Option<String>,
+    /// Whether the API server did not answer as one that is well.
+    faulty: bool,
+    /// Writes of each object that met another writer.
+    conflicts: HashMap<(Kind, ObjectKey), u32>,
+}
+
+/// What a request writes.
+#[derive(Clone, Debug)]
+pub(super) struct Write {
+    pub(super) kind: Kind,
+    /// Without a name if the server is to choose it.
+    pub(super) key: ObjectKey,
+    /// The uid that it deletes.
+    pub(super) deletes: Option<String>,
+    /// The host's own word on the object: the guest may be gone.
+    pub(super) by_host: bool,
+}
+
+impl Write {
+    pub(super) fn of(kind: &Kind, key: &ObjectKey) -> Self {
+        Self { kind: kind.clone(), key: key.clone(), deletes: None, by_host: false }
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The host refused; nothing was sent.
+    Refused(Error),
+    /// The API server refused or did not answer.
+    Call(apiserver::Error),
+}
+
+impl Client {
+    /// How long until the budget allows what was refused, if something was.
+    pub fn over_budget(&self) -> Option<Duration> {
+        let budget = self.obstacles().budget?;
+        Some(budget.saturating_duration_since(Instant::now()))
+    }
+
+    /// How much longer the API server has asked the run to wait, if it has.
+    pub fn held(&self) -> Option<Duration> {
+        let held = self.obstacles().held?;
+        Some(held.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
+    }
+
+    /// The last refusal for want of a right, in the server's words.
+    pub fn forbidden(&self) -> Option<String> {
+        self.obstacles().forbidden.clone()
+    }
+
+    /// Whether other writers of some object were faster as often as it may be tried in one run.
+    pub fn is_beaten(&self) -> bool {
+        self.obstacles().conflicts.values().any(|count| *count >= AGAINST_OTHERS)
+    }
+
+    /// Nothing new is sent for the guest from now on: it has ended (R64).
+    pub fn guest_is_gone(&self) {
+        self.0.gone.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a call of this run went wrong because the API server is down: then the run has not failed (R46).
+    pub async fn server_is_down(&self) -> bool {
+        if !*self.0.account.reachable.borrow() {
+            return true;
+        }
+        if !self.obstacles().faulty {
+            return false;
+        }
+        // One kind may be served by somebody else, who is down, or be behind a webhook that hangs.
+        let well = Call { limit: WELL_WITHIN, ..Call::new(Method::GET, "/readyz") };
+        match self.0.account.api.call(well).await {
+            Ok(_) => false,
+            Err(error) => error.code().is_none_or(|code| code >= 500),
+        }
+    }
+
+    /// A live read, with the tries that R66 allows.
+    pub(super) async fn read(&self, call: Call) -> Result<String, apiserver::Error> {
+        let client = self.clone();
+        let task = self.0.account.control.spawn(async move { client.read_now(call).await });
+        task.await.unwrap_or_else(|error| Err(apiserver::Error::Connection(error.into())))
+    }
+
+    async fn read_now(&self, call: Call) -> Result<String, apiserver::Error> {
+        match self.tried(call, Sort::Read, || Ok(())).await {
+            Ok(text) => Ok(text),
+            Err(Failure::Call(error)) => Err(error),
+            Err(Failure::Refused(error)) => Err(apiserver::Error::Request(error.to_string())),
+        }
+    }
+
+    /// The fence, then the request. The task belongs to the control runtime and outlives the guest (R82).
+    pub(super) async fn send(&self, write: Write, call: Call) -> Result<String, Failure> {
+        self.check_tries(&write).map_err(Failure::Refused)?;
+        let client = self.clone();
+        self.0.sent.send_modify(|count| *count += 1);
+        self.register(&write.kind, &write.key);
+        let task = self.0.account.control.spawn(async move {
+            let may_send = || client.may_send(&write);
+            let result = client.tried(call, Sort::Write, may_send).await;
+            if let Err(Failure::Call(error)) = &result {
+                client.note_write_failure(&write, error);
+            }
+            client.resolve(&write, &result);
+            client.0.sent.send_modify(|count| *count -= 1);
+            result
+        });
+        task.await
+            .unwrap_or_else(|error| Err(Failure::Call(apiserver::Error::Connection(error.into()))))
+    }
+
+    /// Whether a write of this object that met another writer may be tried once more in this run.
+    pub(super) fn may_try_again(&self, kind: &Kind, key: &ObjectKey) -> bool {
+        self.check_tries(&Write::of(kind, key)).is_ok()
+    }
+
+    fn check_tries(&self, write: &Write) -> Result<(), Error> {
+        let key = (write.kind.clone(), write.key.clone());
+        match self.obstacles().conflicts.get(&key) {
+            Some(count) if *count >= AGAINST_OTHERS => Err(Error::Conflict(format!(
+                "another writer of {} {} was faster {count} times; the run must end, and the next one sees the new state",
+                write.kind, write.key
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// The last look before a write leaves.
+    fn may_send(&self, write: &Write) -> Result<(), Error> {
+        let refuse = |reason: &str, text: String| {
+            self.0.account.metrics.fenced(reason);
+            Err(Error::Unavailable(text))
+        };
+        if !write.by_host && self.0.gone.load(Ordering::SeqCst) {
+            return refuse("ended", "the run has ended".to_owned());
+        }
+        match self.0.run.fence.check() {
+            Ok(()) => Ok(()),
+            Err(refusal) => refuse(refusal.reason(), refusal.to_string()),
+        }
+    }
+
+    /// Sends a call until it is answered for good; `may_send` has the last word before each try.
+    async fn tried(
+        &self,
+        call: Call,
+        sort: Sort,
+        may_send: impl Fn() -> Result<(), Error>,
+    ) -> Result<String, Failure> {
+        let until = Instant::now() + IN_ALL;
+        for tries in 1.. {
+            let wait = self.flow().wait(Instant::now().into_std());
+            if !fits(wait, until) {
+                self.hold(wait);
+                return Err(Failure::Call(asked_to_wait(wait)));
+            }
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            may_send().map_err(Failure::Refused)?;
+            let left = until.saturating_duration_since(Instant::now());
+            let call = match sort {
+                Sort::Read => Call { limit: call.limit.min(left), ..call.clone() },
+                Sort::Write => timed(&call, left.min(self.0.account.write_timeout)),
+            };
+            if sort == Sort::Write {
+                fail::point("write");
+            }
+            let error = match self.0.account.api.call(call).await {
+                Ok(text) => {
+                    if sort == Sort::Write {
+                        fail::point("written");
+                    }
+                    return Ok(text);
+                }
+                Err(error) => error,
+            };
+            if let Some(wait) = error.retry_after() {
+                self.flow().asked(wait, Instant::now().into_std());
+            }
+            match flow::pause(sort, tries, &error) {
+                Some(pause) if fits(pause, until) => sleep(pause).await,
+                _ => {
+                    self.note_failure(&error);
+                    return Err(Failure::Call(error));
+                }
+            }
+        }
+        Err(Failure::Refused(Error::Unavailable("no try was left".to_owned())))
+    }
+
+    fn note_failure(&self, error: &apiserver::Error) {
+        if let Some(wait) = error.retry_after() {
+            self.hold(wait);
+        }
+        if answer::is_fault_of_server(error) {
+            self.obstacles().faulty = true;
+        }
+    }
+
+    fn note_write_failure(&self, write: &Write, error: &apiserver::Error) {
+        if answer::is_outcome_unknown(error) {
+            self.0.unsettled.store(true, Ordering::Relaxed);
+        }
+        if answer::is_conflict(error) {
+            let key = (write.kind.clone(), write.key.clone());
+            *self.obstacles().conflicts.entry(key).or_default() += 1;
+        }
+    }
+
+    /// The run's object must not be run again before this has passed (R67).
+    fn hold(&self, wait: Duration) {
+        let until = Instant::now().checked_add(wait);
+        let mut obstacles = self.obstacles();
+        obstacles.held = obstacles.held.max(until);
+    }
+
+    fn flow(&self) -> std::sync::MutexGuard<'_, flow::Flow> {
+        self.0.account.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a right that the account turned out to lack.
+    pub(super) fn lacks(&self, text: &str) {
+        self.obstacles().forbidden = Some(text.to_owned());
+    }
+
+    /// Remembers when the budget allows what was refused.
+    pub(super) fn over_budget_until(&self, until: Option<Instant>) {
+        let mut obstacles = self.obstacles();
+        obstacles.budget = obstacles.budget.max(until);
+    }
+
+    fn obstacles(&self) -> std::sync::MutexGuard<'_, Obstacles> {
+        self.0.obstacles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn fits(wait: Duration, until: Instant) -> bool {
+    Instant::now().checked_add(wait + SHORTEST).is_some_and(|at| at <= until)
+}
+
+/// The call with its limit, which also goes out: the server starts no transaction after it (R68).
+fn timed(call: &Call, limit: Duration) -> Call {
+    let joint = if call.path.contains('?') { '&' } else { '?' };
+    let limit = call.limit.min(limit);
+    let path = format!("{}{joint}timeout={}ms", call.path, limit.as_millis());
+    Call { path, limit, ..call.clone() }
+}
+
+/// What the server would say if it were asked again before its time.
+fn asked_to_wait(wait: Duration) -> apiserver::Error {
+    let message = format!("the API server has asked this account to wait, for {wait:.1?} more");
+    let reason = "TooManyRequests".to_owned();
+    apiserver::Error::Refused(Box::new(Status { code: 429, reason, message, ..Status::default() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R68.
+    #[test]
+    fn only_one_timeout_goes_out() {
+        let call = |path: &str| Call::new(Method::PATCH, path);
+        let sent = timed(&call("/a?force=true"), Duration::from_secs(2));
+        assert_eq!(
+            (&*sent.path, sent.limit),
+            ("/a?force=true&timeout=2000ms", Duration::from_secs(2))
+        );
+        let sent = timed(&Call { limit: SHORTEST, ..call("/a") }, Duration::from_secs(2));
+        assert_eq!((&*sent.path, sent.limit), ("/a?timeout=250ms", SHORTEST));
+    }
+}
