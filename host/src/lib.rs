@@ -1,16 +1,10 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
-<<<<<<< HEAD
-//! [`controller`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`apiserver`]. The path of a version: [`crd`], [`module`],
-//! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`causes`], [`cli`].
-=======
 //! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
-//! The path of a version: [`crd`], [`module`],
-//! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
->>>>>>> main
+//! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
+//! [`admin`], [`metrics`], [`causes`], [`cli`].
 
 pub mod admin;
 pub mod api;

@@ -124,9 +124,9 @@ impl Running {
         Self { setup, controller, trouble, tasks, settings, limits, memory_ceiling }
     }
 
-    /// Sets limits and suspension; true if the limits are others than before.
-    pub(super) fn set(&mut self, controller: &WasmController, account_missing: bool) -> bool {
-        self.settings = settings(controller, account_missing, self.memory_ceiling);
+    /// Sets limits and suspension, by the spec or for want of what a run needs; true if the limits are others than before.
+    pub(super) fn set(&mut self, controller: &WasmController, suspended: bool) -> bool {
+        self.settings = settings(controller, suspended, self.memory_ceiling);
         self.controller.set(self.settings.clone());
         let limits = &controller.spec.limits;
         let changed = self.limits != *limits;

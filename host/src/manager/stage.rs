@@ -11,6 +11,7 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::primaries::{Claimant, Primaries};
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
@@ -42,6 +43,8 @@ pub(super) struct Host {
     pub(super) user: Arc<str>,
     /// No guest may have more memory.
     pub(super) memory_ceiling: usize,
+    /// Who has which kind for itself.
+    pub(super) primaries: Arc<Primaries>,
 }
 
 impl Host {
@@ -69,6 +72,8 @@ pub(super) struct Staging {
     pub(super) namespaces: Option<Arc<[Arc<str>]>>,
     /// The controller's primary kind, if a revision has fixed it.
     pub(super) primary: Option<Kind>,
+    /// Whether the controller asks for its primary kind alone.
+    pub(super) exclusive: bool,
     /// The controller's finalizer, if a revision has fixed it; empty: it has none.
     pub(super) finalizer: Option<String>,
     pub(super) limits: RunLimits,
@@ -138,6 +143,7 @@ impl Staging {
             )
         })?;
         self.check_fixed(&manifest)?;
+        self.check_claims(&manifest)?;
         fail::point("describe");
         let resources = self.resources(&manifest).await?;
         self.check_rights(&manifest, &resources).await?;
@@ -212,6 +218,22 @@ impl Staging {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The first revision of a controller needs a primary kind that nobody has for himself.
+    fn check_claims(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        if self.primary.is_some() {
+            return Ok(());
+        }
+        let claimant = Claimant {
+            controller: self.shared.account.controller.clone(),
+            kind: manifest.primary.kind.clone(),
+            namespaces: self.namespaces.clone(),
+            exclusive: self.exclusive,
+        };
+        self.host.primaries.enter(claimant).map_or(Ok(()), |text| {
+            Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("Conflict", text) })
+        })
     }
 
     /// How each kind of the manifest is served, by group and kind.

@@ -40,6 +40,8 @@ pub(super) struct Facts<'a> {
     pub(super) shares_primary_with: Vec<String>,
     /// The ServiceAccount does not exist.
     pub(super) account_missing: bool,
+    /// Who has its primary kind instead of it.
+    pub(super) conflict: Option<String>,
     /// A right that runs turned out to lack.
     pub(super) forbidden: Option<String>,
     /// The spec asks for more than the host gives.
@@ -95,8 +97,7 @@ impl Facts<'_> {
     }
 
     fn phase(&self) -> Phase {
-        let lost_its_way =
-            self.account_missing || self.forbidden.is_some() || self.illness.is_some();
+        let lost_its_way = self.lost_its_way();
         match (&self.decision.active, &self.active_standing) {
             _ if self.deleting => Phase::Deleting,
             _ if self.controller.spec.suspend => Phase::Suspended,
@@ -108,6 +109,12 @@ impl Facts<'_> {
                 _ => Phase::Pending,
             },
         }
+    }
+
+    /// Whether a revision that could run does not do its work.
+    fn lost_its_way(&self) -> bool {
+        let words = [&self.conflict, &self.forbidden, &self.illness];
+        self.account_missing || words.into_iter().any(Option::is_some)
     }
 
     fn message(&self, trouble: Option<&Saying>) -> String {
@@ -139,7 +146,7 @@ impl Facts<'_> {
         if self.deleting {
             return (false, ("Deleting", "the controller is being deleted".to_owned()));
         }
-        if self.account_missing || self.forbidden.is_some() || self.illness.is_some() {
+        if self.lost_its_way() {
             let (reason, message) = trouble.cloned().unwrap_or(("Degraded", String::new()));
             return (false, (reason, message));
         }
@@ -187,6 +194,9 @@ impl Facts<'_> {
                 "there is no ServiceAccount {namespace}/{name}, and without it nothing runs: kubectl create serviceaccount {name} -n {namespace}"
             );
             return Some(("ServiceAccountMissing", text));
+        }
+        if let Some(conflict) = &self.conflict {
+            return Some(("Conflict", conflict.clone()));
         }
         if let Some(forbidden) = &self.forbidden {
             return Some(("Forbidden", format!("a run was refused: {forbidden}")));
@@ -319,6 +329,7 @@ mod tests {
             finalizer: None,
             shares_primary_with: vec![],
             account_missing: false,
+            conflict: None,
             forbidden: None,
             over_ceiling: None,
             illness: None,
@@ -385,6 +396,13 @@ mod tests {
                 "False",
                 "Forbidden",
                 "x may not",
+            ),
+            (
+                Facts { conflict: Some("x/other has it".into()), ..base() },
+                Phase::Degraded,
+                "False",
+                "Conflict",
+                "x/other has it",
             ),
             (
                 Facts { over_ceiling: Some("ask for less".into()), ..base() },

@@ -6,6 +6,7 @@
 
 mod component;
 mod disk;
+mod exclusive;
 mod start;
 mod upload;
 
