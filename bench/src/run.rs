@@ -97,6 +97,7 @@ impl Guest {
     async fn run(&self, config: &Arc<str>) -> Result<()> {
         let run = Run {
             client: None,
+            team: "bench".into(),
             config: config.clone(),
             limits: self.limits.clone(),
             stop: self.stop.clone(),

@@ -206,9 +206,13 @@ impl ApiServer {
                 let file =
                     kube::config::Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
                 let options = kube::config::KubeConfigOptions::default();
-                kube::Config::from_custom_kubeconfig(file, &options)
+                let authority = authority_file(&file);
+                let mut config = kube::Config::from_custom_kubeconfig(file, &options)
                     .await
-                    .map_err(|e| wrong(e.into()))?
+                    .map_err(|e| wrong(e.into()))?;
+                // Read again every minute, as in a pod: authorities change without a restart.
+                config.root_cert_file = authority;
+                config
             }
             None => kube::Config::infer().await.map_err(|e| wrong(e.into()))?,
         };
@@ -300,6 +304,15 @@ impl ApiServer {
             .body(body)
             .map_err(|error| Error::Request(format!("cannot build the request: {error}")))
     }
+}
+
+/// The file that the current context names for the API server's authorities.
+fn authority_file(kubeconfig: &kube::config::Kubeconfig) -> Option<PathBuf> {
+    let current = kubeconfig.current_context.as_ref()?;
+    let context = kubeconfig.contexts.iter().find(|context| context.name == *current)?;
+    let name = &context.context.as_ref()?.cluster;
+    let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == *name)?;
+    cluster.cluster.as_ref()?.certificate_authority.as_ref().map(PathBuf::from)
 }
 
 async fn refuse_unless_ok(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {

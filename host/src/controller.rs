@@ -25,11 +25,12 @@ use crate::{
     fence::{Claim, Fence, Gate},
     health::Health,
     inbox::Inbox,
-    places::{Place, Places},
+    places::{Guest, Place, Places},
     queue::Outcome,
     rollout::Rollout,
     run::{End, Executor, SERVER_PAUSE, Shared, Start},
     sandbox::RunLimits,
+    view::Blind,
     watch::ObjectKey,
 };
 
@@ -39,6 +40,8 @@ pub const DRAIN: Duration = Duration::from_secs(30);
 const REFUSED: usize = 1_000;
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
+/// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
+const BLIND_TIMES: u32 = 3;
 
 /// What acts at once and is no part of a revision.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,6 +61,8 @@ pub struct Trouble {
     pub forbidden: Option<String>,
     /// How the live revision keeps breaking down.
     pub illness: Option<String>,
+    /// A kind that cannot be watched at present, and why (R43).
+    pub blind: Option<Blind>,
 }
 
 /// The handle of a running controller.
@@ -99,7 +104,7 @@ impl Controller {
         let claim = parts.claim.borrow().clone();
         let gate = watch::channel(Gate { floor: 0, claim }).0;
         let looping = Loop {
-            id: parts.places.register(),
+            guest: parts.places.register(shared.account.team()),
             parts,
             rollout: rollout_seen,
             settings: settings_seen,
@@ -116,6 +121,7 @@ impl Controller {
             parked: JoinSet::new(),
             health: Health::default(),
             lost: None,
+            blind: None,
             refused: BTreeMap::new(),
             closing: JoinSet::new(),
             fresh: None,
@@ -165,7 +171,7 @@ impl Controller {
 /// The task of one controller.
 #[derive(Debug)]
 pub struct Loop {
-    id: u64,
+    guest: Guest,
     parts: Parts,
     rollout: watch::Receiver<Rollout<Executor>>,
     settings: watch::Receiver<Settings>,
@@ -187,6 +193,8 @@ pub struct Loop {
     health: Health,
     /// A right to read that the account has lost.
     lost: Option<String>,
+    /// A watch that fails, and how often in a row it was seen like that.
+    blind: Option<(Blind, u32)>,
     /// What each object's last run was refused, until one of its runs is not.
     refused: BTreeMap<ObjectKey, String>,
     /// Replaced views, until the new one is sure to have missed nothing.
@@ -218,7 +226,7 @@ impl Loop {
             if !ready {
                 asked = None;
             } else if asked.is_none() {
-                asked = Some(self.parts.places.ask(self.id));
+                asked = Some(self.parts.places.ask(self.guest));
             }
             let waits = !ready && self.may_start();
             tokio::select! {
@@ -454,6 +462,11 @@ impl Loop {
     fn keep_house(&mut self) {
         let Some(active) = &self.current.active else { return };
         active.view.deliver_missed();
+        let blind = active.view.blind();
+        self.blind = match self.blind.take() {
+            Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
+            _ => blind.map(|blind| (blind, 1)),
+        };
         self.lost = active
             .view
             .lost_right()
@@ -465,7 +478,9 @@ impl Loop {
     fn report(&mut self) {
         let forbidden = self.lost.clone().or_else(|| self.refused.values().next().cloned());
         let illness = self.health.illness(Instant::now().into_std()).map(str::to_owned);
-        let now = Trouble { forbidden, illness };
+        let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
+        let blind = blind.map(|(blind, _)| blind.clone());
+        let now = Trouble { forbidden, illness, blind };
         self.trouble.send_if_modified(|trouble| {
             let changed = *trouble != now;
             *trouble = now;

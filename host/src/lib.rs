@@ -1,6 +1,6 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
-//! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`],
+//! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`], [`cpu`] and [`fair`],
 //! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
 //! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
@@ -19,9 +19,11 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod controller;
+pub mod cpu;
 pub mod crd;
 pub mod events;
 pub mod fail;
+pub mod fair;
 pub mod fence;
 pub mod grant;
 pub mod health;

@@ -16,34 +16,48 @@ pub struct Places(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     schedule: Schedule<u64>,
+    teams: HashMap<String, u64>,
     waiting: HashMap<u64, oneshot::Sender<Place>>,
     registered: u64,
 }
 
+/// Who asks for places: a controller of a team.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    team: u64,
+    controller: u64,
+}
+
 /// The right to one run; dropping it gives the place to the next.
 #[derive(Debug)]
-pub struct Place(Option<Places>);
+pub struct Place {
+    team: u64,
+    places: Option<Places>,
+}
 
 impl Places {
     /// So many places.
     pub fn new(places: usize) -> Self {
+        let (teams, waiting) = (HashMap::new(), HashMap::new());
         let schedule = Schedule::new(places);
-        Self(Arc::new(Mutex::new(State { schedule, waiting: HashMap::new(), registered: 0 })))
+        Self(Arc::new(Mutex::new(State { schedule, teams, waiting, registered: 0 })))
     }
 
-    /// A number for a controller.
-    pub fn register(&self) -> u64 {
+    /// Makes a controller of a team known.
+    pub fn register(&self, team: &str) -> Guest {
         let mut state = self.state();
+        let number = state.teams.len() as u64;
+        let team = *state.teams.entry(team.to_owned()).or_insert(number);
         state.registered += 1;
-        state.registered
+        Guest { team, controller: state.registered }
     }
 
     /// Asks for one place; dropping the receiver gives up waiting.
-    pub fn ask(&self, controller: u64) -> oneshot::Receiver<Place> {
+    pub fn ask(&self, Guest { team, controller }: Guest) -> oneshot::Receiver<Place> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         state.waiting.insert(controller, sender);
-        state.schedule.ask(controller);
+        state.schedule.ask(team, controller);
         drop(state);
         self.serve();
         receiver
@@ -53,13 +67,13 @@ impl Places {
     fn serve(&self) {
         loop {
             let mut state = self.state();
-            let Some(controller) = state.schedule.serve() else { return };
+            let Some((team, controller)) = state.schedule.serve() else { return };
             let sender = state.waiting.remove(&controller);
             drop(state);
-            let place = Place(Some(self.clone()));
+            let place = Place { team, places: Some(self.clone()) };
             if let Some(Err(mut unwanted)) = sender.map(|sender| sender.send(place)) {
-                unwanted.0 = None;
-                self.state().schedule.release();
+                unwanted.places = None;
+                self.state().schedule.release(team);
             }
         }
     }
@@ -71,8 +85,8 @@ impl Places {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if let Some(places) = self.0.take() {
-            places.state().schedule.release();
+        if let Some(places) = self.places.take() {
+            places.state().schedule.release(self.team);
             places.serve();
         }
     }
@@ -85,15 +99,17 @@ mod tests {
     #[test]
     fn a_place_goes_to_whoever_still_waits() {
         let places = Places::new(1);
-        let first = places.ask(1).try_recv().unwrap();
-        let given_up = places.ask(2);
-        let mut third = places.ask(3);
+        let [one, two, three, four, five] =
+            ["a", "a", "b", "b", "c"].map(|team| places.register(team));
+        let first = places.ask(one).try_recv().unwrap();
+        let given_up = places.ask(two);
+        let mut third = places.ask(three);
         drop(given_up);
         assert!(third.try_recv().is_err());
         drop(first);
         let place = third.try_recv().unwrap();
-        assert!(places.ask(4).try_recv().is_err());
+        assert!(places.ask(four).try_recv().is_err());
         drop(place);
-        assert!(places.ask(5).try_recv().is_ok());
+        assert!(places.ask(five).try_recv().is_ok());
     }
 }

@@ -164,6 +164,7 @@ impl Start {
         }
         let run = Run {
             client: Some(client.clone()),
+            team: self.shared.account.team().into(),
             config: self.executor.config.clone(),
             limits: self.limits.clone(),
             stop: self.stop.clone(),

@@ -68,6 +68,17 @@ pub struct Gatekeeper {
     missed: AtomicBool,
 }
 
+/// A watch that the API server refuses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blind {
+    /// What cannot be watched.
+    pub kind: Kind,
+    /// HTTP status.
+    pub code: u16,
+    /// The server's words.
+    pub message: String,
+}
+
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("View").field("account", &self.account).finish_non_exhaustive()
@@ -240,6 +251,17 @@ impl View {
                 sight.subscription.resync(queue::BACKGROUND);
             }
         }
+    }
+
+    /// The first watch that the API server refuses at present, if any.
+    pub fn blind(&self) -> Option<Blind> {
+        self.sights.iter().find_map(|sight| {
+            let state = sight.subscription.state();
+            let state = state.borrow();
+            let fault = state.trouble.as_ref()?;
+            let (kind, code) = (sight.watch.kind.clone(), fault.code?);
+            Some(Blind { kind, code, message: fault.message.clone() })
+        })
     }
 
     /// The first right that the account has lost, if any.

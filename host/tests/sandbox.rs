@@ -113,6 +113,7 @@ impl Hostile {
     fn run(&self, config: &Value) -> Run {
         Run {
             client: None,
+            team: "demo".into(),
             config: config.to_string().into(),
             limits: self.limits.clone(),
             stop: self.stop.subscribe(),

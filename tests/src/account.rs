@@ -31,7 +31,7 @@ pub const GUEST_RULES: &[Rule] = &[
         resource: "configmaps",
         verbs: &["get", "list", "watch", "create", "patch", "delete"],
     },
-    Rule { group: "events.k8s.io", resource: "events", verbs: &["create"] },
+    Rule { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"] },
 ];
 
 /// The objects: the account, its Role, and the Role by which the host may act as it.

@@ -345,6 +345,11 @@ impl Metrics {
 ///
 /// `name` must be one nobody else uses on a shared control plane.
 pub async fn kubeconfig(control_plane: &ControlPlane, name: &str) -> Result<PathBuf> {
+    control_plane.kubeconfig_with_token(name, &token(control_plane).await?)
+}
+
+/// A new token of the host's own account.
+pub async fn token(control_plane: &ControlPlane) -> Result<String> {
     let admin = control_plane.client(User::Admin).await?;
     let (namespace, account) = HOST;
     let accounts = Api::<ServiceAccount>::namespaced(admin, namespace);
@@ -352,8 +357,7 @@ pub async fn kubeconfig(control_plane: &ControlPlane, name: &str) -> Result<Path
     let request = TokenRequest { spec, ..TokenRequest::default() };
     let token = accounts.create_token_request(account, &PostParams::default(), &request).await;
     let token = token.with_context(|| format!("asking for a token of {namespace}/{account}"))?;
-    let token = token.status.context("the server gave no token")?.token;
-    control_plane.kubeconfig_with_token(name, &token)
+    Ok(token.status.context("the server gave no token")?.token)
 }
 
 /// Whether a process of this id runs; zombies do not.

@@ -5,10 +5,10 @@
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
 //! of its own, [`test_alone`] a server too. [`controller`] is a WasmController as its team sees it,
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
-//! [`manifest`] the objects around it, [`site`] the objects that tests reconcile, [`load`] changes
-//! them. [`wait`] and [`witness`] look at what happens, [`history`] at what has happened,
-//! [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between host and server and
-//! makes faults; [`bombs`] are components that no compiler should see.
+//! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
+//! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at
+//! what has happened, [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between
+//! host and server and makes faults; [`bombs`] are components that no compiler should see.
 
 pub mod account;
 pub mod bombs;
@@ -18,6 +18,7 @@ pub mod cli;
 pub mod component;
 pub mod control_plane;
 pub mod controller;
+pub mod credentials;
 mod evidence;
 pub mod history;
 pub mod host;

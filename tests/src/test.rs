@@ -1,18 +1,21 @@
 //! One end-to-end test: a namespace, a host, and the evidence if it fails.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
 use nagaya::crd::WasmController;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::account::{self, GUEST_RULES, Rule};
 use crate::cli::Cli;
@@ -35,6 +38,9 @@ const WRITTEN_WITHIN: Duration = Duration::from_secs(30);
 /// The label that says which host serves a controller; its value is the test's namespace.
 const LABEL: &str = "nagaya.dev/test";
 
+/// More at once would only wait for the server.
+const AT_ONCE: usize = 8;
+
 /// The host answers a change within milliseconds.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -54,6 +60,7 @@ pub struct Test {
     options: host::Options,
     others: Vec<String>,
     expected: Vec<&'static str>,
+    proxy: Option<Arc<Proxy>>,
     /// The audit log at the start.
     log: Option<audit::Log>,
 }
@@ -111,8 +118,17 @@ impl Test {
         };
         let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
-        let (others, expected) = (vec![], vec![]);
-        Ok(Self { control_plane, admin, namespace, host, options, others, expected, log })
+        Ok(Self {
+            control_plane,
+            admin,
+            namespace,
+            host,
+            options,
+            others: vec![],
+            expected: vec![],
+            proxy: None,
+            log,
+        })
     }
 
     /// Says that the host is to log an error with this message, which is then no failure of the test.
@@ -153,11 +169,25 @@ impl Test {
         }
     }
 
-    /// Starts the host again, with the same credentials but through this proxy.
-    pub async fn behind(&mut self, proxy: &Proxy) -> Result<()> {
+    /// Starts the host again with the same credentials, now behind a fault proxy, which stays until the
+    /// host has ended.
+    pub async fn behind_proxy(&mut self, seed: u64) -> Result<Arc<Proxy>> {
+        let proxy = Arc::new(Proxy::start(&self.control_plane, seed).await?);
         self.host.stop().await?;
         self.options.kubeconfig = proxy.kubeconfig(&self.options.kubeconfig)?;
-        self.start_host().await
+        self.proxy = Some(proxy.clone());
+        self.start_host().await?;
+        Ok(proxy)
+    }
+
+    /// The folder of this test, for its files.
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
+    /// Hosts that are started from now on have these credentials.
+    pub fn use_kubeconfig(&mut self, file: PathBuf) {
+        self.options.kubeconfig = file;
     }
 
     /// Starts the host again on the same data, after [`Host::stop`] or [`Host::kill`].
@@ -187,11 +217,6 @@ impl Test {
         let revision = copier.push_config(&Component::load("copier")?, config).await?;
         copier.active(&revision).await?;
         Ok((copier, revision))
-    }
-
-    /// Where the host's log and data are.
-    pub fn folder(&self) -> &Path {
-        &self.options.folder
     }
 
     /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
@@ -304,6 +329,37 @@ impl Test {
     /// Applies a Website with this title.
     pub async fn website(&self, name: &str, title: &str) -> Result<()> {
         self.apply(&[site::website(&self.namespace, name, title)]).await
+    }
+
+    /// Gives the Websites `site-0` … `site-<count - 1>` this title, a few at a time, and writes down in `titles` what
+    /// each says.
+    pub async fn retitle(
+        &self,
+        titles: &mut BTreeMap<String, String>,
+        count: usize,
+        title: &str,
+    ) -> Result<()> {
+        let names = (0..count).map(|number| format!("site-{number}"));
+        let set = futures::stream::iter(names).map(async |name| {
+            self.website(&name, title).await?;
+            anyhow::Ok(name)
+        });
+        let mut set = std::pin::pin!(set.buffer_unordered(AT_ONCE));
+        while let Some(name) = set.try_next().await? {
+            titles.insert(name, title.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Waits until `copier` has copied these titles; how long it took.
+    pub async fn copied(
+        &self,
+        titles: &BTreeMap<String, String>,
+        limit: Duration,
+    ) -> Result<Duration> {
+        let begun = Instant::now();
+        site::copied(&self.api(), titles, limit).await?;
+        Ok(begun.elapsed())
     }
 
     /// An API in this test's namespace.
@@ -445,7 +501,7 @@ impl Test {
 
 async fn create_namespace(
     admin: &Client,
-    labels: Option<std::collections::BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
 ) -> Result<String> {
     let metadata = ObjectMeta { generate_name: Some("t-".into()), labels, ..ObjectMeta::default() };
     let namespace = Namespace { metadata, ..Namespace::default() };

@@ -176,10 +176,30 @@ fn a_controller_waits_for_its_primary_kind() -> Result<()> {
         .await?;
         test.written("one", "at last").await?;
 
+        // R43: it goes, is said to be gone, and is watched again when it is back.
+        let definitions = Api::<CustomResourceDefinition>::all(test.admin.clone());
+        let name = format!("gadgets.{group}");
+        definitions.delete(&name, &DeleteParams::default()).await?;
+        let ill = hostile.condition("Degraded", "True").await?;
+        assert_eq!(ill.reason, "KindNotServed", "{}", ill.message);
+        assert!(ill.message.contains(&format!("Gadget.{group}")), "{}", ill.message);
+        within(LIMIT, "the kind is there again", async || {
+            test.apply(&[gadgets(group)]).await?;
+            test.apply(std::slice::from_ref(&gadget)).await
+        })
+        .await?;
+        let mut second = gadget.clone();
+        second["metadata"]["name"] = json!("two");
+        within(LIMIT, "a Gadget can be made", async || {
+            test.apply(std::slice::from_ref(&second)).await
+        })
+        .await?;
+        test.written("two", "at last").await?;
+        hostile.condition("Degraded", "False").await?;
+
         hostile.delete().await?;
         hostile.gone(LIMIT).await?;
-        let definitions = Api::<CustomResourceDefinition>::all(test.admin.clone());
-        definitions.delete(&format!("gadgets.{group}"), &DeleteParams::default()).await?;
+        definitions.delete(&name, &DeleteParams::default()).await?;
         Ok(())
     })
 }

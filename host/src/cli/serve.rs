@@ -75,7 +75,8 @@ Examples:
 
 /// Runs the host until SIGTERM or SIGINT, then drains and gives up its Lease: no new runs, the last ones may take 30 s.
 pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
-    logs::start(args.log_format, "info");
+    // kube calls each broken connection an error; whoever asked says what it means.
+    logs::start(args.log_format, "info,kube_client::client::builder=off");
     if let Ok(point) = std::env::var("NAGAYA_FAIL") {
         fail::arm(&point).context("reading NAGAYA_FAIL")?;
     }

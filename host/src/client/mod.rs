@@ -211,6 +211,13 @@ impl Account {
     }
 }
 
+impl Account {
+    /// The team: whoever owns the controller's namespace.
+    pub fn team(&self) -> &str {
+        self.controller.split_once('/').map_or("", |(namespace, _)| namespace)
+    }
+}
+
 impl fmt::Debug for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Account").field("controller", &self.controller).finish_non_exhaustive()

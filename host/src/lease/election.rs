@@ -4,7 +4,8 @@
 //! here, never by the times in it; every write carries the version that was read; a renewal that does not come
 //! through in time ends the leadership here, before anybody else can begin.
 //!
-//! Unlike there, a leadership that was lost can be won again by the same process, under a new epoch.
+//! Unlike there, the process lives on when its leadership is over, and can win it again: under the same epoch if
+//! nobody else has had it in between.
 //!
 //! Invariants, each held by the test of that name:
 //!
@@ -135,9 +136,12 @@ impl Election {
         if now < self.next_try {
             return Step::Wait(self.next_try);
         }
-        let fresh = record.is_none() && self.highest.is_none();
-        let transitions = if fresh { 0 } else { self.highest.unwrap_or_default() + 1 };
         let record = record.clone().unwrap_or_default();
+        if record.holder == self.me {
+            // Nobody has had it in between: it is the same leadership, found again.
+            return Step::Write(self.mine(record));
+        }
+        let transitions = self.highest.map_or(0, |highest| highest + 1);
         Step::Write(Record { transitions, acquired: None, ..self.mine(record) })
     }
 
@@ -372,6 +376,18 @@ mod tests {
     }
 
     #[test]
+    fn a_leadership_that_nobody_took_is_found_again() {
+        let mut server = Server::default();
+        let mut first = election("a");
+        server.write(Record { holder: "x".into(), transitions: 7, ..Record::default() });
+        settle(&mut first, &mut server, SECOND);
+        let later = SECOND + Profile::STANDARD.renew;
+        assert!(first.expire(later), "its renewals did not come through");
+        settle(&mut first, &mut server, later);
+        assert_eq!(first.leading(), Some((8, later + Profile::STANDARD.renew)), "the same epoch");
+    }
+
+    #[test]
     fn an_unanswered_renewal_is_repeated_until_the_deadline() {
         let mut server = Server::default();
         let mut first = election("a");
@@ -474,7 +490,7 @@ mod tests {
                 });
                 assert!(leaders.count() <= 1, "seed {seed}: two lead at {now:?}");
             }
-            assert!(led.len() > 3, "seed {seed}: {led:?}");
+            assert!(led.len() > 1, "seed {seed}: {led:?}");
         }
     }
 }

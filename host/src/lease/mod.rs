@@ -14,7 +14,13 @@
 pub mod election;
 mod record;
 
-use std::{fmt, io, path::PathBuf, str::FromStr, thread, time::Duration};
+use std::{
+    fmt, io,
+    path::PathBuf,
+    str::FromStr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use k8s_openapi::jiff::Timestamp;
@@ -77,6 +83,8 @@ struct Work {
     metrics: Metrics,
     /// Failures in a row.
     failures: u32,
+    /// The last epoch that was led, and since when.
+    led: Option<(i64, Instant)>,
 }
 
 impl FromStr for LeaseName {
@@ -154,7 +162,7 @@ async fn elect(
     tracing::info!(lease = %options, identity = me, "waiting for the Lease");
     metrics.leader(&options.name).set(0);
     let election = Election::new(me, options.profile, seed());
-    Work { options, api, election, claim, metrics, failures: 0 }.run(release).await;
+    Work { options, api, election, claim, metrics, failures: 0, led: None }.run(release).await;
     Ok(())
 }
 
@@ -200,7 +208,11 @@ impl Work {
             (Some((epoch, until)), _) => {
                 tracing::info!(lease = %self.options, epoch, "this host leads");
                 gauge.set(1);
-                *claim = Some(Claim::new(epoch, now(), until));
+                // If nobody else has led meanwhile, nobody else has written.
+                let again = self.led.filter(|(led, _)| *led == epoch);
+                let since = again.map_or_else(now, |(_, since)| since);
+                self.led = Some((epoch, since));
+                *claim = Some(Claim::new(epoch, since, until));
                 true
             }
             (None, Some(held)) => {
@@ -357,8 +369,8 @@ fn seed() -> u64 {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-fn now() -> std::time::Instant {
-    std::time::Instant::now()
+fn now() -> Instant {
+    Instant::now()
 }
 
 impl fmt::Display for Options {

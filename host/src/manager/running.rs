@@ -17,6 +17,7 @@ use crate::{
     module::Digest,
     run::Shared,
     sandbox::{LogQuota, RunLimits},
+    view::Blind,
     watch::ObjectKey,
 };
 
@@ -148,6 +149,11 @@ impl Running {
     /// Ceilings of one run.
     pub(super) fn limits(&self) -> RunLimits {
         self.settings.limits.clone()
+    }
+
+    /// A kind that cannot be watched at present.
+    pub(super) fn blind(&self) -> Option<Blind> {
+        self.trouble.borrow().blind.clone()
     }
 
     /// A right that runs turned out to lack.

@@ -182,6 +182,7 @@ impl Staging {
     fn describing(&self) -> Run {
         Run {
             client: None,
+            team: self.shared.account.team().into(),
             config: self.config.clone(),
             limits: self.limits.clone(),
             // Nobody stops it: a superseded staging is dropped as a whole.

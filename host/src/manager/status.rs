@@ -12,6 +12,7 @@ use crate::{
     },
     manifest::Kind,
     rollout::{Decision, Problem},
+    view::Blind,
 };
 
 /// Where a revision stands.
@@ -48,6 +49,8 @@ pub(super) struct Facts<'a> {
     pub(super) over_ceiling: Option<String>,
     /// How the live revision keeps breaking down.
     pub(super) illness: Option<String>,
+    /// A kind that cannot be watched at present.
+    pub(super) blind: Option<Blind>,
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
@@ -114,7 +117,8 @@ impl Facts<'_> {
     /// Whether a revision that could run does not do its work.
     fn lost_its_way(&self) -> bool {
         let words = [&self.conflict, &self.forbidden, &self.illness];
-        self.account_missing || words.into_iter().any(Option::is_some)
+        let is_told = words.into_iter().any(Option::is_some);
+        self.account_missing || self.blind.is_some() || is_told
     }
 
     fn message(&self, trouble: Option<&Saying>) -> String {
@@ -209,6 +213,9 @@ impl Facts<'_> {
                 format!("the live revision {active} cannot run: {}", refusal.message),
             ));
         }
+        if let Some(blind) = &self.blind {
+            return Some(unwatched(blind));
+        }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
             return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
         }
@@ -236,6 +243,30 @@ impl Facts<'_> {
                 "It stays live until you push a repaired component and promote it: nagaya push {name} -n {namespace} FILE"
             ),
         }
+    }
+}
+
+/// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
+fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
+    match code {
+        404 => (
+            "KindNotServed",
+            format!(
+                "the API server does not serve {kind} any more, so its changes are not seen: apply its CustomResourceDefinition again; the watch comes back by itself"
+            ),
+        ),
+        401 | 403 => (
+            "WatchForbidden",
+            format!(
+                "{kind} may not be watched any more, so its changes are not seen: {message}; the watch comes back by itself when it may be"
+            ),
+        ),
+        _ => (
+            "WatchFailing",
+            format!(
+                "{kind} cannot be watched at present, so its changes are not seen: {code} {message}; the host asks again by itself"
+            ),
+        ),
     }
 }
 
@@ -333,6 +364,7 @@ mod tests {
             forbidden: None,
             over_ceiling: None,
             illness: None,
+            blind: None,
             module_lost: false,
             deleting: false,
         }
@@ -381,6 +413,7 @@ mod tests {
             retry: None,
         };
         let failed = Standing::Failed(refusal);
+        let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into() };
         let base = || facts(&controller, &live);
         for (facts, phase, ready, reason, words) in [
             (
@@ -417,6 +450,13 @@ mod tests {
                 "False",
                 "GuestBreaksDown",
                 "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
+            ),
+            (
+                Facts { blind: Some(gone), ..base() },
+                Phase::Degraded,
+                "False",
+                "KindNotServed",
+                "apply its CustomResourceDefinition again",
             ),
             (
                 Facts { desired_standing: Some(failed.clone()), ..base() },

@@ -43,7 +43,10 @@ pub use self::{
     program::Program,
     run::{Action, NoManifest, Run},
 };
-use crate::module::{Digest, screen};
+use crate::{
+    cpu::Cpu,
+    module::{Digest, screen},
+};
 
 /// How the sandbox is built.
 #[derive(Clone, Debug)]
@@ -137,6 +140,7 @@ struct Inner {
     compiler: Compiler,
     cache: CodeCache,
     permits: Arc<Semaphore>,
+    cpu: Cpu,
     memory_ceiling: usize,
     reset: Reset,
     idle: Idle,
@@ -186,6 +190,7 @@ impl Sandbox {
             compiler: Compiler::new(config.compiler),
             cache,
             permits: Arc::new(Semaphore::new(slots as usize)),
+            cpu: Cpu::new(threads),
             memory_ceiling,
             reset,
             idle: Idle::start(config.quiet, &control),

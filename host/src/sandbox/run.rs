@@ -1,4 +1,4 @@
-//! One run: a permit, a fresh store, one call on the guests' threads, and all of it dropped.
+//! One run: a slot, a permit to compute, a fresh store, one call on the guests' threads, and all of it dropped.
 //!
 //! Ticks end a guest that computes, a timeout one that waits, the stop flag either.
 //!
@@ -33,14 +33,20 @@ use super::{
 };
 use crate::{
     client::Client,
+    cpu::Turned,
     manifest::{self, Manifest},
 };
+
+/// CPU time of a turn below which a tick says nothing about it.
+const JUST_BEGUN: Duration = Duration::from_millis(2);
 
 /// What one run is given.
 #[derive(Clone, Debug)]
 pub struct Run {
     /// The way to the cluster; `None`: there is none.
     pub client: Option<Client>,
+    /// Whose CPU time it is.
+    pub team: Arc<str>,
     /// The config as JSON text.
     pub config: Arc<str>,
     /// Ceilings.
@@ -136,17 +142,21 @@ impl Sandbox {
             (program.code.clone(), self.0.permits.clone(), run.stop.clone());
         let (engine, control, span) =
             (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
+        let (cpu, team, turned) = (self.0.cpu.clone(), run.team.clone(), Arc::<Turned>::default());
         let once = async move {
             let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
             let wall = run.limits.wall;
-            let mut store = store(&engine, run, control, open);
+            let mut store = store(&engine, run, control, open, turned.clone());
             let instance_and_call = async {
                 let guest = code.used().instantiate_async(&mut store).await?;
                 call(&guest, &mut store).await
             };
-            let Ok(result) = tokio::time::timeout(wall, instance_and_call).await else {
+            let mut metered = cpu.metered(&team, turned, instance_and_call);
+            metered.turn().await;
+            let Ok(result) = tokio::time::timeout(wall, &mut metered).await else {
                 return Err(Failure::Wall);
             };
+            drop(metered);
             result.map_err(|error| failure::judge(&error, store.data()))
         };
         let stoppable = async move {
@@ -175,7 +185,13 @@ impl Sandbox {
 }
 
 /// A store for one call.
-fn store(engine: &Engine, run: Run, control: Handle, open: mpsc::Sender<()>) -> Store<State> {
+fn store(
+    engine: &Engine,
+    run: Run,
+    control: Handle,
+    open: mpsc::Sender<()>,
+    turned: Arc<Turned>,
+) -> Store<State> {
     let log = GuestLog::new(run.span, run.log);
     let wasi: WasiCtx = wasi::context(&log);
     let mut table = ResourceTable::new();
@@ -200,9 +216,12 @@ fn store(engine: &Engine, run: Run, control: Handle, open: mpsc::Sender<()>) -> 
     store.epoch_deadline_callback(move |mut store| {
         let cut = match (*stop.borrow(), left) {
             (true, _) => Cut::Drained,
+            // It has only just begun its turn: the tick was due while it waited for that, or for the host.
+            (false, _) if turned.used() < JUST_BEGUN => return Ok(UpdateDeadline::Continue(1)),
             (false, 0) => Cut::Deadline,
             (false, _) => {
                 left -= 1;
+                turned.tick();
                 return Ok(UpdateDeadline::Yield(1));
             }
         };

@@ -223,6 +223,10 @@ impl Stream {
     pub fn opened(&mut self, now: Instant) {
         self.opened = Some(now);
         self.events = false;
+        // A kind that nobody changes may send nothing for a minute; a refusal in the stream comes at once.
+        if self.phase == Phase::Watch {
+            self.trouble = None;
+        }
     }
 
     /// A line of the watch has come.

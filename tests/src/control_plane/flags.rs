@@ -5,6 +5,8 @@ use super::Options;
 use super::certificates::FRONT_PROXY;
 use super::user::User;
 
+/// The file of etcd's socket in the folder.
+pub(super) const ETCD_SOCKET: &str = "etcd:1";
 /// The audit log's name in the folder.
 pub(super) const AUDIT_LOG: &str = "audit.jsonl";
 /// The audit policy's name in the folder.

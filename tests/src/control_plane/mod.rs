@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 pub mod audit;
 mod build;
 mod certificates;
+mod etcd;
 mod flags;
 mod folder;
 mod kubeconfig;
@@ -253,10 +254,28 @@ impl ControlPlane {
         self.running()?.signal(program, Signal::CONT)
     }
 
-    /// Kills `program`, starts it again on the same port and data, waits for readiness.
-    pub async fn restart(&mut self, program: Program) -> Result<()> {
+    /// Kills `program`; it stays down until [`revive`](Self::revive).
+    pub async fn kill(&mut self, program: Program) -> Result<()> {
         let name = program.name();
-        self.running()?.restart(program).await.with_context(|| format!("restarting {name}"))
+        self.running()?.kill(program).await.with_context(|| format!("killing {name}"))
+    }
+
+    /// Starts a killed program again on the same port and data, and waits for readiness.
+    pub async fn revive(&mut self, program: Program) -> Result<()> {
+        let name = program.name();
+        self.running()?.revive(program).await.with_context(|| format!("restarting {name}"))
+    }
+
+    /// Both in one.
+    pub async fn restart(&mut self, program: Program) -> Result<()> {
+        self.kill(program).await?;
+        self.revive(program).await
+    }
+
+    /// Lets etcd forget all versions but the newest: whoever asks for what came after an older one is
+    /// told that it is gone. With its watch cache the API server remembers more by itself.
+    pub async fn compact(&self) -> Result<()> {
+        etcd::compact(&self.folder).await.context("compacting etcd")
     }
 
     fn running(&mut self) -> Result<&mut Running> {

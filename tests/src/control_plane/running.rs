@@ -117,15 +117,20 @@ impl Running {
         self.process(program)?.signal(signal)
     }
 
-    /// Kills `program` and starts it as it was, on the same port and data.
-    pub(super) async fn restart(&mut self, program: Program) -> Result<()> {
+    /// Kills `program` and waits for its end.
+    pub(super) async fn kill(&mut self, program: Program) -> Result<()> {
         let process = self.process(program)?;
-        let launch = process.launch().clone();
         process.signal(Signal::KILL)?;
         while process.ended()?.is_none() {
             sleep(Duration::from_millis(5)).await;
         }
-        *process = launch.start()?;
+        Ok(())
+    }
+
+    /// Starts a killed program as it was, on the same port and data.
+    pub(super) async fn revive(&mut self, program: Program) -> Result<()> {
+        let process = self.process(program)?;
+        *process = process.launch().clone().start()?;
         self.ready().await
     }
 

@@ -121,7 +121,8 @@ impl History {
         let mut tries = BTreeMap::<_, usize>::new();
         for write in self.writes() {
             if let Some(author) = &write.author {
-                *tries.entry((&author.reconcile, &write.object, &write.verb)).or_default() += 1;
+                let about = (&write.object, &write.subresource, &write.verb);
+                *tries.entry((&author.reconcile, about)).or_default() += 1;
             }
         }
         tries.into_values().max().unwrap_or_default()

@@ -51,6 +51,8 @@ pub struct Write {
     pub author: Option<Author>,
     /// What it was about.
     pub object: Object,
+    /// `status` and so on; empty: the object itself.
+    pub subresource: String,
     /// `create`, `update`, `patch`, `delete`, `deletecollection`.
     pub verb: String,
     /// What became of it.
@@ -120,6 +122,7 @@ impl Write {
                 namespace: about.namespace.clone(),
                 name: text(&meta["name"]).unwrap_or_else(|| about.name.clone()),
             },
+            subresource: about.subresource.clone(),
             verb: event.verb.clone(),
             outcome,
             code,

@@ -171,7 +171,7 @@ impl Exchange {
                 // Read to its end, so that the connection can be used again.
                 let _ = request.into_body().collect().await;
                 self.shared.ended(entry, End::Answered(code));
-                refusal(code, retry_after).ok()
+                refusal(&asked, code, retry_after).ok()
             }
             Fate::Frozen(rule, records) => {
                 self.shared.ended(entry, End::Answered(200));
@@ -246,8 +246,16 @@ impl Asked {
             agent: header("user-agent"),
             actor: header("impersonate-user"),
             accept: header("accept"),
+            credential: hash(&header("authorization")),
         }
     }
+}
+
+fn hash(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn text(headers: &HeaderMap, name: &str) -> String {
@@ -255,7 +263,7 @@ fn text(headers: &HeaderMap, name: &str) -> String {
 }
 
 /// What the API server would say.
-fn refusal(code: u16, retry_after: Option<u64>) -> Result<Response<Body>> {
+fn refusal(asked: &Asked, code: u16, retry_after: Option<u64>) -> Result<Response<Body>> {
     let status = StatusCode::from_u16(code)?;
     let reason = match code {
         401 => "Unauthorized",
@@ -273,7 +281,7 @@ fn refusal(code: u16, retry_after: Option<u64>) -> Result<Response<Body>> {
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": "a fault of the test",
+        "message": format!("a fault of the test: {} {}", asked.method, asked.path()),
         "reason": reason,
         "code": code,
     });

@@ -19,6 +19,8 @@ pub struct Asked {
     pub actor: String,
     /// The media type that is asked for.
     pub accept: String,
+    /// A hash of what it authenticates with, which tells one token from another.
+    pub credential: u64,
 }
 
 impl Asked {
@@ -52,6 +54,7 @@ pub struct Matcher {
     agent: Option<String>,
     actor: Option<String>,
     watch: Option<bool>,
+    credential: Option<u64>,
 }
 
 impl Matcher {
@@ -101,6 +104,12 @@ impl Matcher {
         Self { actor: Some(user.into()), ..self }
     }
 
+    /// Only with this credential.
+    #[must_use]
+    pub fn credential(self, hash: u64) -> Self {
+        Self { credential: Some(hash), ..self }
+    }
+
     /// Whether it is meant.
     pub fn matches(&self, asked: &Asked) -> bool {
         (self.methods.is_empty() || self.methods.contains(&&*asked.method))
@@ -108,6 +117,7 @@ impl Matcher {
             && self.agent.as_ref().is_none_or(|part| asked.agent.contains(part))
             && self.actor.as_ref().is_none_or(|user| asked.actor == *user)
             && self.watch.is_none_or(|watch| asked.is_watch() == watch)
+            && self.credential.is_none_or(|hash| asked.credential == hash)
     }
 }
 
@@ -218,6 +228,7 @@ pub(super) mod tests {
             agent: "nagaya/0.1.0 (controller=a/b)".into(),
             actor: "system:serviceaccount:a:b".into(),
             accept: "application/json".into(),
+            credential: 1,
         }
     }
 
@@ -237,6 +248,8 @@ pub(super) mod tests {
         assert!(!maps.clone().agent("controller=c").matches(&write));
         assert!(maps.clone().actor("system:serviceaccount:a:b").matches(&write));
         assert!(!maps.actor("alice").matches(&write));
+        assert!(Matcher::all().credential(1).matches(&write));
+        assert!(!Matcher::all().credential(2).matches(&write));
     }
 
     #[test]

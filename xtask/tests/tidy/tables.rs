@@ -35,11 +35,14 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("inbox", &["queue", "watch"]),
     ("schedule", &[]),
     ("places", &["schedule"]),
+    ("fair", &[]),
+    ("cpu", &["fair"]),
     (
+        // view: a watch that fails, which the team is told of.
         "controller",
         &[
             "client", "fence", "health", "inbox", "places", "queue", "rollout", "run", "sandbox",
-            "watch",
+            "view", "watch",
         ],
     ),
     ("health", &[]),
@@ -59,7 +62,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("sandbox", &["client", "crd", "manifest", "module"]),
+    ("sandbox", &["client", "cpu", "crd", "manifest", "module"]),
     (
         "client",
         &[
@@ -114,7 +117,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // Around.
-    ("events", &["apiserver", "client", "crd"]),
+    ("events", &["apiserver", "client", "crd", "rate"]),
     ("api", &["fence", "manager", "module"]),
     ("admin", &[]),
     ("metrics", &[]),
@@ -132,6 +135,7 @@ pub(crate) const PURE: &[&str] = &[
     "queue.rs",
     "rate.rs",
     "schedule.rs",
+    "fair.rs",
     "rollout.rs",
     "health.rs",
     "grant.rs",
@@ -146,6 +150,9 @@ pub(crate) const PURE: &[&str] = &[
     "lease/election.rs",
     "lease/record.rs",
     "client/answer.rs",
+    "client/flow.rs",
+    "events/lru.rs",
+    "events/series.rs",
     "client/noop.rs",
     "client/object.rs",
 ];
@@ -201,7 +208,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
     // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
-    ("rustix", &["app", "clock", "fail", "module", "sandbox"]),
+    ("rustix", &["app", "cpu", "clock", "fail", "module", "sandbox"]),
     ("serde_saphyr", &["cli", "crd", "config"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),
