@@ -211,11 +211,6 @@ impl Test {
         Ok((copier, revision))
     }
 
-    /// Where the host's log and data are, and files of the test.
-    pub fn folder(&self) -> &Path {
-        &self.options.folder
-    }
-
     /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
     pub async fn start_host_failing(&mut self, point: &str) -> Result<()> {
         let armed = ("NAGAYA_FAIL".to_owned(), point.to_owned());
