@@ -150,15 +150,18 @@ impl Client {
         let resource = self.may_write(kind, Verb::Delete)?.clone();
         let key = ObjectKey::new(namespace, name);
         let path = path(&resource, &key, None)?;
+        // Both go out always: what is deleted is what was seen (R65).
         let (uid, version) = match (options.uid, options.resource_version) {
-            (Some(uid), version) => (uid, version),
-            (None, version) => {
+            (Some(uid), Some(version)) => (uid, Some(version)),
+            (uid, version) => {
                 let entry = match self.cached(kind, &key) {
                     Some(entry) => entry,
                     None => self.live(&resource, &key).await?,
                 };
-                let seen = entry.resource_version();
-                (entry.uid().to_owned(), version.or(Some(seen)))
+                let uid = uid.unwrap_or_else(|| entry.uid().to_owned());
+                // Of another object the server says so itself, by the uid.
+                let seen = (entry.uid() == uid).then(|| entry.resource_version());
+                (uid, version.or(seen))
             }
         };
         let propagation = match options.propagation {
