@@ -188,6 +188,7 @@ pub struct ApiServer {
     user_agent: Arc<str>,
     /// The namespace of the kubeconfig's context or of the pod.
     default_namespace: Arc<str>,
+    url: Arc<str>,
 }
 
 impl fmt::Debug for ApiServer {
@@ -219,9 +220,15 @@ impl ApiServer {
         config.read_timeout = None;
         config.connect_timeout = Some(CALL_LIMIT);
         let default_namespace = config.default_namespace.as_str().into();
+        let url = config.cluster_url.to_string().into();
         let client = kube::Client::try_from(config).map_err(|e| wrong(e.into()))?;
         let user_agent = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
-        Ok(Self { client, user_agent, default_namespace })
+        Ok(Self { client, user_agent, default_namespace, url })
+    }
+
+    /// Where the API server is.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// The namespace that a command means when it names none.
@@ -499,6 +506,7 @@ mod tests {
             client: kube::Client::try_from(config).unwrap(),
             user_agent: "t".into(),
             default_namespace: "default".into(),
+            url: "http://127.0.0.1".into(),
         };
         let account = Identity::ServiceAccount { namespace: "n".into(), name: "s".into() };
         let request = api.request(Call::new(Method::GET, "/x").identity(account)).unwrap();

@@ -17,6 +17,7 @@ use crate::{
     api::{self, Uploads},
     apiserver::{ApiServer, Call, Media},
     authority::Authority,
+    causes,
     config::Config,
     crd, events,
     fence::Claim,
@@ -314,8 +315,9 @@ async fn introduce(api: &ApiServer) -> Result<Arc<str>> {
             }
             Err(error) => {
                 tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the API server does not answer, the host asks again"
+                    error = causes::all(&error),
+                    server = api.url(),
+                    "the API server does not answer, the host asks again; is it the one that the kubeconfig should name?"
                 );
                 tokio::time::sleep(ASK_AGAIN).await;
             }

@@ -63,6 +63,9 @@ pub struct WasmControllerSpec {
     /// Which namespaces the controller works in; absent: the whole cluster, which needs cluster-wide rights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<ScopeSpec>,
+    /// True: no other controller of this host may reconcile the same primary kind in a namespace of this one's scope.
+    #[serde(default)]
+    pub exclusive: bool,
     /// The field manager to write as, to take over from an operator that wrote under this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]

@@ -3,8 +3,8 @@
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`], [`cpu`] and [`fair`],
 //! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
-//! The path of a version: [`crd`], [`module`],
-//! [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`], [`admin`], [`metrics`], [`cli`].
+//! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
+//! [`admin`], [`metrics`], [`causes`], [`cli`].
 
 pub mod admin;
 pub mod api;
@@ -13,6 +13,7 @@ pub mod app;
 pub mod authority;
 pub mod barrier;
 pub mod budget;
+pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;

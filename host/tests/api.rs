@@ -240,5 +240,9 @@ async fn a_store_without_room_says_so() {
     let digest = Digest::of(&bytes);
     let host = Host::naming(&[&digest]);
     std::fs::remove_dir_all(host.folder.path()).unwrap();
-    assert_eq!(host.put(&digest, Body::from(bytes)).await, StatusCode::INSUFFICIENT_STORAGE);
+    std::fs::write(host.folder.path(), "in the way").unwrap();
+    let answer = host.put(&digest, Body::from(bytes.clone())).await;
+    assert_eq!(answer, StatusCode::INSUFFICIENT_STORAGE);
+    std::fs::remove_file(host.folder.path()).unwrap();
+    assert_eq!(host.put(&digest, Body::from(bytes)).await, StatusCode::CREATED, "it is made again");
 }

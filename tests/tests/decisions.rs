@@ -417,7 +417,6 @@ fn a_field_that_is_not_built_is_refused() -> Result<()> {
             ("spec.rollout.canary", json!({"rollout": {"canary": {"steps": []}}})),
             ("spec.rollout.shadow", json!({"rollout": {"shadow": {}}})),
             ("spec.channels", json!({"channels": []})),
-            ("spec.exclusive", json!({"exclusive": true})),
         ] {
             let patch = Patch::Merge(json!({"spec": spec}));
             let answer = controllers.patch("hostile", &strict, &patch).await;

@@ -205,7 +205,7 @@ fn refused(error: &Error) -> Response {
         Error::OtherBytes { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Disk { .. } => {
-            tracing::error!(error = error as &dyn std::error::Error, "an upload cannot be stored");
+            tracing::error!(error = crate::causes::all(error), "an upload cannot be stored");
             StatusCode::INSUFFICIENT_STORAGE
         }
     };

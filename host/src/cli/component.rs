@@ -2,6 +2,8 @@
 //!
 //! Invariant: `what_is_plainly_no_component_is_refused`.
 
+use crate::module::screen::FILE;
+
 /// WebAssembly files begin with this.
 const MAGIC: [u8; 4] = *b"\0asm";
 /// Then comes a version and, in the place that is 0 in core modules, the layer.
@@ -28,6 +30,11 @@ pub(super) enum Error {
         "the file is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`, or wrap it with `wasm-tools component new`"
     )]
     CoreModule,
+    /// More than any host takes.
+    #[error(
+        "the file has {0} bytes, the limit is {FILE}; a release build, `strip = true` and `opt-level = \"s\"` make it smaller"
+    )]
+    TooLarge(usize),
 }
 
 /// Refuses `bytes` that are plainly not a component. The host decides about the rest.
@@ -42,6 +49,7 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Error> {
         return Err(if is_text { Error::Text } else { Error::NotWasm });
     }
     match bytes.get(6..8) {
+        Some(_) if bytes.len() > FILE => Err(Error::TooLarge(bytes.len())),
         Some(layer) if layer == COMPONENT_LAYER => Ok(()),
         Some(_) => Err(Error::CoreModule),
         None => Err(Error::NotWasm),
@@ -60,5 +68,8 @@ mod tests {
         assert_eq!(check(b"\n (component)"), Err(Error::Text));
         assert_eq!(check(b"\0asm\x01\0\0\0rest"), Err(Error::CoreModule));
         assert_eq!(check(b"\0asm\x0d\0\x01\0"), Ok(()));
+        let mut large = b"\0asm\x0d\0\x01\0".to_vec();
+        large.resize(FILE + 1, 0);
+        assert_eq!(check(&large), Err(Error::TooLarge(FILE + 1)));
     }
 }

@@ -201,7 +201,7 @@ fn sent(status: StatusCode, message: &str) -> Meaning {
             "the bytes did not arrive within the host's 30 s; the way to it is too slow".to_owned(),
         ),
         StatusCode::PAYLOAD_TOO_LARGE => Meaning::Refused(format!(
-            "{message}; a release build, `strip = true` and `opt-level = \"s\"` make it smaller"
+            "{message}; a release build and `opt-level = \"s\"` make it smaller too"
         )),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Meaning::Refused(message.to_owned()),
         StatusCode::UNPROCESSABLE_ENTITY => {

@@ -31,6 +31,7 @@ pub use election::Profile;
 
 use crate::{
     apiserver::{self, ApiServer, Call, Lines, Media, query},
+    causes,
     clock::since_boot,
     fence::Claim,
     metrics::Metrics,
@@ -122,9 +123,8 @@ impl Elector {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = async move {
             if let Err(error) = elect(options, claim, metrics, released).await {
-                let error: &dyn std::error::Error = &error;
                 tracing::error!(
-                    error,
+                    error = causes::all(&error),
                     "the election has ended: it cannot connect to the API server"
                 );
             }
@@ -287,8 +287,7 @@ impl Work {
                 }
                 Err(error) if error.code() == Some(409) => self.read().await,
                 Err(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(lease = %self.options, error, "the Lease cannot be given up; it expires by itself");
+                    tracing::warn!(lease = %self.options, error = causes::all(&error), "the Lease cannot be given up; it expires by itself");
                     return;
                 }
             }
@@ -313,8 +312,7 @@ impl Work {
             _ => "",
         };
         if self.failures.is_multiple_of(TELL_EVERY) {
-            let cause: &dyn std::error::Error = error;
-            tracing::warn!(lease = %self.options, error = cause, "cannot {what} the Lease{remedy}");
+            tracing::warn!(lease = %self.options, error = causes::all(error), "cannot {what} the Lease{remedy}");
         }
         self.failures = self.failures.wrapping_add(1);
         self.election.failed(since_boot());

@@ -7,6 +7,7 @@ mod keeper;
 mod news;
 mod objects;
 mod plan;
+mod primaries;
 mod running;
 mod stage;
 mod status;
@@ -40,6 +41,7 @@ use crate::{
     },
 };
 use keeper::{Died, Estate, Keeper};
+use primaries::Primaries;
 
 /// Where a WasmController names its account.
 const ACCOUNT: &str = "spec.serviceAccountName";
@@ -152,6 +154,7 @@ impl Manager {
                 modules: needs.modules,
                 user: needs.user,
                 memory_ceiling: needs.memory_ceiling,
+                primaries: Arc::new(Primaries::new(controllers.cache().clone())),
             },
             api: needs.api,
             recorder: needs.recorder,

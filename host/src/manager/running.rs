@@ -72,6 +72,8 @@ pub(super) struct Running {
     pub(super) tasks: JoinSet<()>,
     settings: Settings,
     limits: LimitsSpec,
+    /// No guest gets more memory, in bytes.
+    memory_ceiling: usize,
 }
 
 impl Running {
@@ -114,16 +116,18 @@ impl Running {
         });
         let parts =
             Parts { shared, inbox, places: estate.places.clone(), claim: estate.claim.clone() };
-        let settings = settings(controller, true);
+        let memory_ceiling = estate.staging.memory_ceiling;
+        let settings = settings(controller, true, memory_ceiling);
         let (controller, work) = Controller::new(parts, settings.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(work.run());
-        Self { setup, trouble: controller.trouble(), controller, tasks, settings, limits }
+        let trouble = controller.trouble();
+        Self { setup, controller, trouble, tasks, settings, limits, memory_ceiling }
     }
 
-    /// Sets limits and suspension; true if the limits are others than before.
-    pub(super) fn set(&mut self, controller: &WasmController, account_missing: bool) -> bool {
-        self.settings = settings(controller, account_missing);
+    /// Sets limits and suspension, by the spec or for want of what a run needs; true if the limits are others than before.
+    pub(super) fn set(&mut self, controller: &WasmController, suspended: bool) -> bool {
+        self.settings = settings(controller, suspended, self.memory_ceiling);
         self.controller.set(self.settings.clone());
         let limits = &controller.spec.limits;
         let changed = self.limits != *limits;
@@ -173,16 +177,20 @@ fn budget(limits: &LimitsSpec) -> Budget {
     Budget::new(limits.writes_per_minute, limits.deletes_per_hour)
 }
 
-fn settings(controller: &WasmController, account_missing: bool) -> Settings {
+fn settings(controller: &WasmController, suspended: bool, memory_ceiling: usize) -> Settings {
     let spec = &controller.spec;
     let usual = RunLimits::default();
     // The CRD's patterns let nothing else through than what these read.
     let memory = spec.limits.memory_bytes().ok().and_then(|bytes| usize::try_from(bytes).ok());
     let deadline = spec.limits.deadline().unwrap_or(usual.deadline).min(usual.wall);
     Settings {
-        suspend: spec.suspend || account_missing,
+        suspend: spec.suspend || suspended,
         concurrency: usize::try_from(spec.limits.concurrency).unwrap_or(1).max(1),
-        limits: RunLimits { memory: memory.unwrap_or(usual.memory), deadline, ..usual },
+        limits: RunLimits {
+            memory: memory.unwrap_or(usual.memory).min(memory_ceiling),
+            deadline,
+            ..usual
+        },
     }
 }
 

@@ -11,9 +11,11 @@ use std::{
 
 use tokio::sync::watch;
 
+use super::primaries::{Claimant, Primaries};
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
+    crd::LimitsSpec,
     fail,
     grant::{self, Right},
     inbox::Inbox,
@@ -41,6 +43,23 @@ pub(super) struct Host {
     pub(super) user: Arc<str>,
     /// No guest may have more memory.
     pub(super) memory_ceiling: usize,
+    /// Who has which kind for itself.
+    pub(super) primaries: Arc<Primaries>,
+}
+
+impl Host {
+    /// What to say of limits that this host does not give.
+    pub(super) fn over_ceiling(&self, asked: &LimitsSpec) -> Option<String> {
+        let most = self.memory_ceiling;
+        let is_over = asked.memory_bytes().is_ok_and(|bytes| bytes > most as u64);
+        is_over.then(|| {
+            format!(
+                "limits.memory is {}, but this host gives a guest at most {}Mi: ask for less, or have its --memory-ceiling raised",
+                asked.memory,
+                most >> 20
+            )
+        })
+    }
 }
 
 /// One revision to be staged.
@@ -53,9 +72,13 @@ pub(super) struct Staging {
     pub(super) namespaces: Option<Arc<[Arc<str>]>>,
     /// The controller's primary kind, if a revision has fixed it.
     pub(super) primary: Option<Kind>,
+    /// Whether the controller asks for its primary kind alone.
+    pub(super) exclusive: bool,
     /// The controller's finalizer, if a revision has fixed it; empty: it has none.
     pub(super) finalizer: Option<String>,
     pub(super) limits: RunLimits,
+    /// What the team asks for; `limits` is what it gets.
+    pub(super) asked: LimitsSpec,
     pub(super) name: String,
     pub(super) digest: String,
     pub(super) config: Arc<str>,
@@ -101,14 +124,9 @@ impl Staging {
     /// Stages the revision.
     pub(super) async fn run(self) -> Result<Executor, Refusal> {
         let (digest, bytes) = self.bytes().await?;
-        if self.limits.memory > self.host.memory_ceiling {
-            let (wanted, most) = (self.limits.memory >> 20, self.host.memory_ceiling >> 20);
-            let text = format!(
-                "limits.memory is {wanted}Mi, but this host gives a guest at most {most}Mi; ask for less"
-            );
+        if let Some(text) = self.host.over_ceiling(&self.asked) {
             return Err(Refusal::failed("LimitTooHigh", text));
         }
-        fail::point("compile-start");
         let program = self.host.sandbox.compile(bytes, &digest).await.map_err(|error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let message = format!("{error}{cause}");
@@ -125,6 +143,7 @@ impl Staging {
             )
         })?;
         self.check_fixed(&manifest)?;
+        self.check_claims(&manifest)?;
         fail::point("describe");
         let resources = self.resources(&manifest).await?;
         self.check_rights(&manifest, &resources).await?;
@@ -200,6 +219,22 @@ impl Staging {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The first revision of a controller needs a primary kind that nobody has for himself.
+    fn check_claims(&self, manifest: &Manifest) -> Result<(), Refusal> {
+        if self.primary.is_some() {
+            return Ok(());
+        }
+        let claimant = Claimant {
+            controller: self.shared.account.controller.clone(),
+            kind: manifest.primary.kind.clone(),
+            namespaces: self.namespaces.clone(),
+            exclusive: self.exclusive,
+        };
+        self.host.primaries.enter(claimant).map_or(Ok(()), |text| {
+            Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("Conflict", text) })
+        })
     }
 
     /// How each kind of the manifest is served, by group and kind.

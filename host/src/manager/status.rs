@@ -41,8 +41,12 @@ pub(super) struct Facts<'a> {
     pub(super) shares_primary_with: Vec<String>,
     /// The ServiceAccount does not exist.
     pub(super) account_missing: bool,
+    /// Who has its primary kind instead of it.
+    pub(super) conflict: Option<String>,
     /// A right that runs turned out to lack.
     pub(super) forbidden: Option<String>,
+    /// The spec asks for more than the host gives.
+    pub(super) over_ceiling: Option<String>,
     /// How the live revision keeps breaking down.
     pub(super) illness: Option<String>,
     /// A kind that cannot be watched at present.
@@ -96,10 +100,7 @@ impl Facts<'_> {
     }
 
     fn phase(&self) -> Phase {
-        let lost_its_way = self.account_missing
-            || self.forbidden.is_some()
-            || self.illness.is_some()
-            || self.blind.is_some();
+        let lost_its_way = self.lost_its_way();
         match (&self.decision.active, &self.active_standing) {
             _ if self.deleting => Phase::Deleting,
             _ if self.controller.spec.suspend => Phase::Suspended,
@@ -111,6 +112,13 @@ impl Facts<'_> {
                 _ => Phase::Pending,
             },
         }
+    }
+
+    /// Whether a revision that could run does not do its work.
+    fn lost_its_way(&self) -> bool {
+        let words = [&self.conflict, &self.forbidden, &self.illness];
+        let is_told = words.into_iter().any(Option::is_some);
+        self.account_missing || self.blind.is_some() || is_told
     }
 
     fn message(&self, trouble: Option<&Saying>) -> String {
@@ -142,11 +150,7 @@ impl Facts<'_> {
         if self.deleting {
             return (false, ("Deleting", "the controller is being deleted".to_owned()));
         }
-        if self.account_missing
-            || self.forbidden.is_some()
-            || self.illness.is_some()
-            || self.blind.is_some()
-        {
+        if self.lost_its_way() {
             let (reason, message) = trouble.cloned().unwrap_or(("Degraded", String::new()));
             return (false, (reason, message));
         }
@@ -195,6 +199,9 @@ impl Facts<'_> {
             );
             return Some(("ServiceAccountMissing", text));
         }
+        if let Some(conflict) = &self.conflict {
+            return Some(("Conflict", conflict.clone()));
+        }
         if let Some(forbidden) = &self.forbidden {
             return Some(("Forbidden", format!("a run was refused: {forbidden}")));
         }
@@ -215,12 +222,10 @@ impl Facts<'_> {
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
         }
-        match &self.desired_standing {
-            Some(Standing::Failed(refusal)) => {
-                Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)))
-            }
-            _ => None,
+        if let Some(Standing::Failed(refusal)) = &self.desired_standing {
+            return Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)));
         }
+        self.over_ceiling.clone().map(|text| ("LimitTooHigh", text))
     }
 }
 
@@ -355,7 +360,9 @@ mod tests {
             finalizer: None,
             shares_primary_with: vec![],
             account_missing: false,
+            conflict: None,
             forbidden: None,
+            over_ceiling: None,
             illness: None,
             blind: None,
             module_lost: false,
@@ -396,6 +403,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "every trouble on one page")]
     fn every_trouble_is_said_with_its_remedy() {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
@@ -422,6 +430,20 @@ mod tests {
                 "False",
                 "Forbidden",
                 "x may not",
+            ),
+            (
+                Facts { conflict: Some("x/other has it".into()), ..base() },
+                Phase::Degraded,
+                "False",
+                "Conflict",
+                "x/other has it",
+            ),
+            (
+                Facts { over_ceiling: Some("ask for less".into()), ..base() },
+                Phase::Running,
+                "True",
+                "LimitTooHigh",
+                "ask for less",
             ),
             (
                 Facts { illness: Some("5 runs in a row broke down".into()), ..base() },

@@ -38,7 +38,9 @@ pub enum Error {
     #[error("{0:?} is not a digest: sha256: and 64 lower-case hexadecimal digits")]
     NotADigest(String),
     /// The bytes have another digest.
-    #[error("the bytes have the digest {found}, not {named}")]
+    #[error(
+        "the bytes have the digest {found}, not {named}: send those that spec.module.digest names, or name these"
+    )]
     OtherBytes {
         /// What they were sent as.
         named: Digest,
@@ -46,10 +48,10 @@ pub enum Error {
         found: Digest,
     },
     /// Over the limit.
-    #[error("the module is larger than {0} bytes")]
+    #[error("the component is larger than {0} bytes: strip debug information (`strip = true`)")]
     TooLarge(u64),
     /// The store's disk.
-    #[error("cannot {what} in the module store")]
+    #[error("the host cannot {what} in its module store; whoever runs it must see to its disk")]
     Disk {
         /// What was tried.
         what: &'static str,

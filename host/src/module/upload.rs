@@ -29,6 +29,9 @@ static UPLOADS: AtomicU64 = AtomicU64::new(0);
 impl Modules {
     /// Begins an upload of at most `limit` bytes.
     pub fn upload(&self, digest: Digest, limit: u64) -> Result<Upload, Error> {
+        // Somebody may have removed the folder under the host's feet.
+        fs::create_dir_all(&self.folder)
+            .map_err(|source| Error::Disk { what: "make its folder", source })?;
         let number = UPLOADS.fetch_add(1, Ordering::Relaxed);
         let part =
             self.folder.join(format!("{}.{}.{number}.part", digest.hex(), std::process::id()));

@@ -68,6 +68,8 @@ impl CodeCache {
 
     /// Keeps `code` under `name`.
     pub(super) fn keep(&self, name: &str, code: &[u8]) -> io::Result<Verified> {
+        // Somebody may have removed the folder under the host's feet.
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let (code_path, tag_path) = self.paths(name);
         let tag = hmac::sign(&self.key, &message(name, code));
         // Old code beside a new tag does not verify, so the order does not matter.

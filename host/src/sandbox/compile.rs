@@ -60,7 +60,10 @@ impl Default for CompilerConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The compiler says why.
-    #[error("the compiler refuses the component: {0}")]
+    #[error(
+        "the compiler refuses the component: {0}; if that names a feature of WebAssembly, build without it: plain \
+         wasm32-wasip2 needs none that is refused"
+    )]
     Refused(String),
     /// A limit of the child.
     #[error(

@@ -106,7 +106,7 @@ pub enum Error {
     #[error("the component cannot be linked: {0}")]
     Link(String),
     /// The cache's disk.
-    #[error("cannot {what} in the code cache")]
+    #[error("the host cannot {what} in its code cache; whoever runs it must see to its disk")]
     Disk {
         /// What was tried.
         what: &'static str,

@@ -21,6 +21,11 @@ use super::{
 };
 use crate::module::{Digest, screen::screen};
 
+/// What every reconciler exports.
+const OURS: &str = "nagaya:controller/guest@0.1.0";
+/// What to do about a component of another world.
+const WORLD: &str = "a reconciler is a component of the world nagaya:controller/reconciler, which nagaya-sdk builds";
+
 /// A component ready to run; cheap to clone.
 #[derive(Clone)]
 pub struct Program {
@@ -120,8 +125,15 @@ impl Inner {
         if !refused.is_empty() {
             return Err(Error::Link(refused.join("; ")));
         }
+        let mut names = kind.imports(&self.engine).chain(kind.exports(&self.engine));
+        let other = names.find_map(|(name, _)| other_version(name));
+        let exports = kind.exports(&self.engine).any(|(name, _)| name == OURS);
         let pre = self.linker.instantiate_pre(component).and_then(ReconcilerPre::new);
-        pre.map_err(|error| Error::Link(format!("{error:#}")))
+        pre.map_err(|error| match other {
+            Some(advice) => Error::Link(advice),
+            None if !exports => Error::Link(format!("it does not export {OURS}: {WORLD}")),
+            None => Error::Link(format!("{error:#}; {WORLD}")),
+        })
     }
 }
 
@@ -130,6 +142,18 @@ fn blocking<T: Send + 'static>(
 ) -> impl Future<Output = Result<T, Error>> {
     let task = tokio::task::spawn_blocking(work);
     async move { task.await.unwrap_or_else(|error| Err(Error::Host(error.to_string()))) }
+}
+
+/// What to say of a component that was built for another version of the world than this host has.
+fn other_version(name: &str) -> Option<String> {
+    let theirs = name.strip_prefix("nagaya:controller/")?.split_once('@')?.1;
+    let ours = OURS.split_once('@').map(|(_, version)| version)?;
+    (theirs != ours).then(|| {
+        format!(
+            "it is built for version {theirs} of nagaya:controller, and this host has {ours}: build it with the nagaya-sdk \
+             of that version, or have the host brought up to date"
+        )
+    })
 }
 
 /// What to say of an import that is known and not offered.
@@ -150,5 +174,28 @@ fn refusal(import: &str) -> Option<String> {
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Program").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_another_version_of_the_world_is_another_version() {
+        for name in ["nagaya:controller/cluster@0.2.0", "nagaya:controller/guest@1.0.0"] {
+            let text = other_version(name).unwrap();
+            assert!(text.contains("this host has 0.1.0"), "{text}");
+        }
+        for name in [OURS, "wasi:cli/exit@0.2.6", "run"] {
+            assert_eq!(other_version(name), None);
+        }
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_contract() {
+        let package = include_str!("../../../wit/cluster.wit").lines().next().unwrap();
+        let version = package.trim_end_matches(';').split_once('@').unwrap().1;
+        assert!(OURS.ends_with(&format!("@{version}")), "{package}");
     }
 }

@@ -319,6 +319,28 @@ fn every_invariant_of_the_architecture_names_a_test() {
 }
 
 #[test]
+fn every_mistake_that_is_documented_names_its_test() {
+    let path = "docs/bad-input.md";
+    let text = fs::read_to_string(root().join(path)).unwrap();
+    let tests = tests();
+    let rows: Vec<_> = text.lines().filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(rows.len() > 20, "{path} has lost its table");
+    let mut problems = vec![];
+    for row in rows {
+        let cells = row.trim_end_matches(" |").rsplit_once(" | ");
+        let (_, last) = cells.unwrap_or_default();
+        let names = quoted_names(last, 1);
+        if names.is_empty() && !last.starts_with("the same") {
+            problems.push(format!("{path}: {row}: who tests it?"));
+        }
+        for name in names.into_iter().filter(|name| !tests.contains(*name)) {
+            problems.push(format!("{path}: names the test `{name}`, which does not exist"));
+        }
+    }
+    none(&problems);
+}
+
+#[test]
 fn the_code_map_has_every_module() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
     let modules: BTreeSet<_> = sources("host/src")

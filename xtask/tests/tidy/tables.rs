@@ -121,11 +121,13 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("api", &["fence", "manager", "module"]),
     ("admin", &[]),
     ("metrics", &[]),
+    ("causes", &[]),
     ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, plain settings, and points at which a test breaks in.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail"];
+/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, and an error's
+/// causes for the log.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -139,6 +141,7 @@ pub(crate) const PURE: &[&str] = &[
     "grant.rs",
     "budget.rs",
     "manifest.rs",
+    "causes.rs",
     "watch/envelope.rs",
     "watch/fingerprint.rs",
     "watch/selector.rs",

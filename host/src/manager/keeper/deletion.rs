@@ -69,7 +69,7 @@ impl Keeper {
         match count(&self.estate.api, controller, &status.primary?, &finalizer).await {
             Ok(count) => Some((Some(count), finalizer)),
             Err(error) => {
-                tracing::warn!(controller = %self.key, finalizer, error = &error as &dyn std::error::Error, "cannot count the objects that carry the finalizer");
+                tracing::warn!(controller = %self.key, finalizer, error = crate::causes::all(&error), "cannot count the objects that carry the finalizer");
                 Some((None, finalizer))
             }
         }

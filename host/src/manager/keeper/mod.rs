@@ -7,7 +7,7 @@
 mod deletion;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -44,6 +44,8 @@ use crate::{
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 /// How often a standby looks for modules that the leader has taken.
 const WARM_AGAIN: Duration = Duration::from_secs(5);
+/// The same while its kind is somebody's alone: who comes and goes does not wake it.
+const WHILE_CONTESTED: Duration = Duration::from_secs(5);
 /// The pause after a failed pass.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ pub(super) struct Keeper {
     stop: watch::Receiver<bool>,
     claim: watch::Receiver<Option<Claim>>,
     arrivals: watch::Receiver<u64>,
+    /// Others begin and end to ask for their kinds alone.
+    rivals: watch::Receiver<BTreeSet<String>>,
     /// What the API server answered to the last write, until the cache shows it.
     own: Option<WasmController>,
     /// Revisions as the API server answered, until the cache shows them.
@@ -117,6 +121,7 @@ impl Keeper {
             objects: Objects { api: estate.api.clone(), claim: estate.claim.clone() },
             claim: estate.claim.clone(),
             arrivals: estate.staging.modules.arrivals(),
+            rivals: estate.staging.primaries.changes(),
             key,
             estate,
             wake,
@@ -140,7 +145,7 @@ impl Keeper {
                 Err(error) => {
                     // A conflict only says that the cache is behind; its next event brings the next pass.
                     if error.code() != Some(409) {
-                        tracing::warn!(controller = %self.key, error = &error as &dyn std::error::Error, "cannot keep a controller");
+                        tracing::warn!(controller = %self.key, error = crate::causes::all(&error), "cannot keep a controller");
                     }
                     self.own = None;
                     Instant::now() + AFTER_ERROR
@@ -151,6 +156,7 @@ impl Keeper {
             }
         }
         self.estate.staging.modules.forget(&self.key.to_string());
+        self.estate.staging.primaries.forget(&self.key.to_string());
         self.end().await;
         Ok(())
     }
@@ -163,6 +169,7 @@ impl Keeper {
             Ok(()) = self.arrivals.changed() => Heard::Arrival,
             // Bytes may have come while another host took them.
             Ok(()) = self.claim.changed() => Heard::Arrival,
+            Ok(_) = self.rivals.changed() => Heard::Nothing,
             ended = unrest(&mut self.running) => if ended { Heard::Ended } else { Heard::Nothing },
             () = tokio::time::sleep_until(until) => Heard::Nothing,
             _ = self.stop.wait_for(|stop| *stop) => Heard::Stop,
@@ -239,7 +246,9 @@ impl Keeper {
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
         let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
-        let latest = Instant::now() + AT_LEAST_EVERY;
+        let primary = plan::status(&controller).primary;
+        let contested = primary.is_some_and(|it| self.estate.staging.primaries.is_contested(&it));
+        let latest = Instant::now() + if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY };
         Ok(Next::At(soonest.map_or(latest, |at| at.min(latest))))
     }
 
@@ -333,11 +342,13 @@ impl Keeper {
         if self.running.as_ref().is_some_and(|running| running.setup != setup) {
             self.end().await;
         }
+        self.estate.staging.primaries.note(&self.key.to_string(), controller.spec.exclusive);
+        let conflict = self.conflict(controller).is_some();
         let estate = &self.estate;
         let running = self
             .running
             .get_or_insert_with(|| Running::start(estate, &self.key, setup, controller));
-        if running.set(controller, !has_account(estate, controller)) {
+        if running.set(controller, !has_account(estate, controller) || conflict) {
             self.refusals.retain(|_, (refusal, _)| refusal.waits);
         }
     }
@@ -377,8 +388,10 @@ impl Keeper {
                 inbox: running.controller.inbox.clone(),
                 namespaces: running.setup.namespaces.clone(),
                 primary: status.primary.clone(),
+                exclusive: controller.spec.exclusive,
                 finalizer: status.finalizer.clone(),
                 limits: running.limits(),
+                asked: controller.spec.limits.clone(),
                 name: name.clone(),
                 digest: revision.spec.digest.clone(),
                 config: config.into(),
@@ -463,6 +476,8 @@ impl Keeper {
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
+            conflict: self.conflict(controller),
+            over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
             blind: self.running.as_ref().and_then(Running::blind),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
             module_lost: active
@@ -476,6 +491,12 @@ impl Keeper {
     fn illness(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
         let running = self.running.as_ref().filter(|_| active == was_active)?;
         running.illness()
+    }
+
+    /// What is in the way of a controller that has been live.
+    fn conflict(&self, controller: &WasmController) -> Option<String> {
+        controller.status.as_ref()?.primary.as_ref()?;
+        self.estate.staging.primaries.in_the_way_of(&self.key.to_string())
     }
 
     /// Other controllers of this host with the same primary kind.
