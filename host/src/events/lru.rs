@@ -40,6 +40,16 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
         value
     }
 
+    /// The value of `key`, which counts as used, if there is one.
+    pub(super) fn get(&mut self, key: &K) -> Option<&mut V> {
+        let (last, value) = self.values.get_mut(key)?;
+        self.uses += 1;
+        self.order.remove(last);
+        self.order.insert(self.uses, key.clone());
+        *last = self.uses;
+        Some(value)
+    }
+
     /// All values, without using them.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.values.values_mut().map(|(_, value)| value)
@@ -69,6 +79,7 @@ mod tests {
         assert_eq!(*lru.get_or(&'a', || 9), 1, "it is there");
         lru.get_or(&'c', || 5);
         assert_eq!((*lru.get_or(&'a', || 9), lru.len()), (1, 2));
+        assert!(lru.get(&'b').is_none() && lru.get(&'c').is_some());
         assert_eq!(*lru.get_or(&'b', || 9), 9, "forgotten");
         lru.retain(|value| *value == 9);
         assert_eq!((lru.len(), lru.order.len()), (1, 1));

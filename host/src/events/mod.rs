@@ -31,6 +31,8 @@ const WAITING: usize = 1_000;
 const WORKERS: usize = 8;
 /// Events waiting for one of them.
 const WAITING_EACH: usize = WAITING / WORKERS;
+/// Bytes of a note.
+const NOTE: usize = 1_024;
 /// Tries of a write in all.
 const TRIES: u32 = 12;
 /// The pause between two of them.
@@ -80,7 +82,10 @@ pub fn recorder(api: ApiServer, instance: String) -> (Recorder, Sender) {
 
 impl Recorder {
     /// Hands an event over; it is dropped if too many wait.
-    pub fn record(&self, event: Event) {
+    pub fn record(&self, mut event: Event) {
+        // Before it waits: a guest's may have megabytes.
+        event.note.truncate(event.note.floor_char_boundary(NOTE));
+        event.note.shrink_to_fit();
         if let Err(error) = self.0.try_send((event, Timestamp::now())) {
             tracing::debug!(%error, "an event is dropped");
         }
@@ -216,7 +221,7 @@ fn body(event: &Event, (namespace, name): (&str, &str), instance: &str, at: Time
         "type": match event.severity { Severity::Normal => "Normal", Severity::Warning => "Warning" },
         "reason": cut(&event.reason, 128),
         "action": cut(&event.action, 128),
-        "note": cut(&event.note, 1_024),
+        "note": cut(&event.note, NOTE),
     })
 }
 

@@ -78,35 +78,37 @@ impl Filter {
         Self { subjects: Lru::new(REMEMBERED), series: Lru::new(REMEMBERED), started: 0 }
     }
 
-    /// An event has come; what to write about it now.
+    /// An event has come; what to write about it now. What may not be written is not remembered either.
     pub(super) fn heard(&mut self, mut event: Event, at: Timestamp, now: Instant) -> Option<Order> {
         let name = subject(&event);
         let subject = self.subjects.get_or(&name, Subject::new);
-        let is_one_of_many = subject.is_one_of_many(&event, now);
-        let key = key(&name, &event, is_one_of_many);
+        let own = key(&name, &event, false);
+        let is_one_of_many = self.series.get(&own).is_none() && subject.has_many(&event, now);
+        let key = if is_one_of_many { key(&name, &event, true) } else { own };
+        if let Some(series) = self.series.get(&key) {
+            series.count += 1;
+            series.last = (now, at);
+            let again = now.saturating_duration_since(series.written.1) >= REFRESH;
+            let is_due = series.written.0 == 1 || again;
+            return (is_due && subject.writes.take(now).is_ok()).then(|| series.write(now));
+        }
+        subject.writes.take(now).ok()?;
         if is_one_of_many {
             event.note = format!("(combined from similar events): {}", event.note);
+        } else {
+            subject.remember(&event, now);
         }
+        self.started += 1;
         let number = self.started;
-        let series = self.series.get_or(&key, || Series {
+        let new = || Series {
             number,
             subject: name,
             event,
-            count: 0,
+            count: 1,
             last: (now, at),
             written: (0, now),
-        });
-        self.started += u64::from(series.number == number);
-        series.count += 1;
-        series.last = (now, at);
-        let is_due = match series.written.0 {
-            0 | 1 => true,
-            _ => now.saturating_duration_since(series.written.1) >= REFRESH,
         };
-        if !is_due || subject.writes.take(now).is_err() {
-            return None;
-        }
-        Some(series.write(now))
+        Some(self.series.get_or(&key, new).write(now))
     }
 
     /// What is to be written because of the time; series that have ended are forgotten.
@@ -130,19 +132,21 @@ impl Subject {
         Self { writes, similar: HashMap::new() }
     }
 
-    fn is_one_of_many(&mut self, event: &Event, now: Instant) -> bool {
-        let of = (event.severity == Severity::Warning, event.reason.clone());
-        let (different, last) = self.similar.entry(of).or_insert_with(|| (HashSet::new(), now));
+    /// Whether so many similar events have come lately that this one is none of its own.
+    fn has_many(&mut self, event: &Event, now: Instant) -> bool {
+        let Some((different, last)) = self.similar.get_mut(&reason(event)) else { return false };
         if now.saturating_duration_since(*last) > SIMILAR_WITHIN {
             different.clear();
         }
         *last = now;
-        let this = format!("{}|{}", event.action, event.note);
-        if different.len() < SIMILAR {
-            different.insert(this);
-            return false;
-        }
-        !different.contains(&this)
+        different.len() >= SIMILAR
+    }
+
+    /// Only of what is written: so the bucket bounds it.
+    fn remember(&mut self, event: &Event, now: Instant) {
+        let new = || (HashSet::new(), now);
+        let (different, _) = self.similar.entry(reason(event)).or_insert_with(new);
+        different.insert(format!("{}|{}", event.action, event.note));
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
@@ -159,15 +163,18 @@ impl Series {
     fn is_due(&self, now: Instant) -> bool {
         let (written, at) = self.written;
         let refresh = self.has_ended(now) || now.saturating_duration_since(at) >= REFRESH;
-        written > 0 && self.count > written && refresh
+        self.count > written && refresh
     }
 
     fn write(&mut self, now: Instant) -> Order {
-        // What was never written begins as an event, however often it has come.
-        let count = if self.written.0 == 0 { 1 } else { self.count };
-        self.written = (count, now);
-        Order { series: self.number, event: self.event.clone(), at: self.last.1, count }
+        self.written = (self.count, now);
+        Order { series: self.number, event: self.event.clone(), at: self.last.1, count: self.count }
     }
+}
+
+/// Type and reason, by which events are similar.
+fn reason(event: &Event) -> (bool, String) {
+    (event.severity == Severity::Warning, event.reason.clone())
 }
 
 /// Who says something about which object.
@@ -234,6 +241,9 @@ mod tests {
         assert_eq!(heard(&mut filter, other.clone(), now + REFILL.saturating_sub(SECOND)), None);
         assert_eq!(heard(&mut filter, other.clone(), now + REFILL + SECOND), Some(1), "begun late");
         assert_eq!(heard(&mut filter, other, now + REFILL + SECOND), None);
+        assert_eq!(filter.series.len(), 51, "what is dropped takes no memory");
+        let similar: usize = filter.subjects.values_mut().map(|one| one.similar.len()).sum();
+        assert_eq!(similar, 51);
     }
 
     #[test]
