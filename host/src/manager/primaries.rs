@@ -60,10 +60,10 @@ impl Primaries {
     }
 
     /// Enters a controller whose first revision wants to go live; what is in its way.
-    pub(super) fn enter(&self, claimant: Claimant) -> Option<String> {
+    pub(super) fn enter(&self, claimant: &Claimant) -> Option<String> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         match staged.iter_mut().find(|other| other.controller == claimant.controller) {
-            Some(before) => before.clone_from(&claimant),
+            Some(before) => before.clone_from(claimant),
             None => staged.push(claimant.clone()),
         }
         verdict(&self.in_order(&staged), &claimant.controller)

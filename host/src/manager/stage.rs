@@ -232,7 +232,7 @@ impl Staging {
             namespaces: self.namespaces.clone(),
             exclusive: self.exclusive,
         };
-        self.host.primaries.enter(claimant).map_or(Ok(()), |text| {
+        self.host.primaries.enter(&claimant).map_or(Ok(()), |text| {
             Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("Conflict", text) })
         })
     }
