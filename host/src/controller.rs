@@ -42,6 +42,8 @@ const REFUSED: usize = 1_000;
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
 /// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
 const BLIND_TIMES: u32 = 3;
+/// How often every object is delivered once more, a tenth of it sooner or later (R7).
+const RESYNC: Duration = Duration::from_secs(10 * 3_600);
 
 /// What acts at once and is no part of a revision.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,6 +129,7 @@ impl Controller {
             fresh: None,
             opened: 0,
             refreshing: JoinSet::new(),
+            resync_at: Instant::now() + resync_after(share()),
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
     }
@@ -204,6 +207,8 @@ pub struct Loop {
     /// The claim whose predecessor's writes the live revision's caches are known to have (S4).
     fresh: Option<Claim>,
     refreshing: JoinSet<(Claim, Arc<Executor>)>,
+    /// When every object is delivered once more.
+    resync_at: Instant,
 }
 
 #[derive(Debug)]
@@ -462,6 +467,10 @@ impl Loop {
     fn keep_house(&mut self) {
         let Some(active) = &self.current.active else { return };
         active.view.deliver_missed();
+        if Instant::now() >= self.resync_at {
+            self.resync_at = Instant::now() + resync_after(share());
+            active.view.resync();
+        }
         let blind = active.view.blind();
         self.blind = match self.blind.take() {
             Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
@@ -526,5 +535,33 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The time to the next resync, for a share of chance from 0 to 1.
+fn resync_after(share: f64) -> Duration {
+    RESYNC.mul_f64(0.9 + 0.2 * share)
+}
+
+/// Spreads the resyncs of controllers; it need not be hard to guess.
+fn share() -> f64 {
+    use std::hash::{BuildHasher, RandomState};
+    f64::from(u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or_default())
+        / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R7.
+    #[test]
+    fn a_resync_comes_after_nine_to_eleven_hours() {
+        let hours = |count: u64| Duration::from_secs(count * 3_600);
+        let (least, most) = (resync_after(0.0), resync_after(1.0));
+        assert!(least >= hours(9) && most <= hours(11), "{least:?} to {most:?}");
+        let shares: Vec<_> = (0..100).map(|_| share()).collect();
+        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
+        assert!(shares.iter().any(|share| *share < 0.5) && shares.iter().any(|share| *share > 0.5));
     }
 }

@@ -248,8 +248,15 @@ impl View {
     pub fn deliver_missed(&self) {
         for sight in &self.sights {
             if sight.gate.may_see() && sight.gate.missed.swap(false, Ordering::SeqCst) {
-                sight.subscription.resync(queue::BACKGROUND);
+                sight.subscription.redeliver();
             }
+        }
+    }
+
+    /// Delivers every object once more, as unchanged (R7).
+    pub fn resync(&self) {
+        for sight in &self.sights {
+            sight.subscription.resync();
         }
     }
 

@@ -118,17 +118,9 @@ impl Test {
         };
         let log = control_plane.audit().ok().map(|log| log.from_now()).transpose()?;
         let host = Host::start(&options).await?;
-        Ok(Self {
-            control_plane,
-            admin,
-            namespace,
-            host,
-            options,
-            others: vec![],
-            expected: vec![],
-            proxy: None,
-            log,
-        })
+        let (others, expected) = (vec![], vec![]);
+        let proxy = None;
+        Ok(Self { control_plane, admin, namespace, host, options, others, expected, proxy, log })
     }
 
     /// Says that the host is to log an error with this message, which is then no failure of the test.
@@ -178,11 +170,6 @@ impl Test {
         self.proxy = Some(proxy.clone());
         self.start_host().await?;
         Ok(proxy)
-    }
-
-    /// The folder of this test, for its files.
-    pub fn folder(&self) -> &Path {
-        &self.options.folder
     }
 
     /// Hosts that are started from now on have these credentials.

@@ -12,6 +12,7 @@ mod control_plane;
 mod crds;
 mod demo;
 mod guests;
+mod long;
 mod progress;
 mod test;
 

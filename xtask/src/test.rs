@@ -14,8 +14,8 @@ use e2e::component::{BINARY, HOST, profile_folder};
 use e2e::control_plane::{ControlPlane, Options, Program, Route, SHARED_INSTANCE, locate};
 use tokio::time::Instant;
 
-use crate::guests;
 use crate::progress::span;
+use crate::{guests, long};
 
 /// Set to 1 where the end-to-end tests must not be left out.
 const REQUIRED: &str = "NAGAYA_REQUIRE_CONTROL_PLANE";
@@ -25,18 +25,18 @@ const REQUIRED: &str = "NAGAYA_REQUIRE_CONTROL_PLANE";
 const TEST_THREADS: &str = "4";
 
 /// How the end-to-end tests are run.
-struct EndToEnd {
-    cargo: &'static [&'static str],
+pub(crate) struct EndToEnd {
+    pub(crate) cargo: &'static [&'static str],
     /// For the test programs.
-    harness: &'static [&'static str],
-    environment: &'static [(&'static str, &'static str)],
+    pub(crate) harness: &'static [&'static str],
+    pub(crate) environment: &'static [(&'static str, &'static str)],
 }
 
 const E2E: EndToEnd =
     EndToEnd { cargo: &[], harness: &["--test-threads", TEST_THREADS], environment: &[] };
 
 /// One at a time, because they measure; their tables are for people.
-const HOSTILE: EndToEnd = EndToEnd {
+pub(crate) const HOSTILE: EndToEnd = EndToEnd {
     cargo: &["--test", "hostile"],
     harness: &["--test-threads", "1", "--nocapture"],
     environment: &[("NAGAYA_HOSTILE", "long")],
@@ -51,6 +51,10 @@ pub(crate) struct Args {
     /// Only the guests that mean harm and the compile bombs, longer, with a table of what caught each
     #[arg(long, conflicts_with = "only")]
     hostile: bool,
+    /// The long forms: 200 swaps, 10,000 creates, three random fault runs of 5 minutes and the like, one after the
+    /// other; what has passed with the same code is not run again
+    #[arg(long, conflicts_with_all = ["only", "hostile", "pass"])]
+    long: bool,
     /// Arguments for the test programs of these parts, such as a part of a test's name
     #[arg(last = true, value_name = "ARGUMENT")]
     pass: Vec<String>,
@@ -86,7 +90,7 @@ impl Part {
 
 /// How a part ended.
 #[derive(Debug)]
-enum Outcome {
+pub(crate) enum Outcome {
     Passed,
     NotRun(String),
     Failed(anyhow::Error),
@@ -94,6 +98,9 @@ enum Outcome {
 
 /// Builds what the tests need, runs them and sums up.
 pub(crate) async fn run(args: Args) -> Result<()> {
+    if args.long {
+        return long::run().await;
+    }
     let wanted = |part: &Part| args.only.is_empty() || args.only.contains(part);
     let parts: Vec<_> = if args.hostile {
         vec![Part::Hostile]
@@ -169,7 +176,7 @@ fn examples(root: &Path, pass: &[String]) -> Result<()> {
     cargo_test(&guests, &native, pass)
 }
 
-async fn end_to_end(root: &Path, tests: &EndToEnd, pass: &[String]) -> Outcome {
+pub(crate) async fn end_to_end(root: &Path, tests: &EndToEnd, pass: &[String]) -> Outcome {
     let route = locate();
     if let Route::Missing(missing) = route {
         let required = std::env::var_os(REQUIRED).is_some_and(|value| value == "1");
@@ -227,6 +234,6 @@ fn succeed(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-fn say(what: &str) {
+pub(crate) fn say(what: &str) {
     eprintln!("\n=== {what}");
 }

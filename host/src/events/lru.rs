@@ -23,10 +23,11 @@ impl<K: Clone + Eq + Hash, V> Lru<K, V> {
 
     /// The value of `key`, which counts as used; a new one forgets the oldest if there are too many.
     pub(super) fn get_or(&mut self, key: &K, new: impl FnOnce() -> V) -> &mut V {
-        if !self.values.contains_key(key) && self.values.len() >= self.limit {
-            if let Some((_, oldest)) = self.order.pop_first() {
-                self.values.remove(&oldest);
-            }
+        if !self.values.contains_key(key)
+            && self.values.len() >= self.limit
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.values.remove(&oldest);
         }
         self.uses += 1;
         let used = self.uses;

@@ -81,7 +81,7 @@ impl Filter {
     /// An event has come; what to write about it now.
     pub(super) fn heard(&mut self, mut event: Event, at: Timestamp, now: Instant) -> Option<Order> {
         let name = subject(&event);
-        let subject = self.subjects.get_or(&name, || Subject::new());
+        let subject = self.subjects.get_or(&name, Subject::new);
         let is_one_of_many = subject.is_one_of_many(&event, now);
         let key = key(&name, &event, is_one_of_many);
         if is_one_of_many {
@@ -113,7 +113,7 @@ impl Filter {
     pub(super) fn due(&mut self, now: Instant) -> Vec<Order> {
         let mut orders = vec![];
         for series in self.series.values_mut().filter(|series| series.is_due(now)) {
-            let subject = self.subjects.get_or(&series.subject, || Subject::new());
+            let subject = self.subjects.get_or(&series.subject, Subject::new);
             if subject.writes.take(now).is_ok() {
                 orders.push(series.write(now));
             }

@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "one table")]
+    #[expect(clippy::too_many_lines, reason = "every trouble on one page")]
     fn every_trouble_is_said_with_its_remedy() {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };

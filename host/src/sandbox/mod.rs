@@ -168,6 +168,8 @@ impl Sandbox {
         let guests = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("guest")
+            // A turn may take a tick: who was woken from outside must not wait behind several.
+            .global_queue_interval(1)
             .enable_time()
             .build()
             .map_err(|error| Error::Start(format!("no threads for guests: {error}")))?;

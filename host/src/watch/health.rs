@@ -56,10 +56,15 @@ impl Health {
         self.0.reachable.subscribe()
     }
 
-    /// Asks whenever there is a reason, for ever.
+    /// Asks whenever there is a reason, for ever: a watch is failing, or the last answer was none. Watches may come
+    /// back by themselves before the server was asked again, and runs would stay paused.
     pub(super) async fn run(self, api: ApiServer) {
         let mut failing = self.0.failing.subscribe();
-        while failing.wait_for(|count| *count > 0).await.is_ok() {
+        loop {
+            let asked_on = !*self.0.reachable.borrow();
+            if !asked_on && failing.wait_for(|count| *count > 0).await.is_err() {
+                return;
+            }
             let call = Call { limit: EVERY, ..Call::new(Method::GET, "/readyz") };
             let answers = api.call(call).await.is_ok();
             self.0.reachable.send_if_modified(|reachable| {

@@ -124,7 +124,9 @@ enum Message {
     Subscribe(u64, Subscriber),
     Unsubscribe(u64),
     /// Deliver every object to one subscriber as if it had just come.
-    Resync(u64, i32),
+    Redeliver(u64),
+    /// Deliver every object to one subscriber as it was (R7).
+    Resync(u64),
     /// Answer once everything before was done.
     Barrier(oneshot::Sender<()>),
     /// Open the watch anew, so that the server sends a bookmark soon.
@@ -230,9 +232,14 @@ impl Subscription {
         self.watching.state.clone()
     }
 
-    /// Delivers every object once more, at `priority`.
-    pub fn resync(&self, priority: i32) {
-        let _ = self.watching.messages.send(Message::Resync(self.id, priority));
+    /// Delivers every object once more as if it had just come, behind all changes: something may have been missed.
+    pub fn redeliver(&self) {
+        let _ = self.watching.messages.send(Message::Redeliver(self.id));
+    }
+
+    /// Delivers every object once more as unchanged, behind all changes (R7): predicates that want a change refuse it.
+    pub fn resync(&self) {
+        let _ = self.watching.messages.send(Message::Resync(self.id));
     }
 
     /// Returns once every change that the watch saw before this call has been delivered.

@@ -13,7 +13,7 @@ use http::Method;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
-    Cache, Change, Fault, Hub, Message, State, Stream, Subscriber, WatchKey, Watching,
+    Cache, Change, Entry, Fault, Hub, Message, State, Stream, Subscriber, WatchKey, Watching,
     health::Failing,
     life::Life,
     stream::{Effect, Step},
@@ -322,7 +322,7 @@ impl Task {
         match message {
             Message::Subscribe(id, subscriber) => {
                 if self.state.borrow().synced {
-                    self.deliver_all(&subscriber, queue::BACKGROUND);
+                    self.deliver_all(&subscriber, |_| None);
                 }
                 self.subscribers.insert(id, subscriber);
                 self.idle_since = None;
@@ -333,9 +333,14 @@ impl Task {
                     self.idle_since = Some(now());
                 }
             }
-            Message::Resync(id, priority) => {
+            Message::Redeliver(id) => {
                 if let Some(subscriber) = self.subscribers.get(&id) {
-                    self.deliver_all(subscriber, priority);
+                    self.deliver_all(subscriber, |_| None);
+                }
+            }
+            Message::Resync(id) => {
+                if let Some(subscriber) = self.subscribers.get(&id) {
+                    self.deliver_all(subscriber, |entry| Some(entry.clone()));
                 }
             }
             Message::Barrier(done) => drop(done.send(())),
@@ -349,9 +354,15 @@ impl Task {
         self.state.send_modify(|state| state.fresh = state.fresh.max(Some(since)));
     }
 
-    fn deliver_all(&self, subscriber: &Subscriber, priority: i32) {
+    /// Every object, with what is to be taken for its state before.
+    fn deliver_all(
+        &self,
+        subscriber: &Subscriber,
+        old: impl Fn(&Arc<Entry>) -> Option<Arc<Entry>>,
+    ) {
         for entry in self.cache.entries() {
-            deliver(subscriber, &Change { old: None, new: Some(entry) }, priority);
+            let change = Change { old: old(&entry), new: Some(entry) };
+            deliver(subscriber, &change, queue::BACKGROUND);
         }
     }
 

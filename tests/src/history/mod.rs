@@ -138,21 +138,31 @@ impl Write {
     }
 }
 
-/// A write that changes nothing is answered with the version of the one that did. Of several with one version it was
-/// the first, if that had ended before the others came.
+/// A write that changes nothing is answered with the version of one that did. The store's versions only grow: if a
+/// higher one, or the same, had been answered before the write came, it changed nothing. Where two were under way with
+/// one version nobody knows whose it is, unless one made the object.
 fn find_changes(writes: &mut [Write]) {
+    let mut answered: Vec<_> =
+        writes.iter().filter_map(|write| Some((write.time.1, write.version?))).collect();
+    answered.sort();
+    let mut highest = 0;
+    for (_, version) in &mut answered {
+        highest = highest.max(*version);
+        *version = highest;
+    }
     let mut same = BTreeMap::<_, Vec<&mut Write>>::new();
     for write in writes.iter_mut().filter(|write| write.changed) {
-        if let Some(version) = write.version {
+        let Some(version) = write.version else { continue };
+        let before = answered.partition_point(|(at, _)| *at < write.time.0);
+        let seen = before.checked_sub(1).map_or(0, |last| answered[last].1);
+        write.changed = write.is_creation() || version > seen;
+        if write.changed {
             same.entry((write.object.clone(), version)).or_default().push(write);
         }
     }
-    for mut same in same.into_values() {
-        same.sort_by_key(|write| (!write.is_creation(), write.time.1));
-        let [first, rest @ ..] = &mut *same else { continue };
-        for write in rest {
-            write.changed = false;
-            first.changed &= first.is_creation() || first.time.1 < write.time.0;
+    for same in same.values_mut().filter(|same| same.len() > 1) {
+        for write in same {
+            write.changed = write.is_creation();
         }
     }
 }

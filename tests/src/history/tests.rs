@@ -167,6 +167,11 @@ fn a_write_that_changes_nothing_is_told_from_the_one_that_did() {
     assert_eq!(changed([Line::create("x", "u1", 10).at(1, 3), patch]), [true, false]);
     let different = [Line::patch("x", "u1", 10), Line::patch("y", "u2", 10)];
     assert_eq!(changed(different), [true, true], "two objects");
+    // Whoever wrote version 10 was cut off before the log had it.
+    let others = [Line::patch("y", "u2", 11).at(1, 2), Line::patch("x", "u1", 10).at(3, 4)];
+    assert_eq!(changed(others), [false, true], "in the store's order");
+    let late = [Line::patch("y", "u2", 11).at(1, 3), Line::patch("x", "u1", 10).at(2, 4)];
+    assert_eq!(changed(late), [true, true], "it was under way");
 }
 
 #[test]
