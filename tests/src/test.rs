@@ -172,6 +172,11 @@ impl Test {
         Ok(proxy)
     }
 
+    /// The folder of this test, for its files; the host's data and log are in it.
+    pub fn folder(&self) -> &Path {
+        &self.options.folder
+    }
+
     /// Hosts that are started from now on have these credentials.
     pub fn use_kubeconfig(&mut self, file: PathBuf) {
         self.options.kubeconfig = file;

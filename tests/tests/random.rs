@@ -157,7 +157,7 @@ async fn faults(
             }
             _ => {
                 let rule = fault(random, &test.namespace);
-                count(format!("{rule:?}"));
+                count(format!("{rule:?}").split(" of ").next().unwrap_or_default().to_owned());
                 let ends = Instant::now() + Duration::from_millis(random.u64(500..6_000));
                 rules.push((ends, proxy.add(rule)));
             }

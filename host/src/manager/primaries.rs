@@ -62,11 +62,12 @@ impl Primaries {
     /// Enters a controller whose first revision wants to go live; what is in its way.
     pub(super) fn enter(&self, claimant: Claimant) -> Option<String> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
-        match staged.iter_mut().find(|other| other.controller == claimant.controller) {
-            Some(before) => before.clone_from(&claimant),
-            None => staged.push(claimant.clone()),
+        let controller = claimant.controller.clone();
+        match staged.iter_mut().find(|other| other.controller == controller) {
+            Some(before) => *before = claimant,
+            None => staged.push(claimant),
         }
-        verdict(&self.in_order(&staged), &claimant.controller)
+        verdict(&self.in_order(&staged), &controller)
     }
 
     /// What is in the way of a controller that is live; none for most without a look at the others.

@@ -293,9 +293,20 @@ fn invariants(source: &Source) -> Vec<String> {
 #[test]
 fn every_invariant_of_the_architecture_names_a_test() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let tests = tests();
     let (_, section) = text.split_once("\n## Invariants\n").unwrap();
-    let section = section.split("\n## ").next().unwrap();
+    none(&unheld("ARCHITECTURE.md", section.split("\n## ").next().unwrap()));
+}
+
+#[test]
+fn every_promise_to_authors_names_a_test() {
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let (promises, _) = text.split_once("\n## Not promised\n").unwrap();
+    none(&unheld("docs/semantics.md", promises));
+}
+
+/// The items of a list that do not end in "Held by" and the names of tests that exist.
+fn unheld(path: &str, section: &str) -> Vec<String> {
+    let tests = tests();
     let mut problems = vec![];
     for item in section.split("\n- ").skip(1).map(|item| item.split("\n\n").next().unwrap_or(item))
     {
@@ -304,18 +315,16 @@ fn every_invariant_of_the_architecture_names_a_test() {
         let names = held_by.map(|(_, names)| quoted_names(names, 1)).unwrap_or_default();
         let shown: String = item.chars().take(60).collect();
         if names.is_empty() {
-            problems.push(format!(
-                "ARCHITECTURE.md: \"{shown}…\" does not end in \"Held by `its_test`\""
-            ));
+            problems.push(format!("{path}: \"{shown}…\" does not end in \"Held by `its_test`\""));
         }
         for name in names.into_iter().filter(|name| !tests.contains(*name)) {
             problems.push(format!(
-                "ARCHITECTURE.md: \"{shown}…\" names the test `{name}`, which does not exist"
+                "{path}: \"{shown}…\" names the test `{name}`, which does not exist"
             ));
         }
     }
     assert!(section.contains("\n- "), "the section has no items");
-    none(&problems);
+    problems
 }
 
 #[test]

@@ -169,7 +169,7 @@ impl Keeper {
             Ok(()) = self.arrivals.changed() => Heard::Arrival,
             // Bytes may have come while another host took them.
             Ok(()) = self.claim.changed() => Heard::Arrival,
-            Ok(_) = self.rivals.changed() => Heard::Nothing,
+            Ok(()) = self.rivals.changed() => Heard::Nothing,
             ended = unrest(&mut self.running) => if ended { Heard::Ended } else { Heard::Nothing },
             () = tokio::time::sleep_until(until) => Heard::Nothing,
             _ = self.stop.wait_for(|stop| *stop) => Heard::Stop,
