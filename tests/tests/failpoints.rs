@@ -16,7 +16,7 @@ use e2e::{Test, long, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
 use nagaya::crd::{RevisionPhase, WasmRevision};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const SITES: usize = 10;
 const RATE: u32 = 20;
@@ -32,12 +32,17 @@ async fn reborn(test: &mut Test, point: &str) -> Result<()> {
     test.start_host_failing("").await
 }
 
+/// What a revision is told: only of runs that take a while some are in flight at each swap.
+fn config(point: &str, mark: &str) -> Value {
+    let pause = if point.starts_with("drained") { 300 } else { 0 };
+    json!({"mark": mark, "pause": pause})
+}
+
 /// Pushes, whatever the host does meanwhile: a failed upload is sent again by whoever pushes.
-async fn push(copier: &Controller, component: &Component, mark: &str) -> Result<String> {
-    let name =
-        nagaya::crd::revision_name("copier", &component.digest, Some(&json!({"mark": mark})));
+async fn push(copier: &Controller, component: &Component, config: &Value) -> Result<String> {
+    let name = nagaya::crd::revision_name("copier", &component.digest, Some(config));
     copier
-        .patch(&json!({"spec": {"module": {"digest": component.digest}, "config": {"mark": mark}}}))
+        .patch(&json!({"spec": {"module": {"digest": component.digest}, "config": config}}))
         .await?;
     // Whether it arrives is what the failpoint decides.
     let _ =
@@ -57,7 +62,7 @@ async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
     let spec = json!({"limits": {"writesPerMinute": 60_000}, "revisionHistoryLimit": 0});
     let copier = test.guest("copier", GUEST_RULES, spec).await?;
     let plain = Component::load("copier")?;
-    let a = push(&copier, &plain, "a").await?;
+    let a = push(&copier, &plain, &config(point, "a")).await?;
     copier.active(&a).await?;
     let mut names = vec![];
     for number in 0..SITES {
@@ -74,11 +79,11 @@ async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
     let mut was_killed = false;
     for mark in &marks {
         let component = plain.marked(mark)?;
-        last = push(&copier, &component, mark).await?;
+        last = push(&copier, &component, &config(point, mark)).await?;
         if !was_killed && test.host.ended()?.is_some() {
             was_killed = true;
             reborn(test, point).await?;
-            last = push(&test.controller("copier")?, &component, mark).await?;
+            last = push(&test.controller("copier")?, &component, &config(point, mark)).await?;
         }
         copier.promote(&last).await?;
         let found = within(LIMIT, "it is promoted, or the host is killed", async || {
@@ -93,7 +98,7 @@ async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
         if !found && !was_killed {
             was_killed = true;
             reborn(test, point).await?;
-            push(&test.controller("copier")?, &component, mark).await?;
+            push(&test.controller("copier")?, &component, &config(point, mark)).await?;
         }
     }
     if !was_killed {

@@ -127,6 +127,7 @@ impl Staging {
         if let Some(text) = self.host.over_ceiling(&self.asked) {
             return Err(Refusal::failed("LimitTooHigh", text));
         }
+        fail::point("compile-start");
         let program = self.host.sandbox.compile(bytes, &digest).await.map_err(|error| {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             let message = format!("{error}{cause}");
