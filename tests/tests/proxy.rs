@@ -43,9 +43,17 @@ impl Bench {
         let proxy = Proxy::start(control_plane, 7).await?;
         let kubeconfig = proxy.kubeconfig(&control_plane.kubeconfig(User::Admin))?;
         let through = client(&kubeconfig).await?;
+        let direct = Api::<ConfigMap>::namespaced(admin, &namespace);
+        if control_plane.has_controller_manager() {
+            // It puts one of its own into each namespace, some time.
+            within(SOON, "the namespace is complete", async || {
+                Ok(direct.get("kube-root-ca.crt").await.map(drop)?)
+            })
+            .await?;
+        }
         Ok(Self {
             proxy,
-            direct: Api::namespaced(admin, &namespace),
+            direct,
             through: Api::namespaced(through, &namespace),
         })
     }
