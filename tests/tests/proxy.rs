@@ -51,11 +51,7 @@ impl Bench {
             })
             .await?;
         }
-        Ok(Self {
-            proxy,
-            direct,
-            through: Api::namespaced(through, &namespace),
-        })
+        Ok(Self { proxy, direct, through: Api::namespaced(through, &namespace) })
     }
 
     async fn watch(&self) -> Result<Events> {
