@@ -215,6 +215,8 @@ pub struct Loop {
 struct Flight {
     key: ObjectKey,
     generation: i64,
+    /// Under which it was started.
+    claim: Claim,
     stop: watch::Sender<bool>,
     _place: Place,
 }
@@ -287,7 +289,7 @@ impl Loop {
             executor,
             taken,
             limits: self.settings.borrow().limits.clone(),
-            fence: Fence { generation, claim, gate: self.gate.subscribe() },
+            fence: Fence { generation, claim: claim.clone(), gate: self.gate.subscribe() },
             stop: stop_seen,
         };
         if self.opened < generation {
@@ -295,7 +297,7 @@ impl Loop {
             fail::point("gate-open");
         }
         let id = self.runs.spawn(start.run()).id();
-        self.flights.insert(id, Flight { key, generation, stop, _place: place });
+        self.flights.insert(id, Flight { key, generation, claim, stop, _place: place });
         self.count_workers();
     }
 
@@ -393,13 +395,11 @@ impl Loop {
     fn take_claim(&mut self) {
         let claim = self.parts.claim.borrow_and_update().clone();
         self.publish_gate(None);
-        if self.fresh.is_some() && self.fresh != claim {
-            for flight in self.flights.values() {
-                flight.stop.send_replace(true);
-            }
-            // What was applied last may have been applied differently by another host since.
-            self.parts.shared.account.forget_applied();
+        for flight in self.flights.values().filter(|flight| claim.as_ref() != Some(&flight.claim)) {
+            flight.stop.send_replace(true);
         }
+        // What was applied last may have been applied differently by another host since.
+        self.parts.shared.account.forget_applied();
         self.refresh();
     }
 
