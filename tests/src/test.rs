@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -71,6 +71,14 @@ pub struct Test {
 /// keeps the namespace's objects, the host's log and the audit lines, and says where.
 pub fn test(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
     block_on(async { Test::start(install::shared().await?).await?.run(body).await })
+}
+
+/// The same for a test that compares times: those of one test program take turns (security.md H11), since two that
+/// load the machine at once measure each other.
+pub fn test_in_turn(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    test(body)
 }
 
 /// The same on a server of its own, which `body` may stop and kill. On a given cluster nothing is

@@ -12,7 +12,7 @@ use e2e::memory::Memory;
 use e2e::proxy::Matcher;
 use e2e::site::{owning, website};
 use e2e::wait::within;
-use e2e::{Test, test};
+use e2e::{Test, test_in_turn};
 use kube::Api;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ fn is_undisturbed(before: Duration, during: Duration) -> Result<()> {
 
 #[test]
 fn f10_ten_thousand_updates_a_second_of_one_key_are_one_key() -> Result<()> {
-    test(async |test| {
+    test_in_turn(async |test| {
         let proxy = test.behind_proxy(7).await?;
         team(test, "flooded", "spin:1").await?;
         let bystander = Bystander::start(test, CHANGES).await?;
@@ -142,7 +142,7 @@ fn f10_ten_thousand_updates_a_second_of_one_key_are_one_key() -> Result<()> {
 
 #[test]
 fn f10_fifty_thousand_keys_cost_a_kibibyte_each() -> Result<()> {
-    test(async |test| {
+    test_in_turn(async |test| {
         let proxy = test.behind_proxy(7).await?;
         team(test, "flooded", "ok").await?;
         let bystander = Bystander::start(test, CHANGES).await?;

@@ -17,7 +17,7 @@ use e2e::component::Component;
 use e2e::manifest::api_of;
 use e2e::memory::MIB;
 use e2e::site::{datum, website};
-use e2e::test;
+use e2e::test_in_turn;
 use e2e::wait::within;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
@@ -49,7 +49,7 @@ fn none(problems: &[String]) -> Result<()> {
 #[test]
 fn f01_to_f11_each_is_caught_and_no_other_team_notices() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    test(async |test| {
+    test_in_turn(async |test| {
         if test.audit().is_none() {
             return Ok(());
         }
@@ -68,7 +68,7 @@ fn f01_to_f11_each_is_caught_and_no_other_team_notices() -> Result<()> {
 #[test]
 fn g04_eight_compile_bombs_are_refused() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    test(async |test| {
+    test_in_turn(async |test| {
         if test.audit().is_none() {
             return Ok(());
         }
@@ -141,7 +141,7 @@ fn f13_an_ignored_deletion_holds_up_that_object_alone() -> Result<()> {
             },
         })
     };
-    test(async |test| {
+    test_in_turn(async |test| {
         let (hostile, _) = test.hostile(json!({}), &config("one")).await?;
         for name in ["stuck", "other"] {
             test.website(name, "Web").await?;
@@ -171,7 +171,7 @@ fn f13_an_ignored_deletion_holds_up_that_object_alone() -> Result<()> {
 #[test]
 fn a_guest_finds_nothing_of_the_machine() -> Result<()> {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    test(async |test| {
+    test_in_turn(async |test| {
         test.hostile(json!({}), &json!({"reconcile": "explore"})).await?;
         test.website("web", "Web").await?;
         let maps = test.api::<ConfigMap>();
