@@ -63,6 +63,8 @@ pub struct Trouble {
     pub forbidden: Option<String>,
     /// How the live revision keeps breaking down.
     pub illness: Option<String>,
+    /// An object that another writer keeps changing back, and what to do about it (R69).
+    pub fight: Option<String>,
     /// A kind that cannot be watched at present, and why (R43).
     pub blind: Option<Blind>,
 }
@@ -489,7 +491,8 @@ impl Loop {
         let illness = self.health.illness(Instant::now().into_std()).map(str::to_owned);
         let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
         let blind = blind.map(|(blind, _)| blind.clone());
-        let now = Trouble { forbidden, illness, blind };
+        let fight = self.parts.shared.account.fight(Instant::now().into_std());
+        let now = Trouble { forbidden, illness, fight, blind };
         self.trouble.send_if_modified(|trouble| {
             let changed = *trouble != now;
             *trouble = now;

@@ -2,7 +2,7 @@
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`], [`cpu`] and [`fair`],
 //! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
+//! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
 //! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
 //! [`admin`], [`metrics`], [`causes`], [`cli`].
 
@@ -25,6 +25,7 @@ pub mod events;
 pub mod fail;
 pub mod fair;
 pub mod fence;
+pub mod fight;
 pub mod grant;
 pub mod health;
 pub mod inbox;

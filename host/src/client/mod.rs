@@ -34,6 +34,7 @@ use crate::{
     budget::{Budget, Exceeded},
     events::{Event, Recorder},
     fence::Fence,
+    fight::Fights,
     manifest::{Kind, Verb},
     metrics::ControllerMetrics,
     view::View,
@@ -189,6 +190,8 @@ pub struct Account {
     pub recorder: Recorder,
     /// Writes left.
     pub budget: Mutex<Budget>,
+    /// Objects that others keep changing back.
+    pub fights: Mutex<Fights>,
     /// What the API server has asked of the account.
     pub flow: Mutex<Flow>,
     /// A write takes no longer, and nobody waits longer for one whose run is over (R68): at most the time between the
@@ -209,9 +212,12 @@ impl Account {
     pub fn forget_applied(&self) {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
-}
 
-impl Account {
+    /// What others keep changing back, for people.
+    pub fn fight(&self, now: Instant) -> Option<String> {
+        self.fights.lock().unwrap_or_else(PoisonError::into_inner).told(now)
+    }
+
     /// The team: whoever owns the controller's namespace.
     pub fn team(&self) -> &str {
         self.controller.split_once('/').map_or("", |(namespace, _)| namespace)
@@ -344,6 +350,35 @@ impl Client {
             Some(why) => Err(Error::Forbidden(format!("no guest may write {kind}: {why}"))),
             None => Ok(resource),
         }
+    }
+
+    /// Whether the object may be written at present, as far as somebody else keeps changing it back.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn may_fight(&self, kind: &Kind, key: &ObjectKey) -> Result<(), Error> {
+        let now = Instant::now();
+        let Err(Exceeded(wait)) = self.fights().write(kind, key, now) else { return Ok(()) };
+        self.0.account.metrics.over_quota("fights");
+        self.over_budget_until(now.checked_add(wait).map(Into::into));
+        Err(Error::BudgetExceeded(format!(
+            "another writer keeps changing {kind} {key} back: this controller may write it again in {wait:.1?}"
+        )))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn took_back(&self, kind: &Kind, key: &ObjectKey) {
+        let begins = self.fights().took_back(kind, key, Instant::now());
+        if begins {
+            tracing::warn!(
+                controller = self.0.account.controller,
+                kind = %kind,
+                object = %key,
+                "another writer keeps changing an object back"
+            );
+        }
+    }
+
+    fn fights(&self) -> std::sync::MutexGuard<'_, Fights> {
+        self.0.account.fights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]

@@ -1,9 +1,10 @@
-//! Remembers what a controller applied last, so that an apply which would change nothing is not sent; pure.
+//! Remembers what a controller wrote last, so that an apply which would change nothing is not sent, and one that takes
+//! back what somebody else did is known; pure.
 //!
 //! An apply is a no-op only if its body is the last one applied to that uid *and* the cached object is still what
 //! that apply returned. Comparing values is not enough: it cannot see a field that the new version no longer sets.
 //!
-//! Invariant: `only_the_same_body_on_an_untouched_object_is_a_no_op`.
+//! Invariants: `only_the_same_body_on_an_untouched_object_is_a_no_op`, `a_write_that_leaves_the_same_repeats_the_last`.
 
 use std::collections::HashMap;
 
@@ -15,24 +16,32 @@ use crate::{
 /// More objects than this are not remembered: the table is emptied, which costs one apply each.
 const REMEMBERED: usize = 200_000;
 
-/// The last applies of a controller, by object.
+/// The last writes of a controller, by object.
 #[derive(Debug, Default)]
 pub struct Applied(HashMap<(Target, Kind, ObjectKey), Record>);
 
-/// What was applied: the object, or its status.
+/// What was written, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
-    /// The object without its status.
+    /// The object without its status, applied.
     Main,
-    /// The status alone.
+    /// The status alone, applied.
     Status,
+    /// The object, patched; no patch is a no-op.
+    Patch,
 }
 
+/// A write and what it led to.
 #[derive(Debug)]
-struct Record {
-    uid: String,
-    body: Fingerprint,
-    returned: Fingerprint,
+pub struct Record {
+    /// The object's.
+    pub uid: String,
+    /// What was sent.
+    pub body: Fingerprint,
+    /// What was returned, as far as the cache would show it.
+    pub returned: Fingerprint,
+    /// What was returned, without what counts changes.
+    pub content: Fingerprint,
 }
 
 impl Applied {
@@ -54,23 +63,19 @@ impl Applied {
         })
     }
 
-    /// Remembers that applying `body` returned an object with this uid and fingerprint.
-    pub fn learn(
-        &mut self,
-        at: (Target, Kind, ObjectKey),
-        uid: &str,
-        body: Fingerprint,
-        returned: Fingerprint,
-    ) {
+    /// Remembers a write; true: the one before it has left the object alike.
+    pub fn learn(&mut self, at: (Target, Kind, ObjectKey), record: Record) -> bool {
         if self.0.len() >= REMEMBERED {
             self.0.clear();
         }
-        self.0.insert(at, Record { uid: uid.to_owned(), body, returned });
+        let (uid, body, content) = (record.uid.clone(), record.body, record.content);
+        let before = self.0.insert(at, record);
+        before.is_some_and(|old| old.uid == uid && old.body == body && old.content == content)
     }
 
     /// Forgets an object: it was deleted, or the outcome of a write is unknown.
     pub fn forget(&mut self, kind: &Kind, key: &ObjectKey) {
-        for target in [Target::Main, Target::Status] {
+        for target in [Target::Main, Target::Status, Target::Patch] {
             self.0.remove(&(target, kind.clone(), key.clone()));
         }
     }
@@ -88,20 +93,25 @@ mod tests {
         Fingerprint::of_text(&text.to_string())
     }
 
+    fn record(uid: &str, body: u8, returned: u8) -> Record {
+        let (body, returned) = (print(body), print(returned));
+        Record { uid: uid.to_owned(), body, returned, content: returned }
+    }
+
     #[test]
     fn only_the_same_body_on_an_untouched_object_is_a_no_op() {
         let mut applied = Applied::default();
         let (body, returned) = (print(1), print(2));
         let web = at(Target::Main, "web");
         assert!(!applied.is_no_op(&web, "uid", body, returned), "nothing was applied yet");
-        applied.learn(web.clone(), "uid", body, returned);
+        applied.learn(web.clone(), record("uid", 1, 2));
         assert!(applied.is_no_op(&web, "uid", body, returned));
         assert!(!applied.is_no_op(&web, "uid", print(3), returned), "another body");
         assert!(!applied.is_no_op(&web, "uid", body, print(3)), "somebody touched the object");
         assert!(!applied.is_no_op(&web, "another", body, returned), "it was made again");
         assert!(!applied.is_no_op(&at(Target::Status, "web"), "uid", body, returned));
         assert!(!applied.is_no_op(&at(Target::Main, "db"), "uid", body, returned));
-        applied.learn(web.clone(), "uid", print(4), print(5));
+        applied.learn(web.clone(), record("uid", 4, 5));
         assert!(!applied.is_no_op(&web, "uid", body, returned), "only the last apply counts");
     }
 
@@ -110,7 +120,7 @@ mod tests {
         let mut applied = Applied::default();
         for target in [Target::Main, Target::Status] {
             for name in ["web", "db"] {
-                applied.learn(at(target, name), "uid", print(1), print(2));
+                applied.learn(at(target, name), record("uid", 1, 2));
             }
         }
         let (_, kind, key) = at(Target::Main, "web");
@@ -119,5 +129,19 @@ mod tests {
             assert!(!applied.is_no_op(&at(target, "web"), "uid", print(1), print(2)));
             assert!(applied.is_no_op(&at(target, "db"), "uid", print(1), print(2)));
         }
+    }
+
+    #[test]
+    fn a_write_that_leaves_the_same_repeats_the_last() {
+        let mut applied = Applied::default();
+        let web = || at(Target::Main, "web");
+        assert!(!applied.learn(web(), record("uid", 1, 2)), "the first one");
+        assert!(applied.learn(web(), record("uid", 1, 2)));
+        assert!(!applied.learn(web(), record("uid", 1, 3)), "the object has become another one");
+        assert!(!applied.learn(web(), record("uid", 4, 3)), "another body");
+        assert!(!applied.learn(web(), record("another", 4, 3)), "it was made again");
+        let counted = Record { returned: print(9), ..record("another", 4, 3) };
+        assert!(applied.learn(web(), counted), "only its generation has grown");
+        assert!(!applied.learn(at(Target::Patch, "web"), record("another", 4, 3)));
     }
 }

@@ -153,7 +153,7 @@ impl Client {
         }
     }
 
-    fn is_visible(&self, kind: &Kind, key: &ObjectKey) -> bool {
+    pub(super) fn is_visible(&self, kind: &Kind, key: &ObjectKey) -> bool {
         let Some(awaited) = self.awaited(kind, key) else { return true };
         let Some(sight) = self.sight(kind, key) else { return true };
         let cache: &Cache = sight.cache();

@@ -1,4 +1,6 @@
 //! Writes: grant, no-op check, budget, and last the fence; then the request, on the control runtime.
+//!
+//! Invariant, on a real server: `f11_two_controllers_that_fight_are_told_and_slowed`.
 
 use std::sync::{Arc, PoisonError};
 
@@ -7,7 +9,7 @@ use serde_json::json;
 
 use super::{
     Client, DeleteOptions, Error, Ownership, PatchBody, Propagation, answer,
-    noop::Target,
+    noop::{Record, Target},
     object::Object,
     send::{Failure, Write},
 };
@@ -15,7 +17,8 @@ use crate::{
     apiserver::{Media, Resource, query},
     manifest::{Kind, Verb},
     watch::{
-        Entry, ObjectKey, envelope,
+        Entry, ObjectKey,
+        envelope::{self, Version},
         fingerprint::{Fingerprint, Part},
     },
 };
@@ -42,11 +45,11 @@ impl Client {
         let force = ownership == Ownership::Force
             || cached.as_ref().is_some_and(|entry| self.is_controlled_by_primary(entry));
         let bound = object.bound_to(cached.as_ref().map(|entry| entry.uid()), None);
+        let before = self.version_before(&object.kind, &key, cached.as_deref());
         let answer = self.patch_as_manager((&object.kind, &key), &path, force, bound).await;
         let text = self.written(&object.kind, &key, answer)?;
         let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-        let returned = Fingerprint::of_part(now.body(), part);
-        self.applied().learn(at, now.uid(), body, returned);
+        self.learn(at, body, part, (before, &now));
         Ok(now.body().clone())
     }
 
@@ -79,6 +82,7 @@ impl Client {
             }
             let version = current.resource_version();
             let bound = object.bound_to(Some(&uid), Some(&version));
+            let before = self.version_before(&object.kind, &key, Some(&current));
             let answer = self.patch_as_manager((&object.kind, &key), &path, true, bound).await;
             if matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error))
                 && self.may_try_again(&object.kind, &key)
@@ -89,8 +93,7 @@ impl Client {
             let text = self.written(&object.kind, &key, answer)?;
             let now =
                 envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-            let returned = Fingerprint::of_part(now.body(), Part::Status);
-            self.applied().learn(at, now.uid(), body, returned);
+            self.learn(at, body, Part::Status, (before, &now));
             return Ok(now.body().clone());
         }
     }
@@ -131,12 +134,19 @@ impl Client {
             PatchBody::Json(text) => (Media::JsonPatch, text),
             PatchBody::Merge(text) => (Media::MergePatch, text),
         };
+        self.may_fight(kind, &key)?;
         self.spend(Verb::Patch)?;
+        let sent = Fingerprint::of_text(&text);
+        let cached = self.cached(kind, &key);
+        let before = self.version_before(kind, &key, cached.as_deref());
         let answer = self
             .send(Write::of(kind, &key), self.call(Method::PATCH, path).body(media, text))
             .await;
         let text = self.written(kind, &key, answer)?;
-        stripped(&text)
+        let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let at = (Target::Patch, kind.clone(), key);
+        self.learn(at, sent, Part::Content, (before, &now));
+        Ok(now.body().to_string())
     }
 
     /// Deletes an object, bound to the uid and version that the guest names or the cache shows (R65).
@@ -229,9 +239,48 @@ impl Client {
             path,
             [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)],
         );
-        self.spend(Verb::Apply).map_err(Failure::Refused)?;
+        self.may_fight(kind, key)
+            .and_then(|()| self.spend(Verb::Apply))
+            .map_err(Failure::Refused)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, text);
         self.send(Write::of(kind, key), call).await
+    }
+
+    /// The version that a write is to change, if that is known: a cache that does not show an own write yet says nothing.
+    fn version_before<'a>(
+        &self,
+        kind: &Kind,
+        key: &ObjectKey,
+        seen: Option<&'a Entry>,
+    ) -> Option<&'a Version> {
+        seen.filter(|_| self.is_visible(kind, key)).map(Entry::version)
+    }
+
+    /// Remembers what was written. If that is what was written before, and the object was another one in between,
+    /// somebody else does not want it so.
+    fn learn(
+        &self,
+        at: (Target, Kind, ObjectKey),
+        body: Fingerprint,
+        part: Part,
+        (before, now): (Option<&Version>, &Entry),
+    ) {
+        let content = match at.0 {
+            Target::Status => Part::Status,
+            Target::Main | Target::Patch => Part::Content,
+        };
+        let record = Record {
+            uid: now.uid().to_owned(),
+            body,
+            returned: Fingerprint::of_part(now.body(), part),
+            content: Fingerprint::of_part(now.body(), content),
+        };
+        let (kind, key) = (at.1.clone(), at.2.clone());
+        let repeats = self.applied().learn(at, record);
+        let changed = before.is_some_and(|before| before != now.version());
+        if repeats && changed {
+            self.took_back(&kind, &key);
+        }
     }
 
     fn written(

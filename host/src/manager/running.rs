@@ -101,6 +101,7 @@ impl Running {
             authority: estate.staging.authority.clone(),
             recorder: estate.recorder.clone(),
             budget: Mutex::new(budget(&limits)),
+            fights: Mutex::default(),
             flow: Mutex::default(),
             write_timeout: estate.write_timeout,
             reachable: estate.reachable.clone(),
@@ -159,6 +160,11 @@ impl Running {
     /// A right that runs turned out to lack.
     pub(super) fn forbidden(&self) -> Option<String> {
         self.trouble.borrow().forbidden.clone()
+    }
+
+    /// What others keep changing back.
+    pub(super) fn fight(&self) -> Option<String> {
+        self.trouble.borrow().fight.clone()
     }
 
     /// How the live revision keeps breaking down.

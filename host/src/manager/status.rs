@@ -47,6 +47,8 @@ pub(super) struct Facts<'a> {
     pub(super) forbidden: Option<String>,
     /// The spec asks for more than the host gives.
     pub(super) over_ceiling: Option<String>,
+    /// An object that another writer keeps changing back.
+    pub(super) fight: Option<String>,
     /// How the live revision keeps breaking down.
     pub(super) illness: Option<String>,
     /// A kind that cannot be watched at present.
@@ -219,6 +221,9 @@ impl Facts<'_> {
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
             return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
         }
+        if let Some(fight) = &self.fight {
+            return Some(("Fighting", fight.clone()));
+        }
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
         }
@@ -363,6 +368,7 @@ mod tests {
             conflict: None,
             forbidden: None,
             over_ceiling: None,
+            fight: None,
             illness: None,
             blind: None,
             module_lost: false,
@@ -451,6 +457,13 @@ mod tests {
                 "False",
                 "GuestBreaksDown",
                 "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
+            ),
+            (
+                Facts { fight: Some("another writer keeps".into()), ..base() },
+                Phase::Running,
+                "True",
+                "Fighting",
+                "another writer keeps",
             ),
             (
                 Facts { blind: Some(gone), ..base() },

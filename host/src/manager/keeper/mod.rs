@@ -479,6 +479,7 @@ impl Keeper {
             conflict: self.conflict(controller),
             over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
             blind: self.running.as_ref().and_then(Running::blind),
+            fight: self.running.as_ref().and_then(Running::fight),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
