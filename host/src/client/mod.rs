@@ -34,7 +34,7 @@ use crate::{
     budget::{Budget, Exceeded},
     events::{Event, Recorder},
     fence::Fence,
-    fight::Fights,
+    fight::{Fights, Place},
     manifest::{Kind, Verb},
     metrics::ControllerMetrics,
     view::View,
@@ -43,6 +43,7 @@ use crate::{
 
 pub use flow::Flow;
 pub use noop::Applied;
+use noop::Target;
 
 /// Why a call did not do what the guest asked; each case has one way to arise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -352,26 +353,30 @@ impl Client {
         }
     }
 
-    /// Whether the object may be written at present, as far as somebody else keeps changing it back.
+    /// Whether this may be written at present, as far as somebody else keeps changing it back.
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-    fn may_fight(&self, kind: &Kind, key: &ObjectKey) -> Result<(), Error> {
+    fn may_fight(&self, at: &(Target, Kind, ObjectKey)) -> Result<(), Error> {
         let now = Instant::now();
-        let Err(Exceeded(wait)) = self.fights().write(kind, key, now) else { return Ok(()) };
+        let Err(Exceeded(wait)) = self.fights().write(&write::place(at), now) else {
+            return Ok(());
+        };
         self.0.account.metrics.over_quota("fights");
         self.over_budget_until(now.checked_add(wait).map(Into::into));
+        let (_, kind, key) = at;
         Err(Error::BudgetExceeded(format!(
             "another writer keeps changing {kind} {key} back: this controller may write it again in {wait:.1?}"
         )))
     }
 
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-    fn took_back(&self, kind: &Kind, key: &ObjectKey) {
-        let begins = self.fights().took_back(kind, key, Instant::now());
-        if begins {
+    fn took_back(&self, place: Place) {
+        let (kind, key, side) = place.clone();
+        if self.fights().took_back(place, Instant::now()) {
             tracing::warn!(
                 controller = self.0.account.controller,
                 kind = %kind,
                 object = %key,
+                ?side,
                 "another writer keeps changing an object back"
             );
         }

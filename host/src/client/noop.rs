@@ -40,8 +40,8 @@ pub struct Record {
     pub body: Fingerprint,
     /// What was returned, as far as the cache would show it.
     pub returned: Fingerprint,
-    /// What was returned, without what counts changes.
-    pub content: Fingerprint,
+    /// What was returned of what was sent.
+    pub left: Fingerprint,
 }
 
 impl Applied {
@@ -63,14 +63,13 @@ impl Applied {
         })
     }
 
-    /// Remembers a write; true: the one before it has left the object alike.
+    /// Remembers a write; true: what it has left is what the one before it had left.
     pub fn learn(&mut self, at: (Target, Kind, ObjectKey), record: Record) -> bool {
         if self.0.len() >= REMEMBERED {
             self.0.clear();
         }
-        let (uid, body, content) = (record.uid.clone(), record.body, record.content);
-        let before = self.0.insert(at, record);
-        before.is_some_and(|old| old.uid == uid && old.body == body && old.content == content)
+        let (uid, left) = (record.uid.clone(), record.left);
+        self.0.insert(at, record).is_some_and(|old| old.uid == uid && old.left == left)
     }
 
     /// Forgets an object: it was deleted, or the outcome of a write is unknown.
@@ -95,7 +94,7 @@ mod tests {
 
     fn record(uid: &str, body: u8, returned: u8) -> Record {
         let (body, returned) = (print(body), print(returned));
-        Record { uid: uid.to_owned(), body, returned, content: returned }
+        Record { uid: uid.to_owned(), body, returned, left: returned }
     }
 
     #[test]
@@ -138,10 +137,10 @@ mod tests {
         assert!(!applied.learn(web(), record("uid", 1, 2)), "the first one");
         assert!(applied.learn(web(), record("uid", 1, 2)));
         assert!(!applied.learn(web(), record("uid", 1, 3)), "the object has become another one");
-        assert!(!applied.learn(web(), record("uid", 4, 3)), "another body");
+        assert!(applied.learn(web(), record("uid", 4, 3)), "in other words");
         assert!(!applied.learn(web(), record("another", 4, 3)), "it was made again");
         let counted = Record { returned: print(9), ..record("another", 4, 3) };
-        assert!(applied.learn(web(), counted), "only its generation has grown");
+        assert!(applied.learn(web(), counted), "somebody has changed what was not sent");
         assert!(!applied.learn(at(Target::Patch, "web"), record("another", 4, 3)));
     }
 }

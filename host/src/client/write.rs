@@ -5,7 +5,7 @@
 use std::sync::{Arc, PoisonError};
 
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Client, DeleteOptions, Error, Ownership, PatchBody, Propagation, answer,
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::{
     apiserver::{Media, Resource, query},
+    fight::{Place, Side, named},
     manifest::{Kind, Verb},
     watch::{
-        Entry, ObjectKey,
-        envelope::{self, Version},
+        Entry, ObjectKey, envelope,
         fingerprint::{Fingerprint, Part},
     },
 };
@@ -45,11 +45,12 @@ impl Client {
         let force = ownership == Ownership::Force
             || cached.as_ref().is_some_and(|entry| self.is_controlled_by_primary(entry));
         let bound = object.bound_to(cached.as_ref().map(|entry| entry.uid()), None);
-        let before = self.version_before(&object.kind, &key, cached.as_deref());
+        self.may_fight(&at)?;
+        let before = self.seen_before(&object.kind, &key);
         let answer = self.patch_as_manager((&object.kind, &key), &path, force, bound).await;
         let text = self.written(&object.kind, &key, answer)?;
         let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-        self.learn(at, body, part, (before, &now));
+        self.learn(at, (&object.text, part), (before.as_deref(), &now));
         Ok(now.body().clone())
     }
 
@@ -74,6 +75,8 @@ impl Client {
         ) {
             return Ok(current.body().clone());
         }
+        self.may_fight(&at)?;
+        let mut before = self.seen_before(&object.kind, &key);
         loop {
             if current.uid() != uid {
                 let text =
@@ -82,18 +85,18 @@ impl Client {
             }
             let version = current.resource_version();
             let bound = object.bound_to(Some(&uid), Some(&version));
-            let before = self.version_before(&object.kind, &key, Some(&current));
             let answer = self.patch_as_manager((&object.kind, &key), &path, true, bound).await;
             if matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error))
                 && self.may_try_again(&object.kind, &key)
             {
                 current = self.live(&resource, &key).await?;
+                before = Some(current.clone());
                 continue;
             }
             let text = self.written(&object.kind, &key, answer)?;
             let now =
                 envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-            self.learn(at, body, Part::Status, (before, &now));
+            self.learn(at, (&object.text, Part::Status), (before.as_deref(), &now));
             return Ok(now.body().clone());
         }
     }
@@ -134,18 +137,16 @@ impl Client {
             PatchBody::Json(text) => (Media::JsonPatch, text),
             PatchBody::Merge(text) => (Media::MergePatch, text),
         };
-        self.may_fight(kind, &key)?;
+        let at = (Target::Patch, kind.clone(), key.clone());
+        self.may_fight(&at)?;
         self.spend(Verb::Patch)?;
-        let sent = Fingerprint::of_text(&text);
-        let cached = self.cached(kind, &key);
-        let before = self.version_before(kind, &key, cached.as_deref());
-        let answer = self
-            .send(Write::of(kind, &key), self.call(Method::PATCH, path).body(media, text))
-            .await;
+        let before = self.seen_before(kind, &key);
+        let call = self.call(Method::PATCH, path).body(media, text.clone());
+        let answer = self.send(Write::of(kind, &key), call).await;
+        let sent = text;
         let text = self.written(kind, &key, answer)?;
         let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-        let at = (Target::Patch, kind.clone(), key);
-        self.learn(at, sent, Part::Content, (before, &now));
+        self.learn(at, (&sent, Part::Main), (before.as_deref(), &now));
         Ok(now.body().to_string())
     }
 
@@ -239,47 +240,54 @@ impl Client {
             path,
             [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)],
         );
-        self.may_fight(kind, key)
-            .and_then(|()| self.spend(Verb::Apply))
-            .map_err(Failure::Refused)?;
+        self.spend(Verb::Apply).map_err(Failure::Refused)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, text);
         self.send(Write::of(kind, key), call).await
     }
 
-    /// The version that a write is to change, if that is known: a cache that does not show an own write yet says nothing.
-    fn version_before<'a>(
-        &self,
-        kind: &Kind,
-        key: &ObjectKey,
-        seen: Option<&'a Entry>,
-    ) -> Option<&'a Version> {
-        seen.filter(|_| self.is_visible(kind, key)).map(Entry::version)
+    /// What a write is going to change, if that is known: a cache that does not show an own write yet says nothing.
+    fn seen_before(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
+        self.is_visible(kind, key).then(|| self.cached(kind, key)).flatten()
     }
 
-    /// Remembers what was written. If that is what was written before, and the object was another one in between,
-    /// somebody else does not want it so.
+    /// Remembers what was written, and whether that took back what somebody else had done.
     fn learn(
         &self,
         at: (Target, Kind, ObjectKey),
-        body: Fingerprint,
-        part: Part,
-        (before, now): (Option<&Version>, &Entry),
+        (sent, part): (&str, Part),
+        (before, now): (Option<&Entry>, &Entry),
     ) {
-        let content = match at.0 {
-            Target::Status => Part::Status,
-            Target::Main | Target::Patch => Part::Content,
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
+        let body = match (at.0, value(sent)) {
+            (Target::Status, mut body) => json!({ "status": body["status"].take() }),
+            (_, mut body) => {
+                if let Some(fields) = body.as_object_mut() {
+                    fields.remove("status");
+                }
+                body
+            }
         };
+        let after = named(&body, &value(now.body()));
         let record = Record {
             uid: now.uid().to_owned(),
-            body,
+            body: Fingerprint::of_text(sent),
             returned: Fingerprint::of_part(now.body(), part),
-            content: Fingerprint::of_part(now.body(), content),
+            left: Fingerprint::of_text(&after.to_string()),
         };
-        let (kind, key) = (at.1.clone(), at.2.clone());
+        let place = place(&at);
+        let is_partial = self.part(&at.1) == Part::Metadata;
         let repeats = self.applied().learn(at, record);
-        let changed = before.is_some_and(|before| before != now.version());
-        if repeats && changed {
-            self.took_back(&kind, &key);
+        let changed = before.filter(|_| repeats).is_some_and(|before| {
+            let metadata = |all: &Value| all["metadata"].clone();
+            let seen = named(&body, &value(before.body()));
+            if is_partial {
+                before.generation() != now.generation() || metadata(&seen) != metadata(&after)
+            } else {
+                seen != after
+            }
+        });
+        if changed {
+            self.took_back(place);
         }
     }
 
@@ -345,6 +353,12 @@ impl Client {
     fn applied(&self) -> std::sync::MutexGuard<'_, super::Applied> {
         self.0.account.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a write of this target can be fought over.
+pub(super) fn place((target, kind, key): &(Target, Kind, ObjectKey)) -> Place {
+    let side = if *target == Target::Status { Side::Status } else { Side::Object };
+    (kind.clone(), key.clone(), side)
 }
 
 fn path(resource: &Resource, key: &ObjectKey, subresource: Option<&str>) -> Result<String, Error> {

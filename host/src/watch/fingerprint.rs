@@ -16,8 +16,6 @@ pub enum Part {
     Status,
     /// The metadata, with resourceVersion where the kind has no generation.
     Metadata,
-    /// [`Part::Main`] without generation, which counts changes: equal if a change was taken back.
-    Content,
 }
 
 /// Stands for a text: equal for equal content.
@@ -39,17 +37,11 @@ impl Fingerprint {
             serde_json::from_str(metadata).unwrap_or_default();
         let keeps_version = part == Part::Metadata && !metadata.contains_key("generation");
         for (name, value) in &metadata {
-            let counts = match name.as_ref() {
-                "managedFields" => false,
-                "resourceVersion" => keeps_version,
-                "generation" => part != Part::Content,
-                _ => true,
-            };
-            if counts {
+            if name != "managedFields" && (keeps_version || name != "resourceVersion") {
                 hash.add(name, value.get());
             }
         }
-        if matches!(part, Part::Main | Part::Content) {
+        if part == Part::Main {
             for (name, value) in &fields {
                 if !matches!(name.as_ref(), "metadata" | "status" | "apiVersion" | "kind") {
                     hash.add(name, value.get());
@@ -124,14 +116,6 @@ mod tests {
                 "{other}"
             );
         }
-        let counted =
-            changed("/metadata", json!({"name": "a", "generation": 2, "labels": {"x": "1"}}));
-        assert_eq!(print(&text, Part::Content), print(&counted, Part::Content));
-        assert_ne!(print(&text, Part::Main), print(&counted, Part::Main));
-        assert_ne!(
-            print(&text, Part::Content),
-            print(&changed("/spec", json!({"a": 2})), Part::Content)
-        );
         let reordered = r#"{"status":{"s":1},"spec":{"a":1},"metadata":{"labels":{"x":"1"},"name":"a","resourceVersion":"1"}}"#;
         assert_eq!(print(&text, Part::Main), print(reordered, Part::Main));
         let with_generation = |version: &str| {
