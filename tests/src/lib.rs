@@ -3,7 +3,8 @@
 //!
 //! In reading order: [`control_plane`] starts the server, [`install`] puts on it what a platform
 //! team would, [`host`] starts the host's binary, [`Test`] gives each test a namespace and a host
-//! of its own, [`test_alone`] a server too; [`test_in_turn`] is for what compares times. [`controller`] is a WasmController as its team sees it,
+//! of its own, [`test_alone`] a server too; [`test_in_turn`] is for what compares times. [`controller`] is a
+//! WasmController as its team sees it,
 //! [`cli`] the same through the command line, [`component`] what is uploaded, [`account`] and
 //! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
 //! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at

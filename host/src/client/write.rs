@@ -258,16 +258,15 @@ impl Client {
         (before, now): (Option<&Entry>, &Entry),
     ) {
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-        let body = match (at.0, value(sent)) {
-            (Target::Status, mut body) => json!({ "status": body["status"].take() }),
-            (_, mut body) => {
-                if let Some(fields) = body.as_object_mut() {
-                    fields.remove("status");
-                }
-                body
+        let (body, is_status) = (value(sent), at.0 == Target::Status);
+        let shown = |entry: &Entry| {
+            let mut fields = named(&body, &value(entry.body()));
+            if let Some(fields) = fields.as_object_mut() {
+                fields.retain(|name, _| (name == "status") == is_status);
             }
+            fields
         };
-        let after = named(&body, &value(now.body()));
+        let after = shown(now);
         let record = Record {
             uid: now.uid().to_owned(),
             body: Fingerprint::of_text(sent),
@@ -279,9 +278,11 @@ impl Client {
         let repeats = self.applied().learn(at, record);
         let changed = before.filter(|_| repeats).is_some_and(|before| {
             let metadata = |all: &Value| all["metadata"].clone();
-            let seen = named(&body, &value(before.body()));
+            let seen = shown(before);
             if is_partial {
-                before.generation() != now.generation() || metadata(&seen) != metadata(&after)
+                // Of a status the cache shows nothing.
+                let grew = before.generation() != now.generation();
+                !is_status && (grew || metadata(&seen) != metadata(&after))
             } else {
                 seen != after
             }
