@@ -28,9 +28,10 @@ impl Log {
         &self.path
     }
 
-    /// The same log without what is in it now.
+    /// The same log without the whole lines that are in it now.
     pub fn from_now(&self) -> Result<Self> {
-        Ok(Self { path: self.path.clone(), from: self.text()?.len() })
+        let from = self.text()?.rfind('\n').map_or(0, |end| end + 1);
+        Ok(Self { path: self.path.clone(), from })
     }
 
     /// The lines so far. What is not JSON, such as a panic's message, is a line with that message.
@@ -109,6 +110,10 @@ mod tests {
         assert_eq!((read[0].message(), read[0].text("server")), ("listening", Some("api")));
         assert_eq!(read[0].field("key"), Some(&Value::from(2)));
         assert_eq!((read[1].level(), read[1].message()), ("ERROR", "thread 'main' panicked"));
-        assert!(log.from_now().unwrap().lines().unwrap().is_empty());
+        let later = log.from_now().unwrap();
+        assert!(later.lines().unwrap().is_empty());
+        let rest = r#"lds":{"message":"stopped"}}"#;
+        fs::write(file.path(), lines.join("\n") + rest + "\n").unwrap();
+        assert_eq!(later.lines().unwrap()[0].message(), "stopped");
     }
 }

@@ -33,7 +33,7 @@ impl Log {
         &self.path
     }
 
-    /// The same log without what is in it now.
+    /// The same log without what is in it now, and without the line that is being written.
     pub fn from_now(&self) -> Result<Self> {
         let metadata = std::fs::metadata(&self.path).context("looking at the audit log")?;
         Ok(Self { path: self.path.clone(), from: metadata.len() })
@@ -41,11 +41,15 @@ impl Log {
 
     /// Everything so far, in the order in which requests ended (or watches started).
     pub fn events(&self) -> Result<Vec<Event>> {
-        let mut file = File::open(&self.path).context("opening the audit log")?;
-        file.seek(SeekFrom::Start(self.from)).context("reading the audit log")?;
-        let mut reader = BufReader::new(file);
+        let mut reader = BufReader::new(File::open(&self.path).context("opening the audit log")?);
         let mut events = Vec::new();
         let mut line = Vec::new();
+        // The file grows page by page while a line is written, so its length can be inside of one:
+        // what stands before the next line's start is not ours.
+        if let Some(before) = self.from.checked_sub(1) {
+            reader.seek(SeekFrom::Start(before)).context("reading the audit log")?;
+            reader.read_until(b'\n', &mut line).context("reading the audit log")?;
+        }
         loop {
             line.clear();
             reader.read_until(b'\n', &mut line).context("reading the audit log")?;
@@ -274,6 +278,18 @@ mod tests {
         file.write_all(format!("{}\n", &whole[40..]).as_bytes()).unwrap();
         assert_eq!(log.events().unwrap().len(), 2);
         assert_eq!(log.from_now().unwrap().events().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_line_that_was_half_there_is_none_of_the_later_ones() {
+        let whole = line("1", "ResponseComplete", "get");
+        let (mut file, log) = log(&whole[..40]);
+        let later = log.from_now().unwrap();
+        assert_eq!(later.events().unwrap().len(), 0);
+        let next = line("2", "ResponseComplete", "get");
+        file.write_all(format!("{}\n{next}\n", &whole[40..]).as_bytes()).unwrap();
+        let ids = later.events().unwrap().into_iter().map(|event| event.audit_id);
+        assert_eq!(ids.collect::<Vec<_>>(), ["2"]);
     }
 
     #[test]
