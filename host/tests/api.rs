@@ -20,11 +20,15 @@ use axum::{
 };
 use futures::{StreamExt, stream};
 use nagaya::{
-    api::{Uploads, router, router_with_limit},
+    api::{self, Uploads, router, router_with_limit},
     fence::Claim,
     module::{Digest, Modules},
 };
-use tokio::sync::watch;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use tower::ServiceExt;
 
 const MAX: u64 = 64 << 10;
@@ -154,6 +158,46 @@ async fn a_standby_takes_no_upload() {
         }
     }
     assert_eq!(host.files(), 0);
+}
+
+/// T6 and T7 as a client sees them that sends all before it reads.
+#[tokio::test]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let bytes = component(8 << 20);
+    let digest = Digest::of(&bytes).to_string();
+    let another = Digest::of(b"another").to_string();
+    let host = Host::naming(&[&Digest::of(&bytes)]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(api::serve(listener, router(host.uploads()), stopped));
+    let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
+    for (name, status) in [("nonsense", 400), (&another, 404), (&digest, 413)] {
+        let length = bytes.len();
+        let head = format!(
+            "PUT /v1/modules/{name} HTTP/1.1\r\nHost: it\r\nContent-Length: {length}\r\n\r\n"
+        );
+        connection.write_all(head.as_bytes()).await.unwrap();
+        connection.write_all(&bytes).await.unwrap_or_else(|error| panic!("{status}: {error}"));
+        let answer = answer(&mut connection).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    }
+    assert_eq!(host.files(), 0);
+    drop(connection);
+    stop.send_replace(true);
+    tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap().unwrap();
+}
+
+/// One answer with a length: its head.
+async fn answer(connection: &mut BufReader<TcpStream>) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert_ne!(connection.read_line(&mut head).await.unwrap(), 0, "closed after {head:?}");
+    }
+    let lower = head.to_lowercase();
+    let length = lower.split("content-length: ").nth(1).unwrap().split("\r\n").next().unwrap();
+    connection.read_exact(&mut vec![0; length.parse().unwrap()]).await.unwrap();
+    head
 }
 
 #[tokio::test]

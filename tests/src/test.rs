@@ -45,7 +45,8 @@ const AT_ONCE: usize = 8;
 const QUIET: Duration = Duration::from_secs(1);
 
 /// No component has this digest: a controller waits with it until something is pushed.
-const NO_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+pub(crate) const NO_DIGEST: &str =
+    "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What a test has for itself.
 pub struct Test {

@@ -4,6 +4,8 @@
 //!
 //! Invariants, in `host/tests/api.rs`: `bytes_nobody_waits_for_are_refused_unread`, `an_upload_has_limits`.
 
+mod linger;
+
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{
@@ -11,6 +13,7 @@ use axum::{
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::put,
 };
@@ -71,6 +74,7 @@ pub async fn serve(
     let stopped = async move {
         let _ = stop.wait_for(|stop| *stop).await;
     };
+    let router = router.layer(middleware::map_request(linger::over));
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(stopped).await
 }

@@ -1,0 +1,68 @@
+//! An answer that is given before the whole request was read reaches a client that is still sending.
+//!
+//! Closing a connection with bytes unread resets it, and the reset can overtake the answer (RFC 9112 §9.6). So what a
+//! handler leaves of a body is read and thrown away, within limits, while the answer is on its way. A client that has
+//! sent all of it may use the connection again.
+//!
+//! Invariant, in `host/tests/api.rs`: `a_refusal_reaches_a_client_that_is_still_sending`.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, BodyDataStream, Bytes, HttpBody},
+    extract::Request,
+    http::header,
+};
+use futures::{Stream, StreamExt};
+
+/// Nobody is listened to for longer once the answer is known.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Nor for more bytes: the largest module that a host takes by default.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Takes care of what the handler of `request` will leave of its body.
+pub(super) async fn over(request: Request) -> Request {
+    // A client that asks before it sends has sent nothing, and is told by the answer to keep it.
+    if request.body().is_end_stream() || request.headers().contains_key(header::EXPECT) {
+        return request;
+    }
+    request.map(|body| Body::from_stream(Lingering { body: Some(body.into_data_stream()) }))
+}
+
+struct Lingering {
+    /// None once it has come to its end.
+    body: Option<BodyDataStream>,
+}
+
+impl Stream for Lingering {
+    type Item = Result<Bytes, axum::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let next = ready!(body.poll_next_unpin(context));
+        if !matches!(next, Some(Ok(_))) {
+            self.body = None;
+        }
+        Poll::Ready(next)
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        if let Some(rest) = self.body.take() {
+            tokio::spawn(tokio::time::timeout(LIMIT, discard(rest)));
+        }
+    }
+}
+
+async fn discard(mut rest: BodyDataStream) {
+    let mut left = MAX_BYTES;
+    while let Some(Ok(bytes)) = rest.next().await {
+        let Some(less) = left.checked_sub(bytes.len()) else { return };
+        left = less;
+    }
+}
