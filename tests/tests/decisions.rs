@@ -49,7 +49,7 @@ fn map_writes(log: &audit::Log, namespace: &str) -> Result<Vec<audit::Event>> {
 #[test]
 fn another_account_drains_first() -> Result<()> {
     test(async |test| {
-        let config = json!({"reconcile": "sleep:2500,write", "value": "x"});
+        let config = json!({"reconcile": "sleep:4000,sleep:2000,write", "value": "x"});
         let (hostile, revision) = test.hostile(json!({}), &config).await?;
         test.apply(&account::objects(&test.namespace, "second", GUEST_RULES)).await?;
         let log = test.audit().map(|log| log.from_now()).transpose()?;
@@ -155,7 +155,7 @@ fn a_waiting_candidate_gives_way_to_a_newer_one() -> Result<()> {
 #[test]
 fn a_controller_that_drains_says_so() -> Result<()> {
     test(async |test| {
-        let config = json!({"reconcile": "sleep:4000,write", "value": "x"});
+        let config = json!({"reconcile": "sleep:4000,sleep:4000,write", "value": "x"});
         let (hostile, _) = test.hostile(json!({}), &config).await?;
         test.website("web", "Web").await?;
         within(LIMIT, "a run in flight", async || {

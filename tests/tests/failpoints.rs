@@ -59,9 +59,15 @@ async fn push(copier: &Controller, component: &Component, config: &Value) -> Res
 async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
     test.host.stop().await?;
     test.start_host_failing(point).await?;
-    let spec = json!({"limits": {"writesPerMinute": 60_000}, "revisionHistoryLimit": 0});
-    let copier = test.guest("copier", GUEST_RULES, spec).await?;
     let plain = Component::load("copier")?;
+    // The first revision is named from the start: one of no component would count as a passage.
+    let spec = json!({
+        "limits": {"writesPerMinute": 60_000},
+        "revisionHistoryLimit": 0,
+        "module": {"digest": plain.digest},
+        "config": config(point, "a"),
+    });
+    let copier = test.guest("copier", GUEST_RULES, spec).await?;
     let a = push(&copier, &plain, &config(point, "a")).await?;
     copier.active(&a).await?;
     let mut names = vec![];

@@ -11,7 +11,7 @@ use e2e::component::Component;
 use e2e::history::none;
 use e2e::proxy::{Action, Matcher, Rule};
 use e2e::wait::within;
-use e2e::{Test, test};
+use e2e::{Test, long, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
@@ -99,7 +99,7 @@ async fn maker(test: &Test, config: &Value) -> Result<()> {
 /// Each Website changes again before the cache shows what the first run made for it.
 #[test]
 fn f32_nothing_is_made_twice_while_the_cache_is_five_seconds_behind() -> Result<()> {
-    let long = std::env::var_os("NAGAYA_LONG").is_some_and(|value| value == "1");
+    let long = long();
     let count = if long { 10_000 } else { 1_000 };
     test(async |test| {
         let proxy = test.behind_proxy(SEED).await?;

@@ -17,6 +17,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Service};
 use kube::api::DeleteParams;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// A killed host is followed when its Lease has expired.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(60);
 
 /// Set for the child process that plays the owner which is killed.
 const ACT_AS_OWNER: &str = "NAGAYA_TEST_HOST_OWNER";
@@ -93,7 +95,7 @@ fn what_happened_while_the_host_was_down_is_put_right() -> Result<()> {
         test.start_host().await?;
 
         let website = test.controller("website")?;
-        within(LIMIT, "the state of now", async || {
+        within(TAKEN_OVER_WITHIN, "the state of now", async || {
             let page = datum(&maps, "changed", "index.html").await?;
             ensure!(page.contains("After"), "{page}");
             datum(&maps, "new", "index.html").await?;

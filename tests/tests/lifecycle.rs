@@ -62,7 +62,7 @@ fn a_suspended_controller_starts_no_run() -> Result<()> {
 #[test]
 fn a_deleted_controller_drains_its_runs() -> Result<()> {
     test(async |test| {
-        let slow = guest(test, "slow", "sleep:3000,write").await?;
+        let slow = guest(test, "slow", "sleep:4000,sleep:2000,write").await?;
         let kinds =
             [resource("v1", "ConfigMap"), resource("nagaya.dev/v1alpha1", "WasmController")];
         let witness = Witness::start(&test.admin, &test.namespace, &kinds, "").await?;

@@ -150,7 +150,7 @@ fn a_timed_requeue_comes_at_its_time_and_once() -> Result<()> {
         let at = test.example("at").await?;
         let revision = at.push(&Component::load("at")?).await?;
         at.active(&revision).await?;
-        let due = Timestamp::now().checked_add(Duration::from_secs(4))?;
+        let due = Timestamp::now().checked_add(Duration::from_secs(8))?;
         let mut tea =
             manifest::moved(&manifest::read("examples/at/sample.yaml")?[0], &test.namespace);
         tea["spec"]["time"] = json!(due.to_string());

@@ -62,19 +62,21 @@ fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// `steps` end a run by `ends`; a bystander may be 25 ms slower.
+/// `steps` end a run by `ends`; a bystander may be 25 ms slower. Where the deadline is not what is to end a run it is
+/// far away, also on a machine that is slow.
 fn harm(
     fault: &'static str,
     name: &'static str,
     steps: &'static str,
     ends: &'static [(&'static str, &'static str)],
 ) -> Harm {
+    let deadline = if ends == [TIME] { "100ms" } else { "5s" };
     Harm {
         fault,
         name,
         steps,
         objects: 1,
-        limits: json!({"deadline": "100ms", "writesPerMinute": 6_000}),
+        limits: json!({"deadline": deadline, "writesPerMinute": 6_000}),
         ends,
         after: None,
         others: ms(25),
@@ -115,7 +117,7 @@ fn computing() -> Vec<Harm> {
 
 fn memory() -> Vec<Harm> {
     vec![
-        Harm { holds: Some(80 * MIB), ..harm("F4", "memory bomb", "alloc", &[MEMORY, TIME]) },
+        Harm { holds: Some(80 * MIB), ..harm("F4", "memory bomb", "alloc", &[MEMORY]) },
         Harm {
             after: Some((DEADLINE, ms(100))),
             ..harm("F6", "filling 60 MiB, again and again", "fill:60", &[TIME])
@@ -124,17 +126,17 @@ fn memory() -> Vec<Harm> {
 }
 
 fn handing_over() -> Vec<Harm> {
-    const OBJECT: &[(&str, &str)] = &[("limit of an object", "more than 1048576"), TIME];
-    const DEEP: &[(&str, &str)] = &[("refused as invalid", "Invalid"), TIME];
-    const HANDLES: &[(&str, &str)] = &[("handle limit", "table"), TIME];
+    const OBJECT: &[(&str, &str)] = &[("limit of an object", "more than 1048576")];
+    const DEEP: &[(&str, &str)] = &[("refused as invalid", "Invalid")];
+    const HANDLES: &[(&str, &str)] = &[("handle limit", "table")];
     // The guest's own memory, and 8 MiB for what it hands over.
     let f7 = |name, steps, ends| Harm { holds: Some(72 * MIB), ..harm("F7", name, steps, ends) };
     vec![
         harm("F5", "JSON, 100,000 lists deep", "deep-json:100000", DEEP),
         f7("object of 2 MiB", "huge-output:2", OBJECT),
-        f7("object of 8 MiB", "huge-output:8", &[AT_ONCE, TIME]),
-        f7("list of 100,000", "long-list:100000", &[AT_ONCE, TIME]),
-        f7("answer of 8 MiB", "huge-answer", &[AT_ONCE, TIME]),
+        f7("object of 8 MiB", "huge-output:8", &[AT_ONCE]),
+        f7("list of 100,000", "long-list:100000", &[AT_ONCE]),
+        f7("answer of 8 MiB", "huge-answer", &[AT_ONCE]),
         f7("10,000 handles", "handles:10000", HANDLES),
     ]
 }
@@ -154,7 +156,6 @@ fn flooding() -> Vec<Harm> {
             ..harm("F10", "flood of Events", "events:1000000", &[TIME])
         },
         Harm {
-            // The deadline is not what is to end it.
             limits: json!({"deadline": "5s", "writesPerMinute": 60}),
             traces: Traces::Writes { burst: 10, a_second: 1 },
             ..harm("F11", "write storm", "storm:1000", BUDGET)
