@@ -18,11 +18,12 @@ use axum::{
     http::header,
 };
 use futures::{Stream, StreamExt};
+use tokio::{runtime::Handle, time::timeout};
 
 /// Nobody is listened to for longer once the answer is known.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Nor for more bytes: the largest module that a host takes by default.
-const MAX_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 32 << 20;
 
 /// Takes care of what the handler of `request` will leave of its body.
 pub(super) async fn over(request: Request) -> Request {
@@ -53,8 +54,10 @@ impl Stream for Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
+        // A host that has stopped has nobody to answer.
+        let Ok(runtime) = Handle::try_current() else { return };
         if let Some(rest) = self.body.take() {
-            tokio::spawn(tokio::time::timeout(LIMIT, discard(rest)));
+            runtime.spawn(async move { timeout(LIMIT, discard(rest)).await });
         }
     }
 }

@@ -65,7 +65,7 @@ struct Uploading {
     body_limit: Duration,
 }
 
-/// Serves `router` until `stop` becomes true.
+/// Serves `router` until `stop` becomes true. Answers reach clients that are still sending.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
