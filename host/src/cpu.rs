@@ -3,7 +3,8 @@
 //! A guest has a permit while its code runs, and gives it back whenever it waits: for a host call, or at a tick for its
 //! next turn. So a team that loops on every thread holds another one up for a tick at most.
 //!
-//! Invariants: `a_permit_is_held_while_code_runs_and_no_longer`, `who_gives_up_leaves_no_permit_behind`.
+//! Invariants: `a_permit_is_held_while_code_runs_and_no_longer`, `who_gives_up_leaves_no_permit_behind`,
+//! `who_waits_is_polled_when_it_is_woken_and_not_before`.
 
 use std::{
     collections::HashMap,
@@ -83,7 +84,8 @@ impl Cpu {
     fn ask(&self, team: u64, turn: Turn, waker: &Waker) -> Stage {
         let mut state = self.state();
         let ticket = state.fair.ask(team, turn);
-        state.waiting.insert(ticket, Wait::Asked(waker.clone()));
+        // Who asks looks at once, below: a waker of its own here would make it poll itself for as long as it waits.
+        state.waiting.insert(ticket, Wait::Asked(Waker::noop().clone()));
         let woken = state.serve();
         let stage = state.look(ticket, waker);
         drop(state);
@@ -263,6 +265,44 @@ mod tests {
         turn.await;
         second.await.unwrap();
         assert_eq!(free(&cpu), 1);
+    }
+
+    /// Wakes of a run that waits for one answer of the host: one when the answer is there, one if a permit was not free.
+    #[tokio::test]
+    async fn who_waits_is_polled_when_it_is_woken_and_not_before() {
+        let cpu = Cpu::new(1);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut context = Context::from_waker(&waker);
+        let (answer, answered) = oneshot::channel();
+        let mut first = std::pin::pin!(metered(&cpu, "a", async { answered.await.unwrap() }));
+        assert!(first.as_mut().poll(&mut context).is_pending());
+        assert_eq!(woken.count(), 0, "the permit was free, and nobody has answered");
+        let mut turn = metered(&cpu, "b", async {});
+        turn.turn().now_or_never().unwrap();
+        answer.send(()).unwrap();
+        assert_eq!(woken.count(), 1, "answered");
+        assert!(first.as_mut().poll(&mut context).is_pending(), "the other has the permit");
+        assert_eq!(woken.count(), 1, "it waits for the permit");
+        turn.await;
+        assert_eq!(woken.count(), 2, "the permit is free");
+        assert!(first.as_mut().poll(&mut context).is_ready());
+        assert_eq!(woken.count(), 2);
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicU64);
+
+    impl Woken {
+        fn count(&self) -> u64 {
+            self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     #[tokio::test]
