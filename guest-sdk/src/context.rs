@@ -64,7 +64,8 @@ impl Context {
     }
 
     /// Server-side apply: the object will have these fields, and those of the controller's last apply that are
-    /// missing here go away. Unset fields, the status and what only the server writes are not sent. A field that
+    /// missing here go away. Fields of a type that are not set, the status and what only the server writes are not
+    /// sent; a null within a free-form value (a `serde_json::Value`, a map, a list) is. A field that
     /// another manager owns is taken over in the primary's children, elsewhere it is a [`Error::Conflict`].
     ///
     /// Apply what you built, not what you read: whoever applies what it read owns all of it. An object with a

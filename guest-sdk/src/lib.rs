@@ -49,6 +49,7 @@ mod api;
 #[cfg(any(target_family = "wasm", test))]
 mod arena;
 pub mod bindings;
+mod body;
 mod condition;
 mod config;
 mod context;

@@ -182,7 +182,7 @@ impl State {
         if let Some(last) = self.applied[part].get(key) {
             prune(&mut object, last, body);
         }
-        json_patch::merge(&mut object, body);
+        overlay(&mut object, body);
         self.applied[part].insert(key.clone(), body.clone());
         Ok(self.store(key, object))
     }
@@ -375,6 +375,18 @@ fn is_indexed(object: &Value, path: &str, value: &str) -> bool {
         Some(Value::Array(items)) => items.iter().any(|item| item == value),
         Some(found) => found == value,
         None => false,
+    }
+}
+
+/// Puts the fields of `body` over those of `target`. Not a merge patch: a null is a value that somebody applied.
+fn overlay(target: &mut Value, body: &Value) {
+    match (target, body) {
+        (Value::Object(target), Value::Object(body)) => {
+            for (key, value) in body {
+                overlay(target.entry(key.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (target, body) => *target = body.clone(),
     }
 }
 

@@ -131,7 +131,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{borrow::Cow, collections::BTreeMap};
 
     use k8s_openapi::{
         api::{
@@ -140,6 +140,7 @@ mod tests {
         },
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     };
+    use serde::{Deserialize, Serialize};
 
     use super::*;
     use crate::{Event, Manifest, Patch, Query, Verbs, Watch, child};
@@ -183,6 +184,66 @@ mod tests {
         assert_eq!(now.data.unwrap(), expected.into(), "what others wrote stays");
         assert_eq!(now.metadata.labels, None);
         assert_eq!(now.metadata.uid, seen.metadata.uid);
+    }
+
+    #[test]
+    fn nulls_of_free_form_values_are_sent_and_kept() {
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Release {
+            metadata: ObjectMeta,
+            spec: ReleaseSpec,
+        }
+
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        struct ReleaseSpec {
+            values: Value,
+            #[serde(default)]
+            chart: Option<String>,
+        }
+
+        impl kube_core::Resource for Release {
+            type DynamicType = ();
+            type Scope = kube_core::NamespaceResourceScope;
+            fn kind((): &()) -> Cow<'_, str> {
+                "Release".into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                "example.com".into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                "releases".into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+
+        let manifest =
+            Manifest::of::<Deployment>().writes::<Release>(Verbs::APPLY | Verbs::APPLY_STATUS);
+        let (cluster, cx) = running(manifest.writes::<Release>(Verbs::CREATE));
+        let stored = || cluster.0.0.borrow().objects.values().next().cloned().unwrap();
+        let release = |values: Value| Release {
+            metadata: metadata("a"),
+            spec: ReleaseSpec { values, chart: None },
+        };
+        for values in [json!({"a": null, "b": {"c": null}}), json!({"a": {"b": null}}), json!({})] {
+            cx.apply(&release(values.clone())).unwrap();
+            assert_eq!(stored()["spec"], json!({"values": values}), "and no chart");
+        }
+        let status = json!({"last": {"values": {"a": null}}, "list": [null]});
+        cx.apply_status(&release(json!({})), &status).unwrap();
+        assert_eq!(stored()["status"], status);
+        let mut other = release(json!({"a": null}));
+        other.metadata.name = Some("0".into());
+        cx.create(&other).unwrap();
+        assert_eq!(stored()["spec"], json!({"values": {"a": null}}));
     }
 
     #[test]
