@@ -86,7 +86,8 @@ fn measure(args: &Args) -> Result<()> {
         report.add("watches", about, watches::measure)?;
     }
     if wanted(Part::Steady) {
-        let about = format!("{} changes a second of 50 objects, one ConfigMap each", steady::CHANGES);
+        let about =
+            format!("{} changes a second of 50 objects, one ConfigMap each", steady::CHANGES);
         report.add("steady", about, steady::measure)?;
     }
     if wanted(Part::Swap) {

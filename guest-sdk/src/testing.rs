@@ -233,7 +233,9 @@ mod tests {
             metadata: metadata("a"),
             spec: ReleaseSpec { values, chart: None },
         };
-        for values in [json!({"a": null, "b": {"c": null}}), json!({"a": {"b": null}}), json!({})] {
+        // A null, a value in its place, and the null again, which a merge patch would drop.
+        let null = || json!({"a": null, "b": {"c": null}});
+        for values in [null(), json!({"a": {"b": null}}), null(), json!({})] {
             cx.apply(&release(values.clone())).unwrap();
             assert_eq!(stored()["spec"], json!({"values": values}), "and no chart");
         }

@@ -563,9 +563,8 @@ async fn reconcilers_that_read_workloads_whole_are_admitted() {
     for (profile, component) in [("release", release), ("small", built("small", "workloads"))] {
         let program = compile(&hostile.sandbox, component).await;
         let program = program.unwrap_or_else(|error| panic!("{profile}: {error}"));
-        let describe = async |config: &Value| {
-            hostile.sandbox.describe(&program, hostile.run(config)).await
-        };
+        let describe =
+            async |config: &Value| hostile.sandbox.describe(&program, hostile.run(config)).await;
         let manifest = describe(&workloads()).await.unwrap();
         assert_eq!(manifest.owned.len(), 4, "{profile}");
         let mut config = workloads();
@@ -584,8 +583,7 @@ async fn a_compile_bomb_is_refused_and_the_host_lives() {
     let values = [leb(1_000), [0x7f].repeat(1_000)].concat();
     let types = [&[2, 0x60, 0, 0, 0x60], &*values, &*values].concat();
     let round = [0x03, 1, 0x41, 1, 0x6a, 0x20, 0, 0x0d, 0, 0x0b].repeat(20_000);
-    let body =
-        [vec![1, 1, 0x7f], [0x41, 1].repeat(1_000), round, [0x1a].repeat(1_000), vec![0x0b]];
+    let body = [vec![1, 1, 0x7f], [0x41, 1].repeat(1_000), round, [0x1a].repeat(1_000), vec![0x0b]];
     let body = body.concat();
     let code = [vec![1], leb(body.len()), body].concat();
     let bomb = around(&[section(1, &types), section(3, &[1, 0]), section(10, &code)]);
