@@ -487,7 +487,11 @@ impl Loop {
                 }
                 Err(error) => {
                     let error = crate::causes::all(&error);
-                    tracing::debug!(controller = account.controller, error, "cannot look for strays");
+                    tracing::debug!(
+                        controller = account.controller,
+                        error,
+                        "cannot look for strays"
+                    );
                     false
                 }
             }

@@ -149,7 +149,9 @@ impl<K: Clone + Eq + Ord + Hash + Display> Health<K> {
             record.failures = record.failures.max(TOLD_AFTER);
             record.told_at = Some(now);
         }
-        record.is_to_be_told(now).then(|| format!("this object's runs keep failing: {}", record.how))
+        record
+            .is_to_be_told(now)
+            .then(|| format!("this object's runs keep failing: {}", record.how))
     }
 
     /// Forgets the objects that are gone, and those that have been well for a while.
@@ -173,7 +175,9 @@ impl<K: Clone + Eq + Ord + Hash + Display> Health<K> {
         let at_least = if self.is_full { "at least " } else { "" };
         let worded = |said: &K, how: &str| match objects {
             1 => format!("the runs of {said} keep failing: {how}"),
-            _ => format!("the runs of {at_least}{objects} objects keep failing, like those of {said}: {how}"),
+            _ => format!(
+                "the runs of {at_least}{objects} objects keep failing, like those of {said}: {how}"
+            ),
         };
         follow(&mut self.failing, &self.objects, (objects, now), fails, worded);
         let said = self.failing.as_ref()?;
@@ -188,7 +192,9 @@ impl<K: Clone + Eq + Ord + Hash + Display> Health<K> {
         let all = broken >= total && (broken >= 2 || !self.has_answered);
         let broken = if many || all { broken } else { 0 };
         let worded = |said: &K, how: &str| match broken {
-            1 => format!("{IN_A_ROW} runs in a row broke down, the last one like this: object {said}: {how}"),
+            1 => format!(
+                "{IN_A_ROW} runs in a row broke down, the last one like this: object {said}: {how}"
+            ),
             _ => format!(
                 "{broken} of {total} objects broke down in {IN_A_ROW} runs in a row, one of them like this: object {said}: {how}"
             ),

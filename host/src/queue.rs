@@ -45,8 +45,7 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long a key waits whose run was refused for a state that others may change: nobody is to be asked much, and
 /// nobody is to wait for half a day.
-const SLOW: Backoff =
-    Backoff { base: Duration::from_secs(15), max: Duration::from_secs(10 * 60) };
+const SLOW: Backoff = Backoff { base: Duration::from_secs(15), max: Duration::from_secs(10 * 60) };
 
 /// The keys of one controller that are to run.
 #[derive(Debug)]

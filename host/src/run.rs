@@ -8,7 +8,7 @@ mod condition;
 pub(crate) mod told;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,6 +25,7 @@ use crate::{
     queue::{Outcome, Taken},
     sandbox::{Action, Failure, LogQuota, Program, Returned, Run, RunLimits, Sandbox},
     strays::Strays,
+    text,
     view::View,
     watch::{Entry, ObjectKey},
 };
@@ -91,6 +92,8 @@ pub struct End {
     pub uid: Option<Arc<str>>,
     /// A right that the account turned out not to have.
     pub forbidden: Option<String>,
+    /// What the code writes and the cluster's schema does not have.
+    pub outdated: Option<String>,
     /// The API server is down, and with it every run (R46).
     pub server_is_down: bool,
     /// Knows whether the cache has what the run wrote.
@@ -119,7 +122,7 @@ impl Start {
             "reconcile",
             controller = self.shared.account.controller,
             revision = self.executor.name,
-            object = %self.taken.key,
+            object = %text::line(&self.taken.key.to_string(), text::MESSAGE),
             attempt = self.taken.failures + 1,
             reconcile_id = id,
         );
@@ -136,18 +139,18 @@ impl Start {
                 (primary, result, client)
             }
             Err((error, client)) => {
-                let text = format!(
+                let words = format!(
                     "cannot find out whether the object is gone or only not selected any more: {error}"
                 );
-                (None, Err(Failure::Returned(Returned::Retry(text))), client)
+                (None, Err(Failure::Returned(Returned::Retry(words))), client)
             }
         };
         if let Err(failure) = &result {
-            let failure = failure.to_string();
+            let failure = text::line(&failure.to_string(), text::MESSAGE).into_owned();
             let seconds = started.elapsed().as_secs_f64();
             // What a guest says counts as its log, wherever it is written.
             if self.shared.log.allows(failure.len()) {
-                span.in_scope(|| tracing::warn!(failure, seconds, "the run failed"));
+                span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
             }
         }
         client.settle().await;
@@ -159,7 +162,8 @@ impl Start {
         self.shared.account.metrics.ran(end, started.elapsed());
         let ended = if server_is_down { Ended::Untold } else { ended(&result, outcome) };
         let uid = primary.map(|entry| entry.uid().into());
-        End { outcome, ended, uid, forbidden: client.forbidden(), server_is_down, client }
+        let (forbidden, outdated) = (client.forbidden(), None);
+        End { outcome, ended, uid, forbidden, outdated, server_is_down, client }
     }
 
     /// Where the object is, by the caches; by the API server where they need not show what is there.
@@ -203,8 +207,15 @@ impl Start {
             Outcome::Done
         };
         let client = self.client(None, false, id);
-        let (ended, uid) = (Ended::Left, None);
-        End { outcome, ended, uid, forbidden: None, server_is_down: false, client }
+        End {
+            outcome,
+            ended: Ended::Left,
+            uid: None,
+            forbidden: None,
+            outdated: None,
+            server_is_down: false,
+            client,
+        }
     }
 
     fn client(&self, primary: Option<&Entry>, is_hidden: bool, id: &str) -> Client {
@@ -363,7 +374,11 @@ impl Start {
         account.recorder.record(told::on_object(account, object, reason, note.to_owned()));
     }
 
-    fn strays(&self) -> std::sync::MutexGuard<'_, Strays> {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strays(&self) -> MutexGuard<'_, Strays> {
         self.shared.strays.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

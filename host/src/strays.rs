@@ -4,7 +4,7 @@
 //! is not. But it can be deleted only when the guest has cleaned up; so it is looked at until it is deleted, and then
 //! the guest is run for it. No watch shows it: it is read by itself, and found by a list where nobody saw it leave.
 //!
-//! Invariants: `many_strays_are_looked_at_as_often_as_one_in_all`; in process `a_stray_is_let_go_when_it_is_deleted`.
+//! Invariant: `many_strays_are_looked_at_as_often_as_one_in_all`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -57,7 +57,11 @@ pub fn are_possible(view: &View) -> bool {
 }
 
 /// Finds the objects that carry the finalizer and are not among those that `view` selects, with the account's rights.
-pub async fn find(api: &ApiServer, account: &Identity, view: &View) -> Result<Vec<ObjectKey>, Error> {
+pub async fn find(
+    api: &ApiServer,
+    account: &Identity,
+    view: &View,
+) -> Result<Vec<ObjectKey>, Error> {
     let manifest = view.manifest();
     let Some(finalizer) = manifest.finalizer.as_ref().filter(|_| are_possible(view)) else {
         return Ok(vec![]);

@@ -13,8 +13,8 @@ use crate::{
     watch::ObjectKey,
 };
 
-/// More refused objects are not remembered: one is enough to tell.
-const REFUSED: usize = 1_000;
+/// Of more objects it is not remembered what stood in their way: one is enough to tell.
+const REMEMBERED: usize = 1_000;
 /// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
 const BLIND_TIMES: u32 = 3;
 
@@ -23,6 +23,8 @@ const BLIND_TIMES: u32 = 3;
 pub struct Trouble {
     /// A right that the account does not have.
     pub forbidden: Option<String>,
+    /// What the code writes and the cluster's schema does not have.
+    pub outdated: Option<String>,
     /// How the live revision keeps breaking down.
     pub illness: Option<String>,
     /// Objects whose runs keep failing.
@@ -43,12 +45,15 @@ pub(super) struct Report {
     blind: Option<(Blind, u32)>,
     /// What each object's last run was refused, until one of its runs is not.
     refused: BTreeMap<ObjectKey, String>,
+    /// The same of what did not fit the cluster's schema.
+    outdated: BTreeMap<ObjectKey, String>,
 }
 
 impl Report {
     /// Another revision is live: its runs are another matter.
     pub(super) fn begin(&mut self) {
         self.health = Health::default();
+        self.outdated.clear();
     }
 
     /// A run has ended; the words with which its object is to be told, if it is. One of a replaced revision says nothing
@@ -60,18 +65,11 @@ impl Report {
         is_live: bool,
         now: Instant,
     ) -> Option<String> {
-        match &end.forbidden {
-            Some(right) if self.refused.len() < REFUSED => {
-                self.refused.insert(key.clone(), right.clone());
-            }
-            None if end.outcome != Outcome::Failed => {
-                self.refused.remove(key);
-            }
-            Some(_) | None => (),
-        }
+        remember(&mut self.refused, key, end.forbidden.as_deref(), end.outcome);
         if !is_live {
             return None;
         }
+        remember(&mut self.outdated, key, end.outdated.as_deref(), end.outcome);
         self.health.ran(key, &end.ended, end.uid.is_some(), now)
     }
 
@@ -80,6 +78,7 @@ impl Report {
         let exists = |key: &ObjectKey| view.primary(key).is_some() || strays.has(key);
         self.health.forget(exists, now);
         self.refused.retain(|key, _| exists(key));
+        self.outdated.retain(|key, _| exists(key));
         let blind = view.blind();
         self.blind = match self.blind.take() {
             Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
@@ -98,11 +97,30 @@ impl Report {
         let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
         Trouble {
             forbidden: self.lost.clone().or_else(|| self.refused.values().next().cloned()),
+            outdated: self.outdated.values().next().cloned(),
             illness: self.health.illness(view.map_or(0, objects), now).map(str::to_owned),
             failing: self.health.failing(now),
             fight,
             blind: blind.map(|(blind, _)| blind.clone()),
         }
+    }
+}
+
+/// What stood in the way of an object's last run, until a run of it meets nothing of the kind.
+fn remember(
+    known: &mut BTreeMap<ObjectKey, String>,
+    key: &ObjectKey,
+    found: Option<&str>,
+    outcome: Outcome,
+) {
+    match found {
+        Some(found) if known.len() < REMEMBERED => {
+            known.insert(key.clone(), found.to_owned());
+        }
+        None if outcome != Outcome::Failed => {
+            known.remove(key);
+        }
+        Some(_) | None => (),
     }
 }
 

@@ -39,7 +39,8 @@ use crate::{
     sandbox::Sandbox,
     strays,
     watch::{
-        Cache, Entry, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey, selector,
+        Cache, Entry, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey,
+        selector,
     },
 };
 use keeper::{Died, Estate, Keeper};
@@ -145,7 +146,6 @@ impl Manager {
             Ok(needs.hub.subscribe(&key, Subscriber { trigger, wakes: bell.clone(), indexes }))
         };
         let watch = own_watch("WasmController");
-        let selects = needs.controllers.is_some();
         let mine = Watch { label_selector: needs.controllers.clone(), ..watch };
         let controllers = open(objects::controllers(), mine, Some(ACCOUNT))?;
         let _ = bell.controllers.set(controllers.cache().clone());
@@ -187,7 +187,7 @@ impl Manager {
             keepers: HashMap::new(),
             keys: HashMap::new(),
             tasks: JoinSet::new(),
-            selects,
+            selects: needs.controllers.is_some(),
             orphans: JoinSet::new(),
         };
         Ok((manager, is_ready))
@@ -224,7 +224,9 @@ impl Manager {
                 Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
                 _ = looks.tick(), if self.selects => self.look_for_orphans(),
                 Some(Ok(found)) = self.orphans.join_next(), if !self.orphans.is_empty() => {
-                    found.into_iter().for_each(|key| self.keep(key, &stop));
+                    for key in found {
+                        self.keep(key, &stop);
+                    }
                 }
                 Ok(()) = stop.changed() => (),
             }

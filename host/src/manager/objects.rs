@@ -68,7 +68,10 @@ impl Objects {
     }
 
     /// The controller as the API server has it, whatever is watched; `None`: it is gone.
-    pub(super) async fn controller(&self, key: &ObjectKey) -> Result<Option<WasmController>, Error> {
+    pub(super) async fn controller(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<WasmController>, Error> {
         let path = controllers().path(key.namespace.as_deref(), Some(&key.name), None)?;
         match self.api.fetch(Call::new(Method::GET, path)).await {
             Ok(controller) => Ok(Some(controller)),

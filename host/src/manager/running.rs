@@ -174,6 +174,11 @@ impl Running {
         self.trouble.borrow().illness.clone()
     }
 
+    /// What the live revision writes and the cluster's schema does not have.
+    pub(super) fn outdated(&self) -> Option<String> {
+        self.trouble.borrow().outdated.clone()
+    }
+
     /// Objects whose runs keep failing.
     pub(super) fn failing(&self) -> Option<Failing> {
         self.trouble.borrow().failing.clone()

@@ -56,6 +56,8 @@ pub(super) struct Facts<'a> {
     pub(super) over_ceiling: Option<String>,
     /// An object that another writer keeps changing back.
     pub(super) fight: Option<String>,
+    /// What the live revision writes and the cluster's schema does not have.
+    pub(super) outdated: Option<String>,
     /// How the live revision keeps breaking down.
     pub(super) illness: Option<String>,
     /// Objects whose runs keep failing.
@@ -141,7 +143,7 @@ impl Facts<'_> {
 
     /// Whether a revision that could run does not do its work.
     fn lost_its_way(&self) -> bool {
-        let words = [&self.conflict, &self.forbidden, &self.illness];
+        let words = [&self.conflict, &self.forbidden, &self.outdated, &self.illness];
         let is_told = words.into_iter().any(Option::is_some);
         self.account_missing || self.blind.is_some() || is_told
     }
@@ -243,6 +245,13 @@ impl Facts<'_> {
         }
         if let Some(blind) = &self.blind {
             return Some(unwatched(blind));
+        }
+        if let (Some(active), Some(gap)) = (&self.decision.active, &self.outdated) {
+            let text = format!(
+                "{active} writes what the cluster's schema does not have: {gap}. Apply the CustomResourceDefinition that it was built with. {}",
+                self.remedy()
+            );
+            return Some(("SchemaMismatch", text));
         }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
             return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
@@ -395,6 +404,7 @@ mod tests {
             forbidden: None,
             over_ceiling: None,
             fight: None,
+            outdated: None,
             illness: None,
             failing: None,
             unfit: None,
@@ -487,6 +497,13 @@ mod tests {
                 "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
             ),
             (
+                Facts { outdated: Some(".status.x: field not declared".into()), ..base() },
+                Phase::Degraded,
+                "False",
+                "SchemaMismatch",
+                "does not have: .status.x: field not declared. Apply the CustomResourceDefinition",
+            ),
+            (
                 Facts { fight: Some("another writer keeps".into()), ..base() },
                 Phase::Running,
                 "True",
@@ -533,8 +550,7 @@ mod tests {
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
         let failing =
             Failing { objects: 3, message: "the runs of 3 objects keep failing".to_owned() };
-        let told =
-            Facts { failing: Some(failing), ..facts(&controller, &live) }.status();
+        let told = Facts { failing: Some(failing), ..facts(&controller, &live) }.status();
         assert_eq!((told.phase, told.failing_objects), (Phase::Running, Some(3)));
         assert_eq!(is(&told, "Ready").0, "True");
         assert_eq!(is(&told, "Degraded").0, "False");

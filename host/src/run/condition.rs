@@ -3,17 +3,14 @@
 //!
 //! Invariants, on a real server: `an_invalid_object_says_so_until_it_is_valid`.
 
-use std::{
-    sync::{MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
     Start,
-    accepted::{Ledger, REASON, Shown, Step, TYPE, Verdict},
+    accepted::{REASON, Shown, Step, TYPE, Verdict},
 };
 use crate::{
     client::{Client, Error},
@@ -95,7 +92,13 @@ impl Start {
         }
     }
 
-    fn unwritten(&self, entry: &Entry, error: &Error, reason: &str, note: &str) -> Option<Duration> {
+    fn unwritten(
+        &self,
+        entry: &Entry,
+        error: &Error,
+        reason: &str,
+        note: &str,
+    ) -> Option<Duration> {
         match error {
             Error::NotFound => return None,
             Error::BudgetExceeded(_) => return Some(AT_ONCE),
@@ -133,10 +136,6 @@ impl Start {
             object["metadata"]["namespace"] = json!(namespace);
         }
         object.to_string()
-    }
-
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.shared.accepted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -34,8 +34,7 @@ pub(crate) fn on_object(
 
 /// On the WasmController.
 pub(super) fn on_controller(account: &Account, reason: &str, note: String) -> Event {
-    let (namespace, name) =
-        account.controller.split_once('/').unwrap_or(("", &account.controller));
+    let (namespace, name) = account.controller.split_once('/').unwrap_or(("", &account.controller));
     Event {
         identity: Identity::Host,
         controller: account.controller.clone(),

@@ -491,6 +491,7 @@ impl Keeper {
             blind: self.running.as_ref().and_then(Running::blind),
             fight: self.running.as_ref().and_then(Running::fight),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
+            outdated: self.running.as_ref().and_then(Running::outdated),
             failing: self.running.as_ref().and_then(Running::failing),
             unfit: self.looks.found(),
             module_lost: active
