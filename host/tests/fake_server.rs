@@ -208,9 +208,9 @@ async fn the_generation_counts_what_is_not_status() {
 #[tokio::test(start_paused = true)]
 async fn an_account_does_what_it_may() {
     let api = Fake::new();
-    let as_account = |method: Method, path: &str| {
+    let as_account = async |method: Method, path: &str| {
         let account = Identity::ServiceAccount { namespace: "demo".into(), name: "sites".into() };
-        over(&api).call(Call::new(method, path).identity(account))
+        over(&api).call(Call::new(method, path).identity(account)).await
     };
     as_account(Method::GET, MAPS).await.unwrap();
     api.deny("demo/sites", "list", "configmaps");

@@ -103,7 +103,8 @@ fn leaves(object: &Value, atomic_conditions: bool) -> Result<BTreeMap<Path, Valu
     found.retain(|path, _| match &*field(path.first()) {
         "apiVersion" | "kind" => false,
         "metadata" => path.len() > 1 && !NOBODYS.contains(&&*field(path.get(1))),
-        _ => true,
+        // Nothing at all is no field.
+        _ => !path.is_empty(),
     });
     Ok(found)
 }

@@ -2,10 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::atomic::{AtomicI64, Ordering},
     time::Duration,
 };
 
@@ -161,7 +158,7 @@ impl Host {
 
     /// Until a controller is ready, its present spec having been seen.
     #[track_caller]
-    pub(crate) fn ready(&self, name: &str) -> impl Future<Output = Value> {
+    pub(crate) fn ready<'a>(&'a self, name: &str) -> impl Future<Output = Value> + use<'a> {
         self.api.until_object(&what(name), |controller| {
             let seen = &controller["status"]["observedGeneration"];
             *seen == controller["metadata"]["generation"]

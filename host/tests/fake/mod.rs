@@ -15,7 +15,6 @@ pub(crate) mod store;
 pub(crate) mod watch;
 
 use std::{
-    fmt::Debug,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -23,13 +22,13 @@ use std::{
 use serde_json::{Value, json};
 
 use self::{
-    fields::{Owners, Writer},
+    fields::Writer,
     rules::{Access, Verdict},
     store::{At, Store},
     watch::Line,
 };
 pub(crate) use self::{
-    guest::{Cx, Guest, Stop, native},
+    guest::{Guest, Stop, native},
     host::Host,
     kinds::Served,
     log::{Asked, HOST},
@@ -246,7 +245,9 @@ impl Fake {
     async fn taken(&self, of: impl Fn(&Asked) -> bool) -> Vec<String> {
         self.quiet().await;
         let mut store = self.store();
-        let from = std::mem::replace(&mut store.log.told, store.log.asked.len());
+        let upto = store.log.asked.len();
+        let from = std::mem::replace(&mut store.log.told, upto);
+        let store = &*store;
         let new = store.log.asked[from..].iter().filter(|asked| asked.is_write() && of(asked));
         new.map(Asked::shown).collect()
     }
@@ -267,11 +268,11 @@ impl Fake {
 
     /// Until `condition` gives something; it is asked again with every change and every request.
     #[track_caller]
-    pub(crate) fn until<T: Debug>(
-        &self,
+    pub(crate) fn until<'a, T, C: Fn(&Self) -> Option<T>>(
+        &'a self,
         what: &str,
-        condition: impl Fn(&Self) -> Option<T>,
-    ) -> impl Future<Output = T> {
+        condition: C,
+    ) -> impl Future<Output = T> + use<'a, T, C> {
         let (caller, what) = (std::panic::Location::caller(), what.to_owned());
         async move {
             let mut moves = self.store().log.moves();
@@ -290,11 +291,11 @@ impl Fake {
 
     /// Until an object is so.
     #[track_caller]
-    pub(crate) fn until_object(
-        &self,
+    pub(crate) fn until_object<'a, C: Fn(&Value) -> bool>(
+        &'a self,
         what: &str,
-        is: impl Fn(&Value) -> bool,
-    ) -> impl Future<Output = Value> {
+        is: C,
+    ) -> impl Future<Output = Value> + use<'a, C> {
         let wanted = what.to_owned();
         self.until(&format!("{what} as wanted"), move |api| api.get(&wanted).filter(&is))
     }

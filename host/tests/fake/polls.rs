@@ -16,7 +16,7 @@ use tracing::{
 };
 
 /// So many polls of one loop are no longer a loop that waits: time would stand still for ever.
-const ENDLESS: u64 = 1_000_000;
+const ENDLESS: u64 = 50_000;
 
 /// Counts while it lives, on its thread.
 pub(crate) struct Polls {

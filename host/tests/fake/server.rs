@@ -46,7 +46,7 @@ impl tower::Service<Request<Sent>> for Fake {
     }
 
     fn call(&mut self, request: Request<Sent>) -> Self::Future {
-        Box::pin(self.clone().serve(request))
+        Box::pin(self.clone().serve_request(request))
     }
 }
 
@@ -60,7 +60,7 @@ struct Read {
 }
 
 impl Fake {
-    async fn serve(self, request: Request<Sent>) -> Result<Response<Body>, BoxError> {
+    async fn serve_request(self, request: Request<Sent>) -> Result<Response<Body>, BoxError> {
         let read = Read::of(request).await?;
         let asked = &read.asked;
         let whole = format!("{}?{}", asked.path, shown(&asked.query));
