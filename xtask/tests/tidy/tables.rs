@@ -124,12 +124,13 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("admin", &[]),
     ("metrics", &[]),
     ("causes", &[]),
+    ("text", &[]),
     ("fail", &[]),
 ];
 
 /// What every module may name: the metrics' names, plain settings, points at which a test breaks in, an error's causes for
-/// the log, and the clock.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "clock"];
+/// the log, the clock, and how a text from outside is cut.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "clock", "text"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -145,6 +146,7 @@ pub(crate) const PURE: &[&str] = &[
     "fight.rs",
     "manifest.rs",
     "causes.rs",
+    "text.rs",
     "watch/envelope.rs",
     "watch/fingerprint.rs",
     "watch/selector.rs",
