@@ -23,7 +23,7 @@ use serde_json::json;
 
 use crate::fake::{
     Effect, Fake, Fault, Guest, Host, Stop,
-    guest::{child, site, sites, writes},
+    guest::{child, config_map, site, sites, writes},
     host::{condition, controller, what},
     native,
 };
@@ -190,4 +190,57 @@ async fn an_answer_that_was_lost_is_found_out_before_the_next_run() {
     assert!(guest.runs().len() >= 2, "what became of its write was unknown");
     let ready = condition(&api.get(&what("demo/sites")).unwrap(), "Ready");
     assert_eq!(ready["status"], "True", "{ready}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_makes_and_removes_what_it_lists_and_tells_of_it() {
+    let api = Fake::new();
+    let guest = native(|cx| async move {
+        if cx.site().await?.is_none() {
+            for name in cx.list("v1", "ConfigMap").await? {
+                cx.delete("v1", "ConfigMap", &name).await?;
+            }
+        } else if cx.list("v1", "ConfigMap").await?.is_empty() {
+            cx.create(config_map(cx.name(), "hello")).await?;
+            cx.event("Made", "one ConfigMap")?;
+        }
+        Ok(Action::AwaitChange)
+    });
+    let host = Host::over(&api, &guest).await;
+    api.all_writes().await;
+    api.put(site("web"));
+    assert_eq!(api.all_writes().await, ["POST configmaps/web as demo/sites"]);
+    let told = api.asked().into_iter().find(|asked| asked.body["reason"] == "Made").unwrap();
+    assert_eq!((&*told.account, &told.body["regarding"]["name"]), ("demo/sites", &json!("web")));
+    api.delete("sites/web");
+    assert_eq!(api.all_writes().await, ["DELETE configmaps/web as demo/sites"]);
+    let watched: Vec<_> =
+        host.hub.open_watches().into_iter().map(|key| key.resource.plural).collect();
+    let own = ["serviceaccounts", "wasmcontrollers", "wasmrevisions"];
+    let guests = ["configmaps", "sites"];
+    assert!(
+        own.iter().chain(&guests).all(|plural| watched.iter().any(|it| it == plural)),
+        "{watched:?}"
+    );
+    assert!(host.metrics.page().unwrap().contains("demo/sites"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalid_object_carries_the_reason_until_it_is_valid() {
+    let api = Fake::new();
+    let guest = native(|cx| async move {
+        match cx.site().await? {
+            Some(site) if site["spec"]["replicas"] == 0 => Err(Stop::invalid("no replicas")),
+            _ => Ok(Action::AwaitChange),
+        }
+    });
+    let _host = Host::over(&api, &guest).await;
+    let mut none = site("web");
+    none["spec"]["replicas"] = json!(0);
+    api.put(none);
+    let said =
+        api.until_object("sites/web", |site| condition(site, "Accepted")["status"] == "False");
+    assert_eq!(condition(&said.await, "Accepted")["message"], "no replicas");
+    api.edit("sites/web", |site| site["spec"]["replicas"] = json!(1));
+    api.until_object("sites/web", |site| condition(site, "Accepted")["status"] != "False").await;
 }

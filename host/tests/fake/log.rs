@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use nagaya::clock;
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -24,7 +23,6 @@ pub(crate) struct Asked {
     pub(crate) what: String,
     /// The HTTP status that it got; `None`: no answer yet.
     pub(crate) code: Option<u16>,
-    pub(crate) at: std::time::Instant,
 }
 
 impl Asked {
@@ -57,7 +55,7 @@ impl Default for Log {
 impl Log {
     /// Enters a request; its number.
     pub(crate) fn enter(&mut self, asked: Asked) -> usize {
-        self.asked.push(Asked { at: clock::now(), ..asked });
+        self.asked.push(asked);
         self.changed();
         self.asked.len() - 1
     }

@@ -651,7 +651,6 @@ impl Read {
             body,
             query: query.clone(),
             code: None,
-            at: nagaya::clock::now(),
         };
         let (accept, media) = (header("accept"), header("content-type"));
         Ok(Self { asked, target, query: query.into_iter().collect(), accept, media })
