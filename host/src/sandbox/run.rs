@@ -91,7 +91,8 @@ impl Sandbox {
                 async move { guest.nagaya_controller_guest().call_describe(store).await }.boxed()
             })
             .await?;
-        let manifest: Manifest = answer.map_err(NoManifest::Refused)?.into();
+        let manifest: Manifest =
+            answer.map_err(|text| NoManifest::Refused(failure::said(&text)))?.into();
         manifest.check()?;
         Ok(manifest)
     }
@@ -117,9 +118,9 @@ impl Sandbox {
                 Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
             }
             Err(failure) => Err(Failure::Returned(match failure {
-                wit::Failure::Retry(text) => Returned::Retry(text),
-                wit::Failure::Terminal(text) => Returned::Terminal(text),
-                wit::Failure::Invalid(text) => Returned::Invalid(text),
+                wit::Failure::Retry(text) => Returned::Retry(failure::said(&text)),
+                wit::Failure::Terminal(text) => Returned::Terminal(failure::said(&text)),
+                wit::Failure::Invalid(text) => Returned::Invalid(failure::said(&text)),
             })),
         }
     }
