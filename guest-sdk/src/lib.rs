@@ -59,6 +59,8 @@ mod manifest;
 #[cfg(not(target_family = "wasm"))]
 mod memory;
 mod object;
+#[cfg(not(target_family = "wasm"))]
+mod owners;
 mod predicate;
 mod query;
 mod reconciler;
