@@ -115,6 +115,7 @@ impl Controller {
             parked: JoinSet::new(),
             report: Report::default(),
             closing: JoinSet::new(),
+            resting: None,
             fresh: None,
             opened: 0,
             refreshing: JoinSet::new(),
@@ -186,6 +187,8 @@ pub struct Loop {
     report: Report,
     /// Replaced views, until the new one is sure to have missed nothing.
     closing: JoinSet<Arc<Executor>>,
+    /// Was live last, while nothing is: its watches go on filling the queue.
+    resting: Option<Arc<Executor>>,
     /// The executor generation of the newest run.
     opened: i64,
     /// The claim whose predecessor's writes the live revision's caches are known to have (S4).
@@ -346,25 +349,25 @@ impl Loop {
     fn swap(&mut self) {
         let next = self.rollout.borrow_and_update().clone();
         let replaced = next.generation != self.current.generation;
-        let old = std::mem::replace(&mut self.current, next).active;
+        let old = std::mem::replace(&mut self.current, next).active.or_else(|| self.resting.take());
         if replaced {
             fail::point("gate-closed");
         }
         if let Some(new) = &self.current.active {
-            new.view.set_live(true);
             self.parts.inbox.forget_failures();
-            new.view.wake_all(&self.parts.inbox);
+            new.view.go_live();
             fail::point("requeue");
         }
         self.refresh();
-        if let Some(old) = old {
-            let new = self.current.active.clone();
-            self.closing.spawn(async move {
-                if let Some(new) = new {
+        match (old, self.current.active.clone()) {
+            (Some(old), Some(new)) => {
+                new.view.wake_gone(&old.view);
+                self.closing.spawn(async move {
                     new.view.barrier().await;
-                }
-                old
-            });
+                    old
+                });
+            }
+            (old, _) => self.resting = old,
         }
         if replaced {
             self.report.begin();
@@ -413,8 +416,9 @@ impl Loop {
     }
 
     fn close(&self, old: &Arc<Executor>) {
-        if !self.current.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, old)) {
-            old.view.set_live(false);
+        let active = self.current.active.as_ref().or(self.resting.as_ref());
+        if !active.is_some_and(|active| Arc::ptr_eq(active, old)) {
+            old.view.close(active.map(|active| &*active.view));
         }
     }
 
@@ -518,8 +522,8 @@ impl Loop {
     }
 
     async fn drain(&mut self) {
-        if let Some(active) = &self.current.active {
-            active.view.set_live(false);
+        for active in self.current.active.iter().chain(&self.resting) {
+            active.view.close(None);
         }
         let deadline = Instant::now() + DRAIN;
         let mut cut = false;

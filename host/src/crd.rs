@@ -219,9 +219,12 @@ pub struct WasmControllerStatus {
     /// The controller's finalizer, fixed by the first revision that went live; empty if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finalizer: Option<String>,
-    /// Other controllers of this host with the same primary kind.
+    /// Other controllers of this namespace with the same primary kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares_primary_with: Vec<String>,
+    /// How many controllers of other namespaces have the same primary kind.
+    #[serde(default)]
+    pub shares_primary_elsewhere: i64,
     /// How many objects' runs keep failing; none where none do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_objects: Option<i64>,

@@ -26,6 +26,9 @@ pub const ALLOW_VALID: Duration = Duration::from_secs(10);
 /// How long a deny counts.
 pub const DENY_VALID: Duration = Duration::from_secs(30);
 
+/// Names of objects end at 253 bytes, and a fingerprint follows.
+const LONGEST_STEM: usize = 240;
+
 /// One thing that an account may or may not do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Right {
@@ -174,7 +177,7 @@ pub fn denied_to_guests(group: &str, resource: &str) -> Option<&'static str> {
 pub fn rbac_for_account(account: &Identity, rights: &BTreeSet<Right>) -> String {
     let Identity::ServiceAccount { namespace, name } = account else { return String::new() };
     let subject = format!("{{ kind: ServiceAccount, name: {name}, namespace: {namespace} }}");
-    documents(&format!("{name}-reads"), &subject, rights)
+    documents(name, &subject, rights)
 }
 
 /// The YAML that lets the host use `rights` as `account` (security.md 6.1).
@@ -198,8 +201,12 @@ pub fn rbac_for_impersonation(account: &Identity, host: &str, rights: &BTreeSet<
     documents(&format!("nagaya-as-{name}"), &subject, &needed)
 }
 
-/// A Role and RoleBinding for each namespace, a ClusterRole and ClusterRoleBinding for the rest.
-fn documents(name: &str, subject: &str, rights: &BTreeSet<Right>) -> String {
+/// A Role and RoleBinding for each namespace, a ClusterRole and ClusterRoleBinding for the rest. Their name says what
+/// they give: applying them never takes away what an earlier message gave, which a live revision may need.
+fn documents(stem: &str, subject: &str, rights: &BTreeSet<Right>) -> String {
+    let stem = &stem[..stem.floor_char_boundary(LONGEST_STEM)];
+    let name = format!("{stem}-{:08x}", fingerprint(rights));
+    let name = name.as_str();
     let mut by_scope: BTreeMap<Option<&Arc<str>>, Vec<&Right>> = BTreeMap::new();
     for right in rights {
         by_scope.entry(right.namespace.as_ref()).or_default().push(right);
@@ -222,6 +229,13 @@ fn documents(name: &str, subject: &str, rights: &BTreeSet<Right>) -> String {
         ));
     }
     documents.join("---\n")
+}
+
+/// FNV-1a: it needs to be the same in every version of the host, not hard to guess.
+fn fingerprint(rights: &BTreeSet<Right>) -> u32 {
+    let text = rights.iter().map(|right| format!("{right} {:?};", right.name));
+    let bytes = text.flat_map(String::into_bytes);
+    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// One flow-style rule for each group, resource and name, with all its verbs.
@@ -334,6 +348,15 @@ mod tests {
         let text = rbac_for_account(&account(), &rights);
         assert!(text.contains("kind: Role\n") && text.contains("namespace: a"), "{text}");
         assert!(text.contains(r#"resources: ["configmaps"], verbs: ["list", "watch"]"#), "{text}");
+        // Two messages, one after the other, give both: neither takes the other's Role away.
+        let name_of = |verb| {
+            let text = rbac_for_account(&account(), &BTreeSet::from([right(verb, Some("a"))]));
+            let role = text.split("---\n").next().unwrap_or_default().to_owned();
+            let role = serde_saphyr::from_str::<serde_json::Value>(&role).unwrap();
+            role["metadata"]["name"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(name_of("list"), name_of("list"));
+        assert_ne!(name_of("list"), name_of("patch"));
         let text = rbac_for_impersonation(
             &account(),
             "system:serviceaccount:nagaya-system:nagaya",

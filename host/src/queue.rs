@@ -101,7 +101,9 @@ impl Urgency {
         Self { priority, is_news: false }
     }
 
-    fn max(self, other: Self) -> Self {
+    /// Both at once.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
         Self { priority: self.priority.max(other.priority), is_news: self.is_news || other.is_news }
     }
 }

@@ -28,9 +28,12 @@ pub(super) fn draw(seen: &Seen, now: Timestamp) -> String {
     if let Some(primary) = &status.primary {
         tree.push(Tree::new(&format!("primary  {primary}")));
     }
-    if !status.shares_primary_with.is_empty() {
-        let others = status.shares_primary_with.join(", ");
-        tree.push(Tree::new(&format!("shares its primary with  {others}")));
+    let mut others = status.shares_primary_with.clone();
+    if status.shares_primary_elsewhere > 0 {
+        others.push(format!("{} of other namespaces", status.shares_primary_elsewhere));
+    }
+    if !others.is_empty() {
+        tree.push(Tree::new(&format!("shares its primary with  {}", others.join(", "))));
     }
     if status.conditions.is_empty() {
         tree.push(Tree::new("conditions: none; no host has looked at it yet"));

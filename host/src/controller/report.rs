@@ -23,6 +23,8 @@ const BLIND_TIMES: u32 = 3;
 pub struct Trouble {
     /// A right that the account does not have.
     pub forbidden: Option<String>,
+    /// Whether the account may not watch what is reconciled.
+    pub may_not_reconcile: bool,
     /// What the code writes and the cluster's schema does not have.
     pub outdated: Option<String>,
     /// How the live revision keeps breaking down.
@@ -97,6 +99,7 @@ impl Report {
         let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
         Trouble {
             forbidden: self.lost.clone().or_else(|| self.refused.values().next().cloned()),
+            may_not_reconcile: view.is_some_and(View::may_not_reconcile),
             outdated: self.outdated.values().next().cloned(),
             illness: self.health.illness(view.map_or(0, objects), now).map(str::to_owned),
             failing: self.health.failing(now),

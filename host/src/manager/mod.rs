@@ -8,6 +8,7 @@ mod news;
 mod objects;
 mod plan;
 mod primaries;
+mod rights;
 mod running;
 mod stage;
 mod status;

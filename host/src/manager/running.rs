@@ -160,6 +160,11 @@ impl Running {
         self.trouble.borrow().blind.clone()
     }
 
+    /// Whether the account has lost a right without which nothing is reconciled.
+    pub(super) fn may_not_reconcile(&self) -> bool {
+        self.trouble.borrow().may_not_reconcile
+    }
+
     /// A right that runs turned out to lack.
     pub(super) fn forbidden(&self) -> Option<String> {
         self.trouble.borrow().forbidden.clone()

@@ -11,19 +11,22 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::primaries::{Claimant, Primaries};
+use super::{
+    primaries::{Claimant, Entered, Primaries},
+    rights::{reading, resource},
+};
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
     crd::LimitsSpec,
     fail,
-    grant::{self, Right},
+    grant::{self, Right, Verdict},
     inbox::Inbox,
-    manifest::{Kind, Manifest, Verb, same_kind},
+    manifest::{Kind, Manifest, same_kind},
     module::{Digest, Modules},
     run::{Executor, Shared},
     sandbox::{Run, RunLimits, Sandbox},
-    view::{Gatekeeper, Live, Sight, View},
+    view::{Gatekeeper, Outlet, Sight, View},
     watch::{Hub, State, Subscriber, Subscription, Trigger, WatchKey},
 };
 
@@ -98,20 +101,20 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn failed(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn failed(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), waits: false, retry: None }
     }
 
-    fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), waits: true, retry: Some(LOOK_AGAIN) }
     }
 
     /// Refused for now: whoever gives the right need not tell the host.
-    fn forbidden(message: String) -> Self {
+    pub(super) fn forbidden(message: String) -> Self {
         Self { reason: "Forbidden", message, waits: false, retry: Some(LOOK_AGAIN) }
     }
 
-    fn api(what: &str, error: &CallError) -> Self {
+    pub(super) fn api(what: &str, error: &CallError) -> Self {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         Self::waiting(
             "ApiServerUnavailable",
@@ -144,11 +147,15 @@ impl Staging {
             )
         })?;
         self.check_fixed(&manifest)?;
-        self.check_claims(&manifest)?;
         fail::point("describe");
         let resources = self.resources(&manifest).await?;
         self.check_rights(&manifest, &resources).await?;
+        // Behind the rights: who may not reconcile stands in nobody's way.
+        let claim = self.check_claims(&manifest)?;
         let view = self.watch(manifest, resources).await?;
+        if let Some(claim) = claim {
+            claim.keep();
+        }
         Ok(Executor { name: self.name, digest, config: self.config, program, view: Arc::new(view) })
     }
 
@@ -223,19 +230,22 @@ impl Staging {
     }
 
     /// The first revision of a controller needs a primary kind that nobody has for himself.
-    fn check_claims(&self, manifest: &Manifest) -> Result<(), Refusal> {
+    fn check_claims(&self, manifest: &Manifest) -> Result<Option<Entered>, Refusal> {
+        let controller = &self.shared.account.controller;
+        self.host.primaries.confirm(controller, self.namespaces.clone());
         if self.primary.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let claimant = Claimant {
-            controller: self.shared.account.controller.clone(),
+            controller: controller.clone(),
             kind: manifest.primary.kind.clone(),
             namespaces: self.namespaces.clone(),
             exclusive: self.exclusive,
         };
-        self.host.primaries.enter(claimant).map_or(Ok(()), |text| {
-            Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("Conflict", text) })
-        })
+        if let Some(text) = self.host.primaries.enter(claimant) {
+            return Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("Conflict", text) });
+        }
+        Ok(Some(Entered::new(self.host.primaries.clone(), controller)))
     }
 
     /// How each kind of the manifest is served, by group and kind.
@@ -277,141 +287,15 @@ impl Staging {
         Ok(resources)
     }
 
-    /// The account may see what it watches, and the host may act as the account.
-    async fn check_rights(
-        &self,
-        manifest: &Manifest,
-        resources: &BTreeMap<(String, String), Resource>,
-    ) -> Result<(), Refusal> {
-        let account = &self.shared.account.identity;
-        let mut missing = BTreeSet::new();
-        for watch in manifest.all_watches() {
-            let Some(resource) = resource(resources, &watch.kind) else { continue };
-            for namespace in self.scopes(resource) {
-                for right in
-                    reading(watch.field_selector.as_deref(), resource, namespace.as_deref())
-                {
-                    if !self.has(account, &right).await? {
-                        missing.insert(right);
-                    }
-                }
-            }
-        }
-        if !missing.is_empty() {
-            let yaml = grant::rbac_for_account(account, &missing);
-            let list = listed(&missing);
-            return Err(Refusal::forbidden(format!(
-                "{account} may not {list}. This gives the right:\n{yaml}"
-            )));
-        }
-        let needed = self.impersonated(manifest, resources).await?;
-        let missing = self.missing_impersonation(&needed).await?;
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let yaml = grant::rbac_for_impersonation(account, &self.host.user, &needed);
-        Err(Refusal::forbidden(format!(
-            "the host may not act as {account}: it lacks {}. This gives the right:\n{yaml}",
-            listed(&missing)
-        )))
-    }
-
-    /// What the host does as the account: writes, live reads, and the watches that it may not open as itself.
-    async fn impersonated(
-        &self,
-        manifest: &Manifest,
-        resources: &BTreeMap<(String, String), Resource>,
-    ) -> Result<BTreeSet<Right>, Refusal> {
-        let mut needed = BTreeSet::new();
-        for write in &manifest.writes {
-            let Some(resource) = resource(resources, &write.kind) else { continue };
-            for namespace in self.scopes(resource) {
-                let verbs = write.verbs.iter();
-                needed.extend(verbs.map(|verb| writing(*verb, resource, namespace.as_deref())));
-            }
-        }
-        for kind in &manifest.live {
-            let Some(resource) = resource(resources, kind) else { continue };
-            needed.extend(
-                self.scopes(resource).iter().map(|ns| Right::on("get", resource, ns.as_deref())),
-            );
-        }
-        for watch in manifest.all_watches() {
-            let Some(resource) = resource(resources, &watch.kind) else { continue };
-            for namespace in self.scopes(resource) {
-                if !self.is_shared(resource, namespace.as_deref()).await? {
-                    for verb in ["list", "watch"] {
-                        needed.insert(Right::on(verb, resource, namespace.as_deref()));
-                    }
-                }
-            }
-        }
-        Ok(needed)
-    }
-
-    /// Constrained impersonation, or the older verb that allows everything (security.md 6.1).
-    async fn missing_impersonation(
-        &self,
-        needed: &BTreeSet<Right>,
-    ) -> Result<BTreeSet<Right>, Refusal> {
-        let account = &self.shared.account.identity;
-        if let Some(right) = Right::to_impersonate(account, "impersonate", "")
-            && self.has(&Identity::Host, &right).await?
-        {
-            return Ok(BTreeSet::new());
-        }
-        let mut missing = BTreeSet::new();
-        let be =
-            Right::to_impersonate(account, "impersonate:serviceaccount", "authentication.k8s.io");
-        for right in be.into_iter().chain(needed.iter().map(Right::impersonated)) {
-            if !self.has(&Identity::Host, &right).await? {
-                missing.insert(right);
-            }
-        }
-        Ok(missing)
-    }
-
-    async fn has(&self, who: &Identity, right: &Right) -> Result<bool, Refusal> {
-        let answer = self.host.authority.ask(who, right).await;
-        answer.map_err(|error| Refusal::api(&format!("ask whether {who} may {right}"), &error))
-    }
-
-    /// Whether the host itself may watch the kind, so that all controllers share one watch (R57).
-    async fn is_shared(
-        &self,
-        resource: &Resource,
-        namespace: Option<&str>,
-    ) -> Result<bool, Refusal> {
-        if resource.kind.is_secret() {
-            return Ok(false);
-        }
-        for verb in ["list", "watch"] {
-            let right = Right::on(verb, resource, namespace);
-            let answer = self.host.authority.allows(&Identity::Host, &right).await;
-            if !answer.map_err(|error| Refusal::api("ask what the host may watch", &error))? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The namespaces in which a kind is watched and written: one `None` for all.
-    fn scopes(&self, resource: &Resource) -> Vec<Option<Arc<str>>> {
-        match &self.namespaces {
-            Some(namespaces) if resource.namespaced => {
-                namespaces.iter().cloned().map(Some).collect()
-            }
-            _ => vec![None],
-        }
-    }
-
     async fn watch(
         &self,
         manifest: Manifest,
         resources: BTreeMap<(String, String), Resource>,
     ) -> Result<View, Refusal> {
         let account = self.shared.account.identity.clone();
-        let live = Arc::new(Live::default());
+        let (authority, reader) = (self.host.authority.clone(), account.clone());
+        let may = move |right: &Right| authority.verdict(&reader, right) == Verdict::Allowed;
+        let outlet = Arc::new(Outlet::new(self.inbox.clone(), may));
         let Some(primary) = resource(&resources, &manifest.primary.kind).cloned() else {
             return Err(Refusal::failed("ManifestRefused", "the manifest has no primary kind"));
         };
@@ -431,8 +315,7 @@ impl Staging {
                 let rights =
                     reading(watch.field_selector.as_deref(), resource, namespace.as_deref());
                 let gate = Arc::new(Gatekeeper::new(
-                    (live.clone(), self.inbox.clone()),
-                    (account.clone(), self.host.authority.clone()),
+                    outlet.clone(),
                     rights.into(),
                     self.namespaces.clone(),
                     &manifest,
@@ -451,7 +334,7 @@ impl Staging {
             }
         }
         synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription))).await?;
-        Ok(View::new((account, self.host.authority.clone()), manifest, resources, sights, live))
+        Ok(View::new((account, self.host.authority.clone()), manifest, resources, sights, outlet))
     }
 }
 
@@ -468,7 +351,7 @@ async fn synced<'a>(
             Ok(Err(_)) => State::default(),
             Err(_) => subscription.state().borrow().clone(),
         };
-        if state.synced {
+        if state.synced && !is_refused(&state) {
             continue;
         }
         let cause = state.trouble.map_or_else(|| "no answer yet".to_owned(), |fault| fault.message);
@@ -482,40 +365,11 @@ async fn synced<'a>(
 
 /// Synced, or refused in a way that waiting does not mend.
 fn is_settled(state: &State) -> bool {
+    state.synced || is_refused(state)
+}
+
+/// Also a watch that has synced once may be refused by now.
+fn is_refused(state: &State) -> bool {
     let refused = |code: u16| matches!(code, 401 | 403 | 404);
-    state.synced || state.trouble.as_ref().and_then(|fault| fault.code).is_some_and(refused)
-}
-
-fn resource<'a>(
-    resources: &'a BTreeMap<(String, String), Resource>,
-    kind: &Kind,
-) -> Option<&'a Resource> {
-    resources.get(&(kind.group.clone(), kind.kind.clone()))
-}
-
-/// get, list and watch; of one object only where the watch is of one (R53).
-fn reading(
-    field_selector: Option<&str>,
-    resource: &Resource,
-    namespace: Option<&str>,
-) -> Vec<Right> {
-    let name = field_selector.and_then(|text| text.strip_prefix("metadata.name="));
-    let right = |verb| Right { name: name.map(Into::into), ..Right::on(verb, resource, namespace) };
-    ["get", "list", "watch"].map(right).into()
-}
-
-/// The request that a write is. An apply is a patch also where it makes the object: then the account needs create
-/// besides, and the host nothing more (docs/decisions/0008-what-an-apply-needs.md).
-fn writing(verb: Verb, resource: &Resource, namespace: Option<&str>) -> Right {
-    let on = |verb: &str| Right::on(verb, resource, namespace);
-    match verb {
-        Verb::Create => on("create"),
-        Verb::Apply | Verb::Patch => on("patch"),
-        Verb::ApplyStatus => on("patch").subresource("status"),
-        Verb::Delete => on("delete"),
-    }
-}
-
-fn listed(rights: &BTreeSet<Right>) -> String {
-    rights.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    state.trouble.as_ref().and_then(|fault| fault.code).is_some_and(refused)
 }

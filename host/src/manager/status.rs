@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{stage::Refusal, unfit::Unfit};
+use super::{primaries::Sharing, stage::Refusal, unfit::Unfit};
 use crate::{
     crd::{
         Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
@@ -45,13 +45,16 @@ pub(super) struct Facts<'a> {
     pub(super) generation: i64,
     pub(super) primary: Option<Kind>,
     pub(super) finalizer: Option<String>,
-    pub(super) shares_primary_with: Vec<String>,
+    /// Who else reconciles its primary kind.
+    pub(super) sharing: Sharing,
     /// The ServiceAccount does not exist.
     pub(super) account_missing: bool,
     /// Who has its primary kind instead of it.
     pub(super) conflict: Option<String>,
     /// A right that runs turned out to lack.
     pub(super) forbidden: Option<String>,
+    /// What is missing to write Events and the condition `Accepted`.
+    pub(super) unheard: Option<String>,
     /// The spec asks for more than the host gives.
     pub(super) over_ceiling: Option<String>,
     /// An object that another writer keeps changing back.
@@ -69,6 +72,8 @@ pub(super) struct Facts<'a> {
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
+    /// What its end waits for, besides the last runs.
+    pub(super) held: Option<String>,
 }
 
 /// One thing to say: a CamelCase word, and for people.
@@ -90,7 +95,8 @@ impl Facts<'_> {
             executor_generation: self.generation,
             primary: self.primary.clone(),
             finalizer: self.finalizer.clone(),
-            shares_primary_with: self.shares_primary_with.clone(),
+            shares_primary_with: self.sharing.with.clone(),
+            shares_primary_elsewhere: i64::try_from(self.sharing.elsewhere).unwrap_or(i64::MAX),
             failing_objects: self.failing.as_ref().and_then(|it| i64::try_from(it.objects).ok()),
             conditions: old.conditions,
         };
@@ -115,7 +121,7 @@ impl Facts<'_> {
     }
 
     /// What is said only while it is so, with whether the condition then holds.
-    fn passing(&self) -> [(&'static str, bool, Option<Saying>); 3] {
+    fn passing(&self) -> [(&'static str, bool, Option<Saying>); 4] {
         // Objects' trouble is not the controller's: it is told apart.
         let failing = self.failing.as_ref().map(|failing| ("RunsFail", failing.message.clone()));
         let lost = self.module_lost.then(|| {
@@ -123,7 +129,18 @@ impl Facts<'_> {
             ("Lost", message.to_owned())
         });
         let unfit = self.unfit.as_ref().map(|unfit| (unfit.reason, unfit.message.clone()));
-        [(FAILING, true, failing), ("ModuleStored", false, lost), (ACCEPTED, false, unfit)]
+        let unheard = self.unheard.as_ref().map(|text| {
+            let text = format!(
+                "the controller runs, but cannot tell people what became of their objects, by Events and by the condition Accepted: {text}"
+            );
+            ("Forbidden", text)
+        });
+        [
+            (FAILING, true, failing),
+            ("ModuleStored", false, lost),
+            (ACCEPTED, false, unfit),
+            ("Reporting", false, unheard),
+        ]
     }
 
     fn phase(&self) -> Phase {
@@ -150,7 +167,8 @@ impl Facts<'_> {
 
     fn message(&self, trouble: Option<&Saying>) -> String {
         if self.deleting {
-            return "waiting for the last runs to end".to_owned();
+            let usual = || "waiting for the last runs to end".to_owned();
+            return self.held.clone().unwrap_or_else(usual);
         }
         if let Some((_, message)) = trouble {
             return message.clone();
@@ -178,7 +196,8 @@ impl Facts<'_> {
 
     fn ready(&self, trouble: Option<&Saying>) -> (bool, Saying) {
         if self.deleting {
-            return (false, ("Deleting", "the controller is being deleted".to_owned()));
+            let usual = || "the controller is being deleted".to_owned();
+            return (false, ("Deleting", self.held.clone().unwrap_or_else(usual)));
         }
         if self.lost_its_way() {
             let (reason, message) = trouble.cloned().unwrap_or(("Degraded", String::new()));
@@ -398,10 +417,11 @@ mod tests {
             generation: 1,
             primary: None,
             finalizer: None,
-            shares_primary_with: vec![],
+            sharing: Sharing::default(),
             account_missing: false,
             conflict: None,
             forbidden: None,
+            unheard: None,
             over_ceiling: None,
             fight: None,
             outdated: None,
@@ -411,6 +431,7 @@ mod tests {
             blind: None,
             module_lost: false,
             deleting: false,
+            held: None,
         }
     }
 

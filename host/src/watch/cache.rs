@@ -329,6 +329,22 @@ fn erase(index: &mut Index, value: &str, key: &ObjectKey) {
     }
 }
 
+/// For tests of other modules, which have no watch.
+#[cfg(test)]
+impl Cache {
+    pub(crate) fn written(&self, entry: Entry) -> Option<Change> {
+        self.put(entry)
+    }
+
+    pub(crate) fn deleted(&self, last: &Entry) -> Option<Change> {
+        self.remove(last)
+    }
+
+    pub(crate) fn index(&self, path: &str) {
+        self.add_index(path);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -124,8 +124,6 @@ type Messages = mpsc::UnboundedSender<Message>;
 enum Message {
     Subscribe(u64, Subscriber),
     Unsubscribe(u64),
-    /// Deliver every object to one subscriber as if it had just come.
-    Redeliver(u64),
     /// Deliver every object to one subscriber as it was (R7).
     Resync(u64),
     /// Answer once everything before was done.
@@ -229,14 +227,14 @@ impl Subscription {
         &self.watching.cache
     }
 
+    /// As whom the watch was opened.
+    pub fn identity(&self) -> &Identity {
+        &self.key.identity
+    }
+
     /// How the watch is doing.
     pub fn state(&self) -> watch::Receiver<State> {
         self.watching.state.clone()
-    }
-
-    /// Delivers every object once more as if it had just come, behind all changes: something may have been missed.
-    pub fn redeliver(&self) {
-        let _ = self.watching.messages.send(Message::Redeliver(self.id));
     }
 
     /// Delivers every object once more as unchanged, behind all changes (R7): predicates that want a change refuse it.

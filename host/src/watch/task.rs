@@ -334,11 +334,6 @@ impl Task {
                     self.idle_since = Some(now());
                 }
             }
-            Message::Redeliver(id) => {
-                if let Some(subscriber) = self.subscribers.get(&id) {
-                    self.deliver_all(subscriber, |_| None);
-                }
-            }
             Message::Resync(id) => {
                 if let Some(subscriber) = self.subscribers.get(&id) {
                     self.deliver_all(subscriber, |entry| Some(entry.clone()));

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::log::Asked;
+
 /// What happens to the requests that a fault is about.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Effect {
@@ -27,6 +29,8 @@ pub(crate) struct Fault {
     method: String,
     path: String,
     account: String,
+    /// What the body must contain.
+    body: String,
     effect: Effect,
     /// How often more; `None`: until it is taken back.
     left: Option<usize>,
@@ -57,6 +61,7 @@ impl Fault {
             method: method.to_owned(),
             path: path.to_owned(),
             account: "*".to_owned(),
+            body: String::new(),
             effect,
             left: None,
         }
@@ -91,17 +96,23 @@ impl Fault {
         Self { account: account.to_owned(), ..self }
     }
 
+    /// Only requests whose body has this text.
+    pub(crate) fn about(self, text: &str) -> Self {
+        Self { body: text.to_owned(), ..self }
+    }
+
     /// So often.
     pub(crate) fn times(self, times: usize) -> Self {
         Self { left: Some(times), ..self }
     }
 
     /// What it does to this request, if anything; one time less is left.
-    pub(crate) fn meets(&mut self, method: &str, path: &str, account: &str) -> Option<Effect> {
+    pub(crate) fn meets(&mut self, asked: &Asked, whole: &str) -> Option<Effect> {
         let is = |wanted: &str, found: &str| wanted == "*" || wanted == found;
-        let meets = is(&self.method, method)
-            && path.contains(&self.path)
-            && is(&self.account, account)
+        let meets = is(&self.method, &asked.method)
+            && whole.contains(&self.path)
+            && is(&self.account, &asked.account)
+            && (self.body.is_empty() || asked.body.to_string().contains(&self.body))
             && self.left != Some(0);
         meets.then(|| {
             self.left = self.left.map(|left| left - 1);

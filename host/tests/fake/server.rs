@@ -67,7 +67,7 @@ impl Fake {
         let (number, effect) = {
             let mut store = self.store();
             let mut faults = store.faults.iter_mut();
-            let effect = faults.find_map(|f| f.meets(&asked.method, &whole, &asked.account));
+            let effect = faults.find_map(|f| f.meets(asked, &whole));
             (store.log.enter(asked.clone()), effect)
         };
         match effect {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     super::{news, plan, running::Setup},
     AT_LEAST_EVERY, Keeper, Next,
+    held::HELD_AGAIN,
 };
 use crate::{
     apiserver::{ApiServer, Error, Identity},
@@ -52,7 +53,11 @@ impl Keeper {
             self.end().await;
             return Ok(Next::At(Instant::now() + AT_LEAST_EVERY));
         }
+        self.held = self.holds(controller).await;
         let controller = self.say_deleting(controller).await?;
+        if self.held.is_some() {
+            return Ok(Next::At(Instant::now() + HELD_AGAIN));
+        }
         let left = self.left(&controller).await;
         self.end().await;
         if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {

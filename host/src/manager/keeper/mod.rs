@@ -5,6 +5,8 @@
 //! writes nothing.
 
 mod deletion;
+mod held;
+mod rights;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -40,6 +42,8 @@ use crate::{
     run::Executor,
     watch::{Cache, ObjectKey, Query},
 };
+
+use rights::Unheard;
 
 /// How often a controller is looked at even if nothing has changed.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
@@ -89,6 +93,11 @@ pub(super) struct Keeper {
     staging: JoinSet<(String, Result<Executor, Refusal>)>,
     /// What is being staged, and how many modules had arrived when that began.
     staged: BTreeMap<String, (AbortHandle, u64)>,
+    /// What the end of the controller waits for, and since when it is to end.
+    held: Option<String>,
+    ends_since: Option<Instant>,
+    /// What a revision's account lacks to tell people of their objects.
+    unheard: Option<Unheard>,
     /// Whether the primary kind has a place for the condition of a refused object.
     looks: Looks,
 }
@@ -136,6 +145,9 @@ impl Keeper {
             refusals: BTreeMap::new(),
             staging: JoinSet::new(),
             staged: BTreeMap::new(),
+            held: None,
+            ends_since: None,
+            unheard: None,
             looks: Looks::default(),
         }
     }
@@ -244,6 +256,7 @@ impl Keeper {
         self.set_up(&controller).await;
         self.drop_outdated().await;
         self.stage(&controller, &plan, &known);
+        self.listen(&controller, &plan).await;
         let live = plan::status(&controller).active;
         let live = live.and_then(|name| self.executors.get(&name)).cloned();
         self.looks.look(&self.estate.api, live.as_ref().map(|live| &*live.view)).await;
@@ -261,7 +274,9 @@ impl Keeper {
         let soonest = resting.filter_map(|(_, (_, retry))| *retry).min().filter(|_| account);
         let primary = plan::status(&controller).primary;
         let contested = primary.is_some_and(|it| self.estate.staging.primaries.is_contested(&it));
-        let latest = Instant::now() + if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY };
+        let mut latest = Instant::now() + if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY };
+        latest =
+            self.unheard.as_ref().and_then(Unheard::next_due).map_or(latest, |at| at.min(latest));
         Ok(Next::At(soonest.map_or(latest, |at| at.min(latest))))
     }
 
@@ -355,7 +370,9 @@ impl Keeper {
         if self.running.as_ref().is_some_and(|running| running.setup != setup) {
             self.end().await;
         }
-        self.estate.staging.primaries.note(&self.key.to_string(), controller.spec.exclusive);
+        let lacks_rights = self.lacks_rights(controller);
+        let exclusive = controller.spec.exclusive;
+        self.estate.staging.primaries.note(&self.key.to_string(), exclusive, lacks_rights);
         let conflict = self.conflict(controller).is_some();
         let estate = &self.estate;
         let running = self
@@ -398,8 +415,10 @@ impl Keeper {
                 .refusals
                 .get(&name)
                 .is_some_and(|(_, retry)| retry.is_none_or(|at| at > Instant::now()));
-            let busy =
-                self.executors.contains_key(&name) || self.staged.contains_key(&name) || waits;
+            // One that watches as the host a kind that is no longer shared is staged anew, beside the one that runs.
+            let loaded =
+                self.executors.get(&name).is_some_and(|executor| !executor.view.is_estranged());
+            let busy = loaded || self.staged.contains_key(&name) || waits;
             if busy || !plan.loaded.contains(&name) || !has_account(&self.estate, controller) {
                 continue;
             }
@@ -497,14 +516,18 @@ impl Keeper {
             desired_standing: self.standing(&plan.desired),
             active_standing: decision.active.as_deref().and_then(|name| self.standing(name)),
             generation: old.executor_generation + i64::from(swapped),
-            shares_primary_with: self.others_with(primary.as_ref()),
+            sharing: primary
+                .as_ref()
+                .map(|kind| self.estate.staging.primaries.sharing(&self.key.to_string(), kind))
+                .unwrap_or_default(),
             primary,
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             forbidden: self.running.as_ref().and_then(Running::forbidden),
             conflict: self.conflict(controller),
             over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
-            blind: self.running.as_ref().and_then(Running::blind),
+            blind: self.blind(decision.active.as_deref()),
+            unheard: self.unheard(),
             fight: self.running.as_ref().and_then(Running::fight),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
             outdated: self.running.as_ref().and_then(Running::outdated),
@@ -513,6 +536,7 @@ impl Keeper {
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
+            held: self.held.clone(),
         };
         facts.status()
     }
@@ -527,19 +551,6 @@ impl Keeper {
     fn conflict(&self, controller: &WasmController) -> Option<String> {
         controller.status.as_ref()?.primary.as_ref()?;
         self.estate.staging.primaries.in_the_way_of(&self.key.to_string())
-    }
-
-    /// Other controllers of this host with the same primary kind.
-    fn others_with(&self, primary: Option<&crate::manifest::Kind>) -> Vec<String> {
-        let Some(primary) = primary else { return vec![] };
-        let others =
-            self.estate.controllers.entries().into_iter().filter(|entry| *entry.key() != self.key);
-        let same = others.filter(|entry| {
-            let field = |path| crate::watch::envelope::field(entry.body(), path).into_iter().next();
-            field("status.primary.kind").as_deref() == Some(&primary.kind)
-                && field("status.primary.group").unwrap_or_default() == primary.group
-        });
-        same.map(|entry| entry.key().to_string()).collect()
     }
 
     async fn tell_revisions(

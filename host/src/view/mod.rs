@@ -4,25 +4,30 @@
 //! nobody could confirm lately counts as none; what was missed meanwhile is delivered once it is confirmed again, so
 //! that closing a watch loses nothing.
 
+mod gate;
+mod missed;
+
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
 };
 
+pub use gate::{Gatekeeper, Outlet};
+
 use crate::{
     apiserver::{Identity, Resource},
     authority::{Authority, Interest},
     grant::{Right, Verdict},
-    inbox::Inbox,
     manifest::{self, Kind, Manifest},
     queue::{self, Urgency},
-    watch::{Cache, Entry, ObjectKey, Subscription, Wake, Wakes},
+    watch::{Cache, Entry, ObjectKey, Subscription},
 };
+use gate::{Door, Primary};
 
 /// One revision's window on the cluster.
 pub struct View {
@@ -33,7 +38,7 @@ pub struct View {
     /// A kind that it watches is served in another way by now.
     outdated: AtomicBool,
     sights: Vec<Sight>,
-    gatekeeper: Arc<Live>,
+    outlet: Arc<Outlet>,
     _interest: Interest,
 }
 
@@ -48,26 +53,6 @@ pub struct Sight {
     /// get, list and watch.
     pub rights: Arc<[Right]>,
     gate: Arc<Gatekeeper>,
-}
-
-/// Whether the revision's watches wake anything: true for the live revision only.
-#[derive(Debug, Default)]
-pub struct Live {
-    open: AtomicBool,
-    primaries: OnceLock<Vec<Arc<Cache>>>,
-}
-
-/// Stands between a shared watch and the controller's queue.
-#[derive(Debug)]
-pub struct Gatekeeper {
-    live: Arc<Live>,
-    inbox: Arc<Inbox>,
-    account: Identity,
-    authority: Authority,
-    rights: Arc<[Right]>,
-    namespaces: Option<Arc<[Arc<str>]>>,
-    index_paths: BTreeMap<String, String>,
-    missed: AtomicBool,
 }
 
 /// A watch that the API server refuses.
@@ -95,7 +80,8 @@ impl Sight {
         subscription: Subscription,
         gate: Arc<Gatekeeper>,
     ) -> Self {
-        Self { watch, namespace, subscription, rights: gate.rights.clone(), gate }
+        let rights = gate.door().rights.clone();
+        Self { watch, namespace, subscription, rights, gate }
     }
 
     /// Whether `namespace` may hold objects of this watch.
@@ -107,6 +93,18 @@ impl Sight {
     pub fn cache(&self) -> &Arc<Cache> {
         self.subscription.cache()
     }
+
+    fn door(&self) -> &Arc<Door> {
+        self.gate.door()
+    }
+
+    fn as_primary(&self) -> Primary {
+        Primary {
+            namespace: self.namespace.clone(),
+            cache: self.cache().clone(),
+            door: self.door().clone(),
+        }
+    }
 }
 
 impl View {
@@ -115,15 +113,14 @@ impl View {
         (account, authority): (Identity, Authority),
         manifest: Manifest,
         resources: BTreeMap<(String, String), Resource>,
-        sights: Vec<Sight>,
-        live: Arc<Live>,
+        mut sights: Vec<Sight>,
+        outlet: Arc<Outlet>,
     ) -> Self {
-        let primaries = sights
-            .iter()
-            .filter(|sight| sight.watch == manifest.primary)
-            .map(|sight| sight.cache().clone())
-            .collect();
-        let _ = live.primaries.set(primaries);
+        // An object in two caches is read whole: the first that has it counts.
+        sights.sort_by_key(|sight| sight.watch.projection);
+        let primaries = sights.iter().filter(|sight| sight.watch == manifest.primary);
+        outlet.set_primaries(primaries.map(Sight::as_primary).collect());
+        outlet.keep_gone(sights.iter().map(Sight::door));
         let rights = sights.iter().flat_map(|sight| sight.rights.iter().cloned()).collect();
         let interest = authority.keep_fresh(account.clone(), rights);
         Self {
@@ -135,7 +132,7 @@ impl View {
             ),
             outdated: AtomicBool::new(false),
             sights,
-            gatekeeper: live,
+            outlet,
             _interest: interest,
         }
     }
@@ -170,6 +167,12 @@ impl View {
     /// Whether one of its watches asks where nothing is served any more: the revision must be staged again.
     pub fn is_outdated(&self) -> bool {
         self.outdated.load(Ordering::SeqCst)
+    }
+
+    /// How the kinds of the manifest are served, by group and kind.
+    pub fn resources(&self) -> BTreeMap<(String, String), Resource> {
+        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        resources.iter().map(|(kind, resource)| (kind.clone(), Resource::clone(resource))).collect()
     }
 
     /// Whether `kind` is the reconciled one.
@@ -227,7 +230,7 @@ impl View {
 
     /// All cached primaries.
     pub fn primaries(&self) -> impl Iterator<Item = Arc<Entry>> {
-        self.gatekeeper.primaries().flat_map(|cache| cache.entries())
+        self.outlet.primaries().flat_map(|primary| primary.cache.entries())
     }
 
     /// Returns once every change that its watches saw before this call has been delivered.
@@ -248,24 +251,49 @@ impl View {
         futures::future::join_all(all).await;
     }
 
-    /// Lets the watches wake the controller, or stops them.
-    pub fn set_live(&self, live: bool) {
-        self.gatekeeper.open.store(live, Ordering::SeqCst);
+    /// Lets the watches wake the controller, and wakes every primary (R83).
+    pub fn go_live(&self) {
+        self.outlet.open(self.sights.iter().map(Sight::door), Urgency::news(queue::BACKGROUND));
     }
 
-    /// Wakes every primary (R83).
-    pub fn wake_all(&self, inbox: &Inbox) {
-        for cache in self.gatekeeper.primaries() {
-            inbox.add_all(cache.keys(), Urgency::news(queue::BACKGROUND));
+    /// Wakes the primaries that `old` still had, under the same selectors, and that are gone since: no watch told it.
+    pub fn wake_gone(&self, old: &Self) {
+        let (one, other) = (&self.manifest.primary, &old.manifest.primary);
+        if (&one.label_selector, &one.field_selector)
+            != (&other.label_selector, &other.field_selector)
+        {
+            return;
+        }
+        for before in old.outlet.primaries() {
+            let now = self.outlet.primaries().find(|now| now.namespace == before.namespace);
+            let Some(now) = now.filter(|now| !Arc::ptr_eq(&now.cache, &before.cache)) else {
+                continue;
+            };
+            let seen = now.cache.observed().borrow().clone();
+            let is_gone = |entry: &&Arc<Entry>| {
+                seen.as_ref().is_some_and(|seen| seen >= entry.version())
+                    && now.cache.get(entry.key()).is_none()
+            };
+            for entry in before.cache.entries().iter().filter(is_gone) {
+                self.outlet.wake(entry.key().clone(), Urgency::news(queue::CHANGE));
+            }
+        }
+    }
+
+    /// Stops the watches from waking the controller; what they could not deliver is left to `next`.
+    pub fn close(&self, next: Option<&Self>) {
+        self.outlet.close();
+        if let Some(next) = next {
+            for sight in &self.sights {
+                next.outlet.take_over(sight.door());
+            }
         }
     }
 
     /// Delivers what a watch could not deliver while its right was not confirmed.
     pub fn deliver_missed(&self) {
         for sight in &self.sights {
-            if sight.gate.may_see() && sight.gate.missed.swap(false, Ordering::SeqCst) {
-                sight.subscription.redeliver();
-            }
+            self.outlet.deliver(sight.door());
         }
     }
 
@@ -287,75 +315,27 @@ impl View {
         })
     }
 
+    /// Whether a watch that the host has opened as itself is refused since: the kind is no longer shared.
+    pub fn is_estranged(&self) -> bool {
+        self.sights.iter().any(|sight| {
+            let state = sight.subscription.state();
+            let code = state.borrow().trouble.as_ref().and_then(|fault| fault.code);
+            *sight.subscription.identity() == Identity::Host && matches!(code, Some(401 | 403))
+        })
+    }
+
+    /// Whether the account has lost a right to what is reconciled.
+    pub fn may_not_reconcile(&self) -> bool {
+        let is_lost =
+            |right: &Right| self.authority.verdict(&self.account, right) == Verdict::Denied;
+        self.outlet.primaries().any(|primary| primary.door.rights.iter().any(is_lost))
+    }
+
     /// The first right that the account has lost, if any.
     pub fn lost_right(&self) -> Option<&Right> {
         self.sights
             .iter()
             .flat_map(|sight| sight.rights.iter())
             .find(|right| self.authority.verdict(&self.account, right) == Verdict::Denied)
-    }
-}
-
-impl Live {
-    fn primaries(&self) -> impl Iterator<Item = &Arc<Cache>> {
-        self.primaries.get().into_iter().flatten()
-    }
-}
-
-impl Gatekeeper {
-    /// A gatekeeper of one watch of a revision.
-    pub fn new(
-        (live, inbox): (Arc<Live>, Arc<Inbox>),
-        (account, authority): (Identity, Authority),
-        rights: Arc<[Right]>,
-        namespaces: Option<Arc<[Arc<str>]>>,
-        manifest: &Manifest,
-    ) -> Self {
-        let index_paths =
-            manifest.indexes.iter().map(|index| (index.name.clone(), index.path.clone())).collect();
-        let missed = AtomicBool::new(false);
-        Self { live, inbox, account, authority, rights, namespaces, index_paths, missed }
-    }
-
-    fn may_see(&self) -> bool {
-        let allowed =
-            |right: &Right| self.authority.verdict(&self.account, right) == Verdict::Allowed;
-        self.rights.iter().all(allowed)
-    }
-
-    /// A scope of namespaces says nothing about primaries that lie in none.
-    fn in_scope(&self, key: &ObjectKey) -> bool {
-        let (Some(namespaces), Some(own)) = (&self.namespaces, &key.namespace) else { return true };
-        namespaces.contains(own)
-    }
-}
-
-impl Wakes for Gatekeeper {
-    fn wake(&self, wake: Wake, urgency: Urgency) {
-        if !self.live.open.load(Ordering::SeqCst) {
-            return;
-        }
-        if !self.may_see() {
-            self.missed.store(true, Ordering::SeqCst);
-            return;
-        }
-        match wake {
-            Wake::One(key) if self.in_scope(&key) => self.inbox.add(&key, urgency),
-            Wake::One(_) => (),
-            Wake::Every => {
-                for cache in self.live.primaries() {
-                    self.inbox.add_all(cache.keys(), urgency);
-                }
-            }
-            Wake::Indexed { index, values } => {
-                let Some(path) = self.index_paths.get(&index) else { return };
-                for cache in self.live.primaries() {
-                    for (namespace, value) in &values {
-                        self.inbox
-                            .add_all(cache.indexed(path, namespace.as_deref(), value), urgency);
-                    }
-                }
-            }
-        }
     }
 }

@@ -3,6 +3,8 @@
 //! One table for all controllers: accounts that ask the same share the answer. Whoever holds an [`Interest`] has its
 //! rights asked again before they grow old, so that a cached read rarely waits (R53–R55).
 
+mod round;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,17 +14,21 @@ use std::{
 use http::Method;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::{task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     apiserver::{ApiServer, Call, Error, Identity, Media},
     clock,
     grant::{ALLOW_VALID, Answers, Right, Verdict},
 };
+use round::Round;
 
 /// Answers older than this are asked for again while somebody is interested.
-const REFRESH_AFTER: Duration = Duration::from_secs(5);
-/// How often ages are looked at: an answer is renewed at 5 to 6.5 s, well before [`ALLOW_VALID`].
-const LOOK_EVERY: Duration = Duration::from_millis(1_500);
+const REFRESH_AFTER: Duration = Duration::from_secs(6);
+/// How often ages are looked at: a renewal begins at 6 to 6.5 s and has [`IN_TIME`] until the answer counts no more.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// An API server that answers within this never makes a right unknown.
+const IN_TIME: Duration = Duration::from_millis(3_500);
 
 /// The shared table of answers.
 #[derive(Clone, Debug)]
@@ -85,26 +91,45 @@ impl Authority {
 
     /// Renews what somebody is interested in, for ever.
     pub async fn run(self) {
-        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut round = Round::default();
+        let mut asking = JoinSet::new();
         loop {
-            ticks.tick().await;
-            for (account, right) in self.due(clock::now()) {
-                if let Err(error) = self.ask(&account, &right).await {
-                    tracing::debug!(%account, %right, %error, "cannot review a right");
-                    break;
+            tokio::select! {
+                _ = looks.tick() => round.due(self.due(clock::now())),
+                Some(Ok((question, begun, answered))) = asking.join_next() => {
+                    round.ended(question, begun, answered);
                 }
+            }
+            while let Some(question) = round.next() {
+                asking.spawn(self.clone().renew(question));
             }
         }
     }
 
+    async fn renew(self, question: (Identity, Right)) -> ((Identity, Right), Instant, bool) {
+        let (account, right) = &question;
+        let begun = clock::now();
+        let answer = self.ask(account, right).await;
+        if let Err(error) = &answer {
+            tracing::debug!(%account, %right, %error, "cannot review a right");
+        }
+        (question, begun, answer.is_ok())
+    }
+
+    /// What is to be asked for again, the oldest answers first.
     fn due(&self, now: Instant) -> Vec<(Identity, Right)> {
         let mut state = self.state();
         state.answers.sweep(now);
         let State { answers, interests } = &*state;
-        let old = |account: &Identity, right: &Right| {
-            answers.age(account, right, now).is_none_or(|age| age > REFRESH_AFTER)
+        let age = |account: &Identity, right: &Right| {
+            answers.age(account, right, now).unwrap_or(Duration::MAX)
         };
-        interests.keys().filter(|(account, right)| old(account, right)).cloned().collect()
+        let all = interests.keys().map(|(account, right)| (age(account, right), account, right));
+        let mut due: Vec<_> = all.filter(|(age, ..)| *age > REFRESH_AFTER).collect();
+        due.sort_unstable_by(|one, other| other.cmp(one));
+        due.into_iter().map(|(_, account, right)| (account.clone(), right.clone())).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -112,8 +137,10 @@ impl Authority {
     }
 }
 
-const _: () =
-    assert!(REFRESH_AFTER.as_millis() + 2 * LOOK_EVERY.as_millis() < ALLOW_VALID.as_millis());
+const _: () = assert!(
+    REFRESH_AFTER.as_millis() + LOOK_EVERY.as_millis() + IN_TIME.as_millis()
+        <= ALLOW_VALID.as_millis()
+);
 
 impl Drop for Interest {
     fn drop(&mut self) {
