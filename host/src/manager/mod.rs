@@ -3,11 +3,14 @@
 //! The manager owns the host's own watches. It tells keepers that something about their object has changed, never
 //! what: they read it themselves.
 
+mod garbage;
 mod keeper;
+mod loads;
 mod news;
 mod objects;
 mod plan;
 mod primaries;
+mod refusal;
 mod running;
 mod stage;
 mod status;
@@ -155,6 +158,8 @@ impl Manager {
                 user: needs.user,
                 memory_ceiling: needs.memory_ceiling,
                 primaries: Arc::new(Primaries::new(controllers.cache().clone())),
+                places: needs.places.clone(),
+                describes: Places::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),
             },
             api: needs.api,
             recorder: needs.recorder,

@@ -2,9 +2,10 @@
 //!
 //! Invariants: `nothing_new_is_the_same_status`, `every_trouble_is_said_with_its_remedy`.
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::stage::Refusal;
+use super::refusal::{Refusal, WORDS};
 use crate::{
     crd::{
         Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
@@ -12,8 +13,18 @@ use crate::{
     },
     manifest::Kind,
     rollout::{Decision, Problem},
+    text::cut,
     view::Blind,
 };
+
+/// The longest name in a text: no object has a longer one.
+const NAME: usize = 253;
+/// The longest text with YAML in it.
+const LONG: usize = 16 << 10;
+/// How much of each message remains where the whole status is not let in.
+const SHORT: usize = 128;
+/// The largest manifest that is shown.
+const MANIFEST: usize = 64 << 10;
 
 /// Where a revision stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +67,12 @@ pub(super) struct Facts<'a> {
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
+    /// Why the spec's config cannot be used.
+    pub(super) unusable: Option<&'a str>,
+    /// Why the WasmRevision of the spec could not be made.
+    pub(super) not_made: Option<&'a str>,
+    /// The WasmRevision of the live revision is gone, and it is not loaded.
+    pub(super) active_gone: bool,
 }
 
 /// One thing to say: a CamelCase word, and for people.
@@ -120,7 +137,7 @@ impl Facts<'_> {
     fn lost_its_way(&self) -> bool {
         let words = [&self.conflict, &self.forbidden, &self.illness];
         let is_told = words.into_iter().any(Option::is_some);
-        self.account_missing || self.blind.is_some() || is_told
+        self.account_missing || self.active_gone || self.blind.is_some() || is_told
     }
 
     fn message(&self, trouble: Option<&Saying>) -> String {
@@ -133,6 +150,9 @@ impl Facts<'_> {
         if let Some(Standing::Staging(waiting)) = &self.desired_standing {
             let message = waiting.as_ref().map(|refusal| refusal.message.clone());
             return message.unwrap_or_else(|| format!("{} is being staged", self.desired));
+        }
+        if self.is_on_its_way() {
+            return format!("{} is about to be staged", self.desired);
         }
         if self.controller.spec.suspend {
             return "suspended: no new runs until spec.suspend is false".to_owned();
@@ -186,8 +206,45 @@ impl Facts<'_> {
             (_, Some(candidate)) => {
                 (false, ("CandidateReady", format!("{candidate} waits for its promotion")))
             }
-            _ => (false, ("Complete", "the revision of the spec is live or rejected".to_owned())),
+            _ => self.at_rest(),
         }
+    }
+
+    /// What is so where nothing is being staged and nothing waits for its promotion.
+    fn at_rest(&self) -> (bool, Saying) {
+        let desired = self.desired;
+        if let Some(why) = self.unusable {
+            return (false, ("ConfigRefused", why.to_owned()));
+        }
+        if let Some(why) = self.not_made {
+            return (true, ("RevisionNotMade", self.unmade(why)));
+        }
+        if self.account_missing && self.desired_standing.is_none() {
+            return (true, ("ServiceAccountMissing", format!("{desired} waits for its ServiceAccount")));
+        }
+        match &self.decision.active {
+            Some(active) if self.active_standing != Some(Standing::Ready) => {
+                (true, ("Loading", format!("{active} is being loaded")))
+            }
+            Some(active) if active == desired => (false, ("Complete", format!("{desired} is live"))),
+            _ if self.is_rejected() => {
+                (false, ("Complete", format!("{desired}, the revision of the spec, is rejected")))
+            }
+            _ => (true, ("Staging", format!("{desired} is about to be staged"))),
+        }
+    }
+
+    fn is_rejected(&self) -> bool {
+        self.controller.spec.rollout.rejected.iter().any(|name| name == self.desired)
+    }
+
+    /// Whether the revision of the spec is wanted, and nothing has been begun for it yet.
+    fn is_on_its_way(&self) -> bool {
+        self.desired_standing.is_none() && !self.desired.is_empty() && !self.is_rejected()
+    }
+
+    fn unmade(&self, why: &str) -> String {
+        format!("the WasmRevision {} could not be made, and the host tries again: {why}", self.desired)
     }
 
     /// What keeps the controller from doing what its team wants, most urgent first.
@@ -204,8 +261,15 @@ impl Facts<'_> {
         if let Some(conflict) = &self.conflict {
             return Some(("Conflict", conflict.clone()));
         }
+        if let (Some(active), true) = (&self.decision.active, self.active_gone) {
+            let text = format!(
+                "the live revision {active} cannot be loaded: its WasmRevision was deleted. Name another one: {}",
+                self.command("promote")
+            );
+            return Some(("RevisionGone", text));
+        }
         if let Some(forbidden) = &self.forbidden {
-            return Some(("Forbidden", format!("a run was refused: {forbidden}")));
+            return Some(("Forbidden", format!("a run was refused: {}", cut(forbidden, LONG))));
         }
         if let (Some(active), Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal)))) =
             (&self.decision.active, &self.active_standing)
@@ -219,13 +283,20 @@ impl Facts<'_> {
             return Some(unwatched(blind));
         }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
-            return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
+            let words = cut(illness, WORDS);
+            return Some(("GuestBreaksDown", format!("{active}: {words}. {}", self.remedy())));
         }
         if let Some(fight) = &self.fight {
-            return Some(("Fighting", fight.clone()));
+            return Some(("Fighting", cut(fight, WORDS).into_owned()));
         }
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
+        }
+        if let Some(why) = self.unusable {
+            return Some(("ConfigRefused", why.to_owned()));
+        }
+        if let Some(why) = self.not_made {
+            return Some(("RevisionNotMade", self.unmade(why)));
         }
         if let Some(Standing::Failed(refusal)) = &self.desired_standing {
             return Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)));
@@ -235,6 +306,13 @@ impl Facts<'_> {
 }
 
 impl Facts<'_> {
+    /// How a verb of the command line is typed for this controller.
+    fn command(&self, verb: &str) -> String {
+        let meta = &self.controller.metadata;
+        let name = meta.name.as_deref().unwrap_or_default();
+        format!("nagaya {verb} {name} -n {}", meta.namespace.as_deref().unwrap_or_default())
+    }
+
     /// What a team does about a live revision that keeps breaking down: nothing happens by itself.
     fn remedy(&self) -> String {
         let meta = &self.controller.metadata;
@@ -253,6 +331,8 @@ impl Facts<'_> {
 
 /// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
 fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
+    let (kind, message) = (kind.to_string(), cut(message, WORDS));
+    let kind = cut(&kind, NAME);
     match code {
         404 => (
             "KindNotServed",
@@ -276,6 +356,7 @@ fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
 }
 
 fn told(problem: &Problem) -> Saying {
+    // The names are the team's, and no longer than the CRD lets them be.
     match problem {
         Problem::Unknown(name) => (
             "UnknownRevision",
@@ -302,6 +383,57 @@ fn told(problem: &Problem) -> Saying {
             ),
         ),
     }
+}
+
+/// The least of a status: what decides, and each condition in short. It is what remains to be written where the whole is
+/// not let in.
+pub(super) fn bare(status: &WasmControllerStatus) -> WasmControllerStatus {
+    let short = |text: &str| cut(text, SHORT).into_owned();
+    let mut bare = WasmControllerStatus {
+        message: status.message.as_deref().map(short),
+        shares_primary_with: vec![],
+        ..status.clone()
+    };
+    for condition in &mut bare.conditions {
+        condition.message = short(&condition.message);
+    }
+    bare
+}
+
+/// What the status of an object that cannot be read says besides what it said before; `None` if it says so already.
+pub(super) fn unreadable(body: &str, generation: Option<i64>, text: &str) -> Option<Value> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Object {
+        status: Told,
+    }
+    #[derive(Clone, Default, Deserialize, PartialEq)]
+    #[serde(default, rename_all = "camelCase")]
+    struct Told {
+        observed_generation: Value,
+        phase: Value,
+        message: Value,
+        conditions: Value,
+    }
+    let old = serde_json::from_str::<Object>(body).unwrap_or_default().status;
+    let mut conditions = serde_json::from_value(old.conditions.clone()).unwrap_or_default();
+    for (kind, holds) in [("Ready", false), ("Degraded", true)] {
+        set_condition(&mut conditions, condition(kind, holds, "Unreadable", text, generation));
+    }
+    let new = Told {
+        observed_generation: json!(generation),
+        phase: json!(Phase::Degraded),
+        message: json!(text),
+        conditions: json!(conditions),
+    };
+    (new != old).then(|| {
+        json!({
+            "observedGeneration": new.observed_generation,
+            "phase": new.phase,
+            "message": new.message,
+            "conditions": new.conditions,
+        })
+    })
 }
 
 /// A revision's status.
@@ -335,7 +467,8 @@ pub(super) fn revision(
     set_condition(&mut conditions, condition("Ready", ready, reason, &text, None));
     match illness {
         Some(illness) => {
-            let ill = condition("Degraded", true, "GuestBreaksDown", illness, None);
+            let illness = cut(illness, WORDS);
+            let ill = condition("Degraded", true, "GuestBreaksDown", &illness, None);
             set_condition(&mut conditions, ill);
         }
         None => conditions.retain(|condition| condition.type_ != "Degraded"),
@@ -343,9 +476,14 @@ pub(super) fn revision(
     WasmRevisionStatus {
         phase,
         message: message.map(|_| text),
-        manifest: manifest.or(old.manifest),
+        manifest: manifest.or(old.manifest).filter(|manifest| is_shown(manifest)),
         conditions,
     }
+}
+
+/// A manifest is there to be read: a huge one would keep the rest from being stored.
+fn is_shown(manifest: &Value) -> bool {
+    manifest.to_string().len() <= MANIFEST
 }
 
 #[cfg(test)]
@@ -373,6 +511,9 @@ mod tests {
             blind: None,
             module_lost: false,
             deleting: false,
+            unusable: None,
+            not_made: None,
+            active_gone: false,
         }
     }
 
@@ -413,13 +554,7 @@ mod tests {
     fn every_trouble_is_said_with_its_remedy() {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
-        let refusal = Refusal {
-            reason: "CompileFailed",
-            message: "too big".into(),
-            waits: false,
-            retry: None,
-        };
-        let failed = Standing::Failed(refusal);
+        let failed = Standing::Failed(Refusal::failed("CompileFailed", "too big"));
         let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into() };
         let base = || facts(&controller, &live);
         for (facts, phase, ready, reason, words) in [
@@ -473,6 +608,27 @@ mod tests {
                 "apply its CustomResourceDefinition again",
             ),
             (
+                Facts { unusable: Some("spec.config is too deep"), ..base() },
+                Phase::Running,
+                "True",
+                "ConfigRefused",
+                "spec.config is too deep",
+            ),
+            (
+                Facts { not_made: Some("exceeded quota"), ..base() },
+                Phase::Running,
+                "True",
+                "RevisionNotMade",
+                "the WasmRevision web-2 could not be made, and the host tries again: exceeded quota",
+            ),
+            (
+                Facts { active_gone: true, active_standing: None, ..base() },
+                Phase::Degraded,
+                "False",
+                "RevisionGone",
+                "its WasmRevision was deleted",
+            ),
+            (
                 Facts { desired_standing: Some(failed.clone()), ..base() },
                 Phase::Running,
                 "True",
@@ -500,13 +656,89 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_waits_for_its_bytes() {
-        let refusal = Refusal {
-            reason: "ModuleMissing",
-            message: "push it".into(),
-            waits: true,
-            retry: None,
+    fn progressing_says_what_is_so() {
+        let mut controller = controller();
+        let live = |name: &str| Decision { active: Some(name.into()), ..Decision::default() };
+        let (first, second, none) = (live("web-1"), live("web-2"), Decision::default());
+        let said = |facts: Facts<'_>| {
+            let status = facts.status();
+            let found = status.conditions.iter().find(|c| c.type_ == "Progressing").unwrap();
+            (found.status.clone(), found.message.clone())
         };
+        let base = |controller, decision| facts(controller, decision);
+        let unbegun = |facts| Facts { desired_standing: None, ..facts };
+        for (facts, progressing, words) in [
+            (base(&controller, &second), "False", "web-2 is live"),
+            (Facts { active_standing: None, ..base(&controller, &second) }, "True", "web-2 is being loaded"),
+            (unbegun(base(&controller, &first)), "True", "web-2 is about to be staged"),
+            (unbegun(base(&controller, &none)), "True", "web-2 is about to be staged"),
+            (
+                Facts { account_missing: true, ..unbegun(base(&controller, &none)) },
+                "True",
+                "web-2 waits for its ServiceAccount",
+            ),
+            (
+                Facts { desired_standing: Some(Standing::Staging(None)), ..base(&controller, &first) },
+                "True",
+                "web-2 is being compiled, described and synced",
+            ),
+        ] {
+            assert_eq!(said(facts), (progressing.to_owned(), words.to_owned()));
+        }
+        controller.spec.rollout.rejected = vec!["web-2".into()];
+        let (progressing, words) = said(unbegun(facts(&controller, &first)));
+        assert_eq!((&*progressing, &*words), ("False", "web-2, the revision of the spec, is rejected"));
+        let loading = Facts { active_standing: None, ..unbegun(facts(&controller, &first)) };
+        assert_eq!(said(loading).1, "web-1 is being loaded");
+    }
+
+    #[test]
+    fn a_status_fits_whatever_others_have_said() {
+        let controller = controller();
+        let decision = Decision { active: Some("web-1".into()), ..Decision::default() };
+        let long = || Some("ß".repeat(500_000));
+        let kind = Kind::new("v1", &"K".repeat(500_000));
+        let refusal = Refusal::failed("DescribeFailed", "ß".repeat(450_000));
+        let base = || facts(&controller, &decision);
+        for facts in [
+            Facts { forbidden: long(), ..base() },
+            Facts { illness: long(), ..base() },
+            Facts { fight: long(), ..base() },
+            Facts { blind: Some(Blind { kind, code: 403, message: long().unwrap() }), ..base() },
+            Facts { desired_standing: Some(Standing::Failed(refusal.clone())), ..base() },
+            Facts { active_standing: Some(Standing::Failed(refusal)), ..base() },
+        ] {
+            let status = facts.status();
+            let size = serde_json::to_string(&status).unwrap().len();
+            assert!(size < 100 << 10, "{size}");
+            let least = bare(&status);
+            assert!(serde_json::to_string(&least).unwrap().len() < 4 << 10);
+            assert_eq!((&least.active, least.conditions.len()), (&status.active, 3));
+        }
+        let manifest = json!({"finalizer": "x".repeat(900_000)});
+        let illness = long();
+        let standing = (Some(&Standing::Ready), true);
+        let told = revision(None, standing, illness.as_deref(), Some(manifest));
+        assert!(serde_json::to_string(&told).unwrap().len() < 8 << 10);
+    }
+
+    #[test]
+    fn an_unreadable_object_is_told_once_and_keeps_what_decides() {
+        let body = r#"{"spec":{"suspend":"no"},"status":{"active":"web-1","executorGeneration":7,"phase":"Running","conditions":[{"type":"Progressing","status":"False","reason":"Complete","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
+        let fields = unreadable(body, Some(3), "cannot be read").unwrap();
+        assert_eq!((fields.get("active"), fields.get("executorGeneration")), (None, None));
+        assert_eq!(fields["conditions"].as_array().unwrap().len(), 3);
+        let mut object: Value = serde_json::from_str(body).unwrap();
+        json_patch::merge(&mut object["status"], &fields);
+        assert_eq!(object["status"]["active"], "web-1");
+        assert_eq!(unreadable(&object.to_string(), Some(3), "cannot be read"), None);
+        let deep = format!(r#"{{"spec":{}{},"status":{{"active":"web-1"}}}}"#, "[".repeat(500), "]".repeat(500));
+        assert!(unreadable(&deep, None, "cannot be read").is_some());
+    }
+
+    #[test]
+    fn a_revision_waits_for_its_bytes() {
+        let refusal = Refusal::without_bytes("push it");
         let status = revision(None, (Some(&Standing::Staging(Some(refusal))), false), None, None);
         assert_eq!(
             (status.phase, status.message.as_deref()),

@@ -1,82 +1,114 @@
 //! The end of a controller: drained, what it leaves behind counted and told, and then let go.
 
+use std::time::Duration;
+
 use http::Method;
 use tokio::time::Instant;
 
 use super::{
-    super::{news, plan, running::Setup},
-    AT_LEAST_EVERY, Keeper, Next,
+    super::{news, objects::Version, plan, running::Setup},
+    AT_LEAST_EVERY, FINALIZERS, Keeper, Next,
 };
 use crate::{
-    apiserver::{ApiServer, Call, Error, Identity, Resource, query},
+    apiserver::{ApiServer, Call, Error, Resource, query},
     crd::{FINALIZER, WasmController},
     manifest::Kind,
     rollout::Decision,
-    watch::{envelope, intern::Interner},
+    stored::Stored,
+    watch::{Entry, envelope, intern::Interner},
 };
 
 const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 const PAGE: &str = "500";
+/// Counting may not hold up the end for longer.
+const COUNT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// Drains, warns of what stays behind, and lets the object go.
-    pub(super) async fn delete(&mut self, controller: &WasmController) -> Result<Next, Error> {
-        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
+    pub(super) async fn delete(&mut self, stored: Stored) -> Next {
+        let finalizers = stored.controller.metadata.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|name| name == FINALIZER) {
             self.end().await;
-            return Ok(Next::At(Instant::now() + AT_LEAST_EVERY));
+            return self.next(AT_LEAST_EVERY);
         }
-        let controller = self.say_deleting(controller).await?;
-        let left = self.left(&controller).await;
+        if !self.patience.may(FINALIZERS, Instant::now()) {
+            return self.next(AT_LEAST_EVERY);
+        }
+        let controller = self.say_deleting(stored).await;
+        // What could not be let go before was counted and told before.
+        let is_first = self.patience.why(FINALIZERS).is_none();
+        let left = if is_first { self.left(&controller).await } else { None };
         self.end().await;
         if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
             self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
         }
-        finalizers.retain(|name| name != FINALIZER);
-        self.own = Some(self.objects.set_finalizers(&controller, &finalizers).await?);
-        Ok(Next::At(Instant::now() + AT_LEAST_EVERY))
+        self.let_go(&Version::of(&controller.metadata), finalizers).await
     }
 
-    /// Draining takes a while, and whoever waits for it reads why.
-    async fn say_deleting(&mut self, controller: &WasmController) -> Result<WasmController, Error> {
-        let old = plan::status(controller);
+    /// The same of an object that cannot be read.
+    pub(super) async fn delete_unreadable(&mut self, entry: &Entry) -> Next {
+        self.end().await;
+        let finalizers: Vec<String> = entry.finalizers().map(str::to_owned).collect();
+        let is_held = finalizers.iter().any(|name| name == FINALIZER);
+        if !is_held || !self.patience.may(FINALIZERS, Instant::now()) {
+            return self.next(AT_LEAST_EVERY);
+        }
+        self.let_go(&Version::of_entry(entry), finalizers).await
+    }
+
+    async fn let_go(&mut self, at: &Version, mut finalizers: Vec<String>) -> Next {
+        finalizers.retain(|name| name != FINALIZER);
+        match self.objects.set_finalizers(at, &finalizers).await {
+            Ok(written) => {
+                self.patience.worked(FINALIZERS);
+                self.own = Some(written);
+            }
+            // What cannot be read has been written all the same.
+            Err(Error::Answer(_)) => drop(self.patience.worked(FINALIZERS)),
+            Err(error) => self.put_off(FINALIZERS, &error),
+        }
+        self.next(AT_LEAST_EVERY)
+    }
+
+    /// Draining takes a while, and whoever waits for it reads why. It does not wait for that to be written.
+    async fn say_deleting(&mut self, stored: Stored) -> WasmController {
+        let controller = stored.controller;
+        let old = plan::status(&controller);
         let decision = Decision {
-            active: old.active.clone(),
-            candidate: old.candidate.clone(),
-            previous: old.previous.clone(),
+            active: old.active,
+            candidate: old.candidate,
+            previous: old.previous,
             problem: None,
         };
-        let plan = plan::plan(controller, |_| true);
-        let status = self.status(controller, &plan, &old, &decision);
-        if controller.status.as_ref() == Some(&status) {
-            return Ok(controller.clone());
-        }
-        let value = serde_json::to_value(&status).unwrap_or_default();
-        let written = self.objects.set_status(controller, value).await?;
-        self.own = Some(written.clone());
-        Ok(written)
+        let plan = plan::plan(&controller, stored.unusable.is_none(), |_| true);
+        let status = self.status(&controller, &plan, &decision, None);
+        self.write_status(&controller, &status).await;
+        self.own.as_ref().map_or(controller, |own| own.controller.clone())
     }
 
     /// How many objects carry the finalizer that nobody removes from now on, and its name; `None` of them: nobody could count.
     async fn left(&self, controller: &WasmController) -> Option<(Option<usize>, String)> {
         let status = plan::status(controller);
         let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
-        if let Some(executor) = self.executors.values().next() {
+        if let Some(executor) = self.loads.all_ready().next() {
             let carriers =
                 executor.view.primaries().filter(|e| e.finalizers().any(|name| *name == finalizer));
             return Some((Some(carriers.count()), finalizer));
         }
-        match count(&self.estate.api, controller, &status.primary?, &finalizer).await {
-            Ok(count) => Some((Some(count), finalizer)),
-            Err(error) => {
-                tracing::warn!(controller = %self.key, finalizer, error = crate::causes::all(&error), "cannot count the objects that carry the finalizer");
-                Some((None, finalizer))
-            }
-        }
+        let primary = status.primary?;
+        let counted = count(&self.estate.api, controller, &primary, &finalizer);
+        let why = match tokio::time::timeout(COUNT_LIMIT, counted).await {
+            Ok(Ok(count)) => return Some((Some(count), finalizer)),
+            Ok(Err(error)) => crate::causes::all(&error),
+            Err(_) => format!("there are too many to count within {COUNT_LIMIT:?}"),
+        };
+        tracing::warn!(controller = %self.key, finalizer, error = why, "cannot count the objects that carry the finalizer");
+        Some((None, finalizer))
     }
 }
 
-/// How many objects of `primary` in the controller's scope carry `finalizer`.
+/// How many objects of `primary` in the controller's scope carry `finalizer`, as the account sees them: what the host may
+/// read besides is none of its team's.
 async fn count(
     api: &ApiServer,
     controller: &WasmController,
@@ -93,14 +125,7 @@ async fn count(
     };
     let mut count = 0;
     for namespace in namespaces {
-        // A shared kind is the host's to read, another only the account's.
-        let own = in_namespace(api, &resource, namespace, Identity::Host, finalizer).await;
-        count += match own {
-            Err(error) if error.code() == Some(403) => {
-                in_namespace(api, &resource, namespace, setup.account.clone(), finalizer).await?
-            }
-            result => result?,
-        };
+        count += in_namespace(api, &resource, namespace, &setup, finalizer).await?;
     }
     Ok(count)
 }
@@ -109,14 +134,14 @@ async fn in_namespace(
     api: &ApiServer,
     resource: &Resource,
     namespace: Option<&str>,
-    identity: Identity,
+    setup: &Setup,
     finalizer: &str,
 ) -> Result<usize, Error> {
     let path = resource.path(namespace, None, None)?;
     let (mut count, mut next) = (0, Some(String::new()));
     while let Some(page) = next {
         let path = query(&path, [("limit", PAGE), ("continue", &page)]);
-        let call = Call::new(Method::GET, path).identity(identity.clone());
+        let call = Call::new(Method::GET, path).identity(setup.account.clone());
         let text = api.call(Call { accept: Some(METADATA_LIST), ..call }).await?;
         let list = envelope::list(&text, &resource.kind, &mut Interner::default())
             .map_err(|error| Error::Answer(error.into()))?;
