@@ -4,7 +4,7 @@
 //! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
 //! The path of a version: [`crd`], [`stored`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
-//! [`admin`], [`metrics`], [`causes`], [`cli`].
+//! [`admin`], [`metrics`], [`causes`], [`text`], [`cli`].
 
 pub mod admin;
 pub mod api;
@@ -41,6 +41,10 @@ pub mod rollout;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+<<<<<<< HEAD
 pub mod stored;
+=======
+pub mod text;
+>>>>>>> main
 pub mod view;
 pub mod watch;

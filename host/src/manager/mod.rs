@@ -17,18 +17,20 @@ mod status;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
     sync::{Notify, watch},
     task::{Id, JoinSet},
+    time::MissedTickBehavior,
 };
 
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
     authority::Authority,
+    causes,
     crd::own_watch,
     events::Recorder,
     fence::Claim,
@@ -43,6 +45,7 @@ use crate::{
         Cache, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey, selector,
     },
 };
+use garbage::Collector;
 use keeper::{Died, Estate, Keeper};
 use primaries::Primaries;
 
@@ -97,6 +100,9 @@ pub struct Manager {
     keepers: HashMap<ObjectKey, Arc<Notify>>,
     keys: HashMap<Id, ObjectKey>,
     tasks: JoinSet<Result<(), Died>>,
+    collector: Arc<Mutex<Collector>>,
+    /// A look for files that nobody needs.
+    collecting: JoinSet<()>,
 }
 
 /// Takes the wake-ups of the host's own watches.
@@ -183,6 +189,8 @@ impl Manager {
             keepers: HashMap::new(),
             keys: HashMap::new(),
             tasks: JoinSet::new(),
+            collector: Arc::default(),
+            collecting: JoinSet::new(),
         };
         Ok((manager, is_ready))
     }
@@ -201,6 +209,8 @@ impl Manager {
         self.estate.staging.modules.synced();
         self.ready.send_replace(true);
         self.claim.mark_changed();
+        let mut looks = tokio::time::interval(garbage::LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !*stop.borrow() {
             let due = self.bell.inbox.next_due();
             let unconfirmed = self.unconfirmed();
@@ -215,6 +225,8 @@ impl Manager {
                 () = sleep(due) => self.knock(&stop),
                 () = self.bell.inbox.changed() => (),
                 Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
+                _ = looks.tick() => self.collect(),
+                Some(_) = self.collecting.join_next() => (),
                 Ok(()) = stop.changed() => (),
             }
         }
@@ -223,6 +235,28 @@ impl Manager {
             self.bury(ended)?;
         }
         Ok(())
+    }
+
+    /// Looks for files that nobody needs, if this host works and sees everything that names one.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn collect(&mut self) {
+        let sees = |watch: &Subscription| {
+            let state = watch.state().borrow().clone();
+            state.synced && state.trouble.is_none()
+        };
+        let works = self.confirmed.borrow().as_ref().is_some_and(Claim::holds);
+        if !works || !self.watches.iter().all(sees) || !self.collecting.is_empty() {
+            return;
+        }
+        let needed = garbage::named(&self.estate.controllers, &self.estate.revisions);
+        let (collector, host) = (self.collector.clone(), self.estate.staging.clone());
+        self.collecting.spawn_blocking(move || {
+            let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+            let files = (&host.modules, &host.sandbox);
+            if let Err(error) = collector.look(files, &needed, Instant::now()) {
+                tracing::warn!(error = causes::all(&*error), "cannot look for files that nobody needs");
+            }
+        });
     }
 
     fn unconfirmed(&self) -> Option<Claim> {

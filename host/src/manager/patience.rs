@@ -6,14 +6,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::text::cut;
+use crate::text::{MESSAGE, cut};
 
 /// The pause after a first failure; it doubles.
 const FIRST: Duration = Duration::from_secs(1);
 /// The longest.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How much is kept of why.
-const WHY: usize = 1_024;
 
 /// The writes of one keeper that have failed, by what they write.
 #[derive(Debug, Default)]
@@ -40,7 +38,7 @@ impl Patience {
         let pause = FIRST.saturating_mul(2_u32.saturating_pow(failing.failures)).min(LONGEST);
         failing.failures += 1;
         failing.until = now + pause;
-        let why = cut(why, WHY);
+        let why = cut(why, MESSAGE);
         let is_news = failing.why != why;
         failing.why = why.into_owned();
         is_news
@@ -92,6 +90,6 @@ mod tests {
         patience.keep(|what| what == "another");
         assert_eq!(patience.next_due(now), None);
         patience.failed("x", &"y".repeat(900_000), now);
-        assert!(patience.why("x").is_some_and(|why| why.len() <= WHY));
+        assert!(patience.why("x").is_some_and(|why| why.len() <= MESSAGE));
     }
 }

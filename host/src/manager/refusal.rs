@@ -11,7 +11,7 @@ use std::{error::Error as _, time::Duration};
 use crate::{
     apiserver::Error as CallError,
     sandbox::{self, Failure, NoManifest},
-    text::cut,
+    text::{MESSAGE, cut},
 };
 
 /// How often something that others must provide is looked for again.
@@ -24,8 +24,6 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const SLOWLY: Duration = Duration::from_secs(1_800);
 /// So often in a row what may be chance is not called a failure yet.
 const CHANCES: u32 = 3;
-/// The longest text of a guest, a compiler or a server in a condition; the YAML of a missing right is the host's own.
-pub(super) const WORDS: usize = 1_024;
 
 /// Why a revision is not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +65,7 @@ impl Again {
 
 impl Refusal {
     pub(super) fn failed(reason: &'static str, message: impl AsRef<str>) -> Self {
-        let message = cut(message.as_ref(), WORDS).into_owned();
+        let message = cut(message.as_ref(), MESSAGE).into_owned();
         Self { reason, message, waits: false, again: Again::Slowly }
     }
 
@@ -93,7 +91,7 @@ impl Refusal {
     pub(super) fn api(what: &str, error: &CallError) -> Self {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
         let words = format!("{error}{cause}");
-        let words = cut(&words, WORDS / 2);
+        let words = cut(&words, MESSAGE / 2);
         Self::waiting(
             "ApiServerUnavailable",
             format!("cannot {what}: {words}; the host tries again"),
@@ -174,7 +172,7 @@ mod tests {
             Refusal::api("ask", &CallError::Request(long.clone())),
             Refusal::failed("ManifestRefused", &long),
         ] {
-            assert!(refusal.message.len() <= WORDS, "{}", refusal.message.len());
+            assert!(refusal.message.len() <= MESSAGE, "{}", refusal.message.len());
         }
         let text = Refusal::api("ask", &CallError::Request(long)).message;
         assert!(text.ends_with("the host tries again"), "{text}");

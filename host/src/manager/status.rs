@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::refusal::{Refusal, WORDS};
+use super::refusal::Refusal;
 use crate::{
     crd::{
         Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
@@ -13,12 +13,10 @@ use crate::{
     },
     manifest::Kind,
     rollout::{Decision, Problem},
-    text::cut,
+    text::{MESSAGE, NAME, cut},
     view::Blind,
 };
 
-/// The longest name in a text: no object has a longer one.
-const NAME: usize = 253;
 /// The longest text with YAML in it.
 const LONG: usize = 16 << 10;
 /// How much of each message remains where the whole status is not let in.
@@ -283,11 +281,11 @@ impl Facts<'_> {
             return Some(unwatched(blind));
         }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
-            let words = cut(illness, WORDS);
+            let words = cut(illness, MESSAGE);
             return Some(("GuestBreaksDown", format!("{active}: {words}. {}", self.remedy())));
         }
         if let Some(fight) = &self.fight {
-            return Some(("Fighting", cut(fight, WORDS).into_owned()));
+            return Some(("Fighting", cut(fight, MESSAGE).into_owned()));
         }
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
@@ -331,7 +329,7 @@ impl Facts<'_> {
 
 /// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
 fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
-    let (kind, message) = (kind.to_string(), cut(message, WORDS));
+    let (kind, message) = (kind.to_string(), cut(message, MESSAGE));
     let kind = cut(&kind, NAME);
     match code {
         404 => (
@@ -467,7 +465,7 @@ pub(super) fn revision(
     set_condition(&mut conditions, condition("Ready", ready, reason, &text, None));
     match illness {
         Some(illness) => {
-            let illness = cut(illness, WORDS);
+            let illness = cut(illness, MESSAGE);
             let ill = condition("Degraded", true, "GuestBreaksDown", &illness, None);
             set_condition(&mut conditions, ill);
         }

@@ -6,7 +6,11 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "sandbox"]),
     // sandbox: the verb of the child process that compiles.
-    ("cli", &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox"]),
+    // stored: an object that only is shown is read as far as it can be.
+    (
+        "cli",
+        &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox", "stored"],
+    ),
     ("config", &["crd", "lease"]),
     (
         "app",
@@ -62,7 +66,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("sandbox", &["client", "cpu", "crd", "manifest", "module"]),
+    // places: whose turn it is to compile.
+    ("sandbox", &["client", "cpu", "crd", "manifest", "module", "places"]),
     (
         "client",
         &[
@@ -91,6 +96,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("apiserver", &["manifest"]),
     // The path of a version.
     ("crd", &["manifest"]),
+    ("stored", &["crd"]),
     ("manifest", &["watch"]),
     ("module", &["crd"]),
     (
@@ -114,6 +120,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "rollout",
             "run",
             "sandbox",
+            "stored",
             "view",
             "watch",
         ],
@@ -124,12 +131,13 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("admin", &[]),
     ("metrics", &[]),
     ("causes", &[]),
+    ("text", &[]),
     ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, and an error's
-/// causes for the log.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes"];
+/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, an error's causes
+/// for the log, and how a text from outside is cut.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "text"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -144,7 +152,10 @@ pub(crate) const PURE: &[&str] = &[
     "budget.rs",
     "fight.rs",
     "manifest.rs",
+    "stored.rs",
+    "module/garbage.rs",
     "causes.rs",
+    "text.rs",
     "watch/envelope.rs",
     "watch/fingerprint.rs",
     "watch/selector.rs",
