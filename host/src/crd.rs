@@ -183,7 +183,11 @@ fn default_history() -> u32 {
 fn number<'de, D: Deserializer<'de>>(text: D) -> Result<u32, D::Error> {
     let number = serde_json::Number::deserialize(text)?;
     let whole = number.as_u64().map(|whole| u32::try_from(whole).unwrap_or(u32::MAX));
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "`as` ends at the limits")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` ends at the limits"
+    )]
     Ok(whole.unwrap_or_else(|| number.as_f64().unwrap_or_default() as u32))
 }
 

@@ -41,10 +41,7 @@ pub mod rollout;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
-<<<<<<< HEAD
 pub mod stored;
-=======
 pub mod text;
->>>>>>> main
 pub mod view;
 pub mod watch;

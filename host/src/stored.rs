@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn a_config_that_cannot_be_used_is_left_out_and_said() {
-        for (levels, fits) in [(1, true), (97, true), (100, true), (101, false), (140, false), (9_000, false)] {
+        for (levels, fits) in
+            [(1, true), (97, true), (100, true), (101, false), (140, false), (9_000, false)]
+        {
             let stored = controller(&object(&nested(levels), "{}")).unwrap();
             assert_eq!(stored.unusable.is_none(), fits, "{levels}: {:?}", stored.unusable);
             assert_eq!(stored.controller.spec.config.is_some(), fits, "{levels}");
@@ -228,13 +230,21 @@ mod tests {
                 ("serviceAccountName", r#""web""#.to_owned()),
                 ("module", r#"{"digest":"sha256:1"}"#.to_owned()),
             ]);
-            for field in ["config", "limits", "scope", "rollout", "revisionHistoryLimit", "exclusive"] {
+            for field in
+                ["config", "limits", "scope", "rollout", "revisionHistoryLimit", "exclusive"]
+            {
                 let value = odd(&mut random);
                 match (field, random % 3) {
                     (_, 0) => (),
-                    ("limits", 1) => drop(parts.insert(field, format!(r#"{{"writesPerMinute":{value}}}"#))),
-                    ("scope", 1) => drop(parts.insert(field, format!(r#"{{"namespaces":{value}}}"#))),
-                    ("rollout", 1) => drop(parts.insert(field, format!(r#"{{"rejected":{value}}}"#))),
+                    ("limits", 1) => {
+                        drop(parts.insert(field, format!(r#"{{"writesPerMinute":{value}}}"#)))
+                    }
+                    ("scope", 1) => {
+                        drop(parts.insert(field, format!(r#"{{"namespaces":{value}}}"#)))
+                    }
+                    ("rollout", 1) => {
+                        drop(parts.insert(field, format!(r#"{{"rejected":{value}}}"#)))
+                    }
                     _ => drop(parts.insert(field, value)),
                 }
             }

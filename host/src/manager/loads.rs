@@ -249,7 +249,11 @@ mod tests {
         assert_eq!(loads.finish((at, "v1"), refused, (&large, 0), now), Taken::Stale);
         assert!(loads.is_due("v1", now));
         loads.begin("v1", small, 0, |ticket| at = ticket);
-        assert_eq!(loads.finish((at, "v1"), Ok(1), (&large, 0), now), Taken::Ready, "it is the same");
+        assert_eq!(
+            loads.finish((at, "v1"), Ok(1), (&large, 0), now),
+            Taken::Ready,
+            "it is the same"
+        );
         let fixed = Question { fixed: (Some(Kind::new("v1", "Pod")), None), ..large.clone() };
         loads.begin("v2", large, 0, |ticket| at = ticket);
         assert_eq!(loads.finish((at, "v2"), Ok(1), (&fixed, 0), now), Taken::Stale);

@@ -254,7 +254,10 @@ impl Manager {
             let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
             let files = (&host.modules, &host.sandbox);
             if let Err(error) = collector.look(files, &needed, Instant::now()) {
-                tracing::warn!(error = causes::all(&*error), "cannot look for files that nobody needs");
+                tracing::warn!(
+                    error = causes::all(&*error),
+                    "cannot look for files that nobody needs"
+                );
             }
         });
     }

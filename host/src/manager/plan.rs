@@ -25,8 +25,8 @@ pub(super) fn plan(
 ) -> Plan {
     let name = controller.metadata.name.as_deref().unwrap_or_default();
     let (spec, status) = (&controller.spec, status(controller));
-    let desired = has_config
-        .then(|| crd::revision_name(name, &spec.module.digest, spec.config.as_ref()));
+    let desired =
+        has_config.then(|| crd::revision_name(name, &spec.module.digest, spec.config.as_ref()));
     let rejected = |name: &String| spec.rollout.rejected.contains(name);
     let mut loaded = BTreeSet::from_iter(status.active.clone());
     loaded.extend(status.previous.filter(|name| !rejected(name)));

@@ -11,8 +11,8 @@ use std::{
 
 use tokio::sync::watch;
 
-pub(super) use super::refusal::Refusal;
 use super::primaries::{Claimant, Primaries};
+pub(super) use super::refusal::Refusal;
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
@@ -205,9 +205,7 @@ impl Staging {
             namespaces: self.namespaces.clone(),
             exclusive: self.exclusive,
         };
-        self.host.primaries.enter(claimant).map_or(Ok(()), |text| {
-            Err(Refusal::conflict(text))
-        })
+        self.host.primaries.enter(claimant).map_or(Ok(()), |text| Err(Refusal::conflict(text)))
     }
 
     /// How each kind of the manifest is served, by group and kind.

@@ -218,13 +218,18 @@ impl Facts<'_> {
             return (true, ("RevisionNotMade", self.unmade(why)));
         }
         if self.account_missing && self.desired_standing.is_none() {
-            return (true, ("ServiceAccountMissing", format!("{desired} waits for its ServiceAccount")));
+            return (
+                true,
+                ("ServiceAccountMissing", format!("{desired} waits for its ServiceAccount")),
+            );
         }
         match &self.decision.active {
             Some(active) if self.active_standing != Some(Standing::Ready) => {
                 (true, ("Loading", format!("{active} is being loaded")))
             }
-            Some(active) if active == desired => (false, ("Complete", format!("{desired} is live"))),
+            Some(active) if active == desired => {
+                (false, ("Complete", format!("{desired} is live")))
+            }
             _ if self.is_rejected() => {
                 (false, ("Complete", format!("{desired}, the revision of the spec, is rejected")))
             }
@@ -242,7 +247,10 @@ impl Facts<'_> {
     }
 
     fn unmade(&self, why: &str) -> String {
-        format!("the WasmRevision {} could not be made, and the host tries again: {why}", self.desired)
+        format!(
+            "the WasmRevision {} could not be made, and the host tries again: {why}",
+            self.desired
+        )
     }
 
     /// What keeps the controller from doing what its team wants, most urgent first.
@@ -667,7 +675,11 @@ mod tests {
         let unbegun = |facts| Facts { desired_standing: None, ..facts };
         for (facts, progressing, words) in [
             (base(&controller, &second), "False", "web-2 is live"),
-            (Facts { active_standing: None, ..base(&controller, &second) }, "True", "web-2 is being loaded"),
+            (
+                Facts { active_standing: None, ..base(&controller, &second) },
+                "True",
+                "web-2 is being loaded",
+            ),
             (unbegun(base(&controller, &first)), "True", "web-2 is about to be staged"),
             (unbegun(base(&controller, &none)), "True", "web-2 is about to be staged"),
             (
@@ -676,7 +688,10 @@ mod tests {
                 "web-2 waits for its ServiceAccount",
             ),
             (
-                Facts { desired_standing: Some(Standing::Staging(None)), ..base(&controller, &first) },
+                Facts {
+                    desired_standing: Some(Standing::Staging(None)),
+                    ..base(&controller, &first)
+                },
                 "True",
                 "web-2 is being compiled, described and synced",
             ),
@@ -685,7 +700,10 @@ mod tests {
         }
         controller.spec.rollout.rejected = vec!["web-2".into()];
         let (progressing, words) = said(unbegun(facts(&controller, &first)));
-        assert_eq!((&*progressing, &*words), ("False", "web-2, the revision of the spec, is rejected"));
+        assert_eq!(
+            (&*progressing, &*words),
+            ("False", "web-2, the revision of the spec, is rejected")
+        );
         let loading = Facts { active_standing: None, ..unbegun(facts(&controller, &first)) };
         assert_eq!(said(loading).1, "web-1 is being loaded");
     }
@@ -730,7 +748,11 @@ mod tests {
         json_patch::merge(&mut object["status"], &fields);
         assert_eq!(object["status"]["active"], "web-1");
         assert_eq!(unreadable(&object.to_string(), Some(3), "cannot be read"), None);
-        let deep = format!(r#"{{"spec":{}{},"status":{{"active":"web-1"}}}}"#, "[".repeat(500), "]".repeat(500));
+        let deep = format!(
+            r#"{{"spec":{}{},"status":{{"active":"web-1"}}}}"#,
+            "[".repeat(500),
+            "]".repeat(500)
+        );
         assert!(unreadable(&deep, None, "cannot be read").is_some());
     }
 

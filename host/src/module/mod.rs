@@ -169,8 +169,7 @@ impl Modules {
                 .is_none_or(|named| named.values().any(|digests| digests.contains(digest)));
             // Just uploaded: whoever named it may be about to do so again.
             let age = fs::metadata(self.path(digest)).and_then(|file| file.modified());
-            let is_old =
-                age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= garbage::GRACE));
+            let is_old = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= garbage::GRACE));
             if !is_named && is_old {
                 removed = fs::remove_file(self.path(digest)).map(|()| true);
             }

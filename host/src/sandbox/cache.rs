@@ -96,8 +96,12 @@ impl CodeCache {
         let mut names = vec![];
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            let ours = path.extension().is_some_and(|extension| extension == "cwasm" || extension == "hmac");
-            names.extend(path.file_stem().filter(|_| ours).map(|name| name.to_string_lossy().into_owned()));
+            let ours = path
+                .extension()
+                .is_some_and(|extension| extension == "cwasm" || extension == "hmac");
+            names.extend(
+                path.file_stem().filter(|_| ours).map(|name| name.to_string_lossy().into_owned()),
+            );
         }
         names.sort();
         names.dedup();

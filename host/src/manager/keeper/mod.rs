@@ -386,9 +386,8 @@ impl Keeper {
             Ok(cached) => cached,
             Err(why) => return Latest::Unreadable(entry, why),
         };
-        let is_newer = |own: &mut Stored| {
-            is_newer(&own.controller.metadata, &cached.controller.metadata)
-        };
+        let is_newer =
+            |own: &mut Stored| is_newer(&own.controller.metadata, &cached.controller.metadata);
         self.own = self.own.take_if(is_newer);
         Latest::Here(Box::new(self.own.clone().unwrap_or(cached)))
     }
