@@ -5,6 +5,7 @@
 
 mod garbage;
 mod keeper;
+mod least;
 mod loads;
 mod news;
 mod objects;

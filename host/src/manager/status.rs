@@ -2,8 +2,7 @@
 //!
 //! Invariants: `nothing_new_is_the_same_status`, `every_trouble_is_said_with_its_remedy`.
 
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::refusal::Refusal;
 use crate::{
@@ -19,8 +18,6 @@ use crate::{
 
 /// The longest text with YAML in it.
 const LONG: usize = 16 << 10;
-/// How much of each message remains where the whole status is not let in.
-const SHORT: usize = 128;
 /// The largest manifest that is shown.
 const MANIFEST: usize = 64 << 10;
 
@@ -391,57 +388,6 @@ fn told(problem: &Problem) -> Saying {
     }
 }
 
-/// The least of a status: what decides, and each condition in short. It is what remains to be written where the whole is
-/// not let in.
-pub(super) fn bare(status: &WasmControllerStatus) -> WasmControllerStatus {
-    let short = |text: &str| cut(text, SHORT).into_owned();
-    let mut bare = WasmControllerStatus {
-        message: status.message.as_deref().map(short),
-        shares_primary_with: vec![],
-        ..status.clone()
-    };
-    for condition in &mut bare.conditions {
-        condition.message = short(&condition.message);
-    }
-    bare
-}
-
-/// What the status of an object that cannot be read says besides what it said before; `None` if it says so already.
-pub(super) fn unreadable(body: &str, generation: Option<i64>, text: &str) -> Option<Value> {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Object {
-        status: Told,
-    }
-    #[derive(Clone, Default, Deserialize, PartialEq)]
-    #[serde(default, rename_all = "camelCase")]
-    struct Told {
-        observed_generation: Value,
-        phase: Value,
-        message: Value,
-        conditions: Value,
-    }
-    let old = serde_json::from_str::<Object>(body).unwrap_or_default().status;
-    let mut conditions = serde_json::from_value(old.conditions.clone()).unwrap_or_default();
-    for (kind, holds) in [("Ready", false), ("Degraded", true)] {
-        set_condition(&mut conditions, condition(kind, holds, "Unreadable", text, generation));
-    }
-    let new = Told {
-        observed_generation: json!(generation),
-        phase: json!(Phase::Degraded),
-        message: json!(text),
-        conditions: json!(conditions),
-    };
-    (new != old).then(|| {
-        json!({
-            "observedGeneration": new.observed_generation,
-            "phase": new.phase,
-            "message": new.message,
-            "conditions": new.conditions,
-        })
-    })
-}
-
 /// A revision's status.
 pub(super) fn revision(
     old: Option<&WasmRevisionStatus>,
@@ -727,33 +673,15 @@ mod tests {
             let status = facts.status();
             let size = serde_json::to_string(&status).unwrap().len();
             assert!(size < 100 << 10, "{size}");
-            let least = bare(&status);
+            let least = super::super::least::bare(&status);
             assert!(serde_json::to_string(&least).unwrap().len() < 4 << 10);
             assert_eq!((&least.active, least.conditions.len()), (&status.active, 3));
         }
-        let manifest = json!({"finalizer": "x".repeat(900_000)});
+        let manifest = serde_json::json!({"finalizer": "x".repeat(900_000)});
         let illness = long();
         let standing = (Some(&Standing::Ready), true);
         let told = revision(None, standing, illness.as_deref(), Some(manifest));
         assert!(serde_json::to_string(&told).unwrap().len() < 8 << 10);
-    }
-
-    #[test]
-    fn an_unreadable_object_is_told_once_and_keeps_what_decides() {
-        let body = r#"{"spec":{"suspend":"no"},"status":{"active":"web-1","executorGeneration":7,"phase":"Running","conditions":[{"type":"Progressing","status":"False","reason":"Complete","message":"","lastTransitionTime":"2026-01-01T00:00:00Z"}]}}"#;
-        let fields = unreadable(body, Some(3), "cannot be read").unwrap();
-        assert_eq!((fields.get("active"), fields.get("executorGeneration")), (None, None));
-        assert_eq!(fields["conditions"].as_array().unwrap().len(), 3);
-        let mut object: Value = serde_json::from_str(body).unwrap();
-        json_patch::merge(&mut object["status"], &fields);
-        assert_eq!(object["status"]["active"], "web-1");
-        assert_eq!(unreadable(&object.to_string(), Some(3), "cannot be read"), None);
-        let deep = format!(
-            r#"{{"spec":{}{},"status":{{"active":"web-1"}}}}"#,
-            "[".repeat(500),
-            "]".repeat(500)
-        );
-        assert!(unreadable(&deep, None, "cannot be read").is_some());
     }
 
     #[test]

@@ -23,13 +23,13 @@ use tokio::{
 };
 
 use super::{
+    least,
     loads::{Loads, Question},
     objects::{Objects, Version},
     patience::Patience,
     plan::{self, Plan},
     running::Running,
     stage::Host,
-    status,
 };
 use crate::{
     apiserver::{ApiServer, Error},
@@ -369,7 +369,7 @@ impl Keeper {
         if entry.is_deleting() {
             return self.delete_unreadable(entry).await;
         }
-        let fields = status::unreadable(entry.body(), entry.generation(), &text);
+        let fields = least::unreadable(entry.body(), entry.generation(), &text);
         if let Some(fields) = fields.filter(|_| self.patience.may(STATUS, Instant::now())) {
             let at = Version::of_entry(entry);
             match self.objects.set_fields_of_status(&at, fields).await {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        news,
+        least, news,
         plan::{self, Plan},
         running::Running,
         status::{self, Facts, Standing},
@@ -79,7 +79,7 @@ impl Keeper {
             self.patience.worked(STATUS);
             return true;
         }
-        let bare = status::bare(status);
+        let bare = least::bare(status);
         let has_bare = controller.status.as_ref() == Some(&bare);
         if !self.patience.may(STATUS, Instant::now()) {
             return has_bare;
