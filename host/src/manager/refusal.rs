@@ -11,7 +11,7 @@ use std::{error::Error as _, time::Duration};
 use crate::{
     apiserver::Error as CallError,
     sandbox::{self, Failure, NoManifest},
-    text::{MESSAGE, cut},
+    text::{MESSAGE, cut, cut_owned},
 };
 
 /// How often something that others must provide is looked for again.
@@ -24,6 +24,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const SLOWLY: Duration = Duration::from_secs(1_800);
 /// So often in a row what may be chance is not called a failure yet.
 const CHANCES: u32 = 3;
+
+/// The longest text of the host's own with YAML in it.
+pub(super) const LONG: usize = 16 << 10;
 
 /// Why a revision is not ready.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +83,7 @@ impl Refusal {
 
     /// Refused for now: whoever gives the right need not tell the host. The message has the YAML that gives it.
     pub(super) fn forbidden(message: String) -> Self {
+        let message = cut_owned(message, LONG);
         Self { reason: "Forbidden", message, waits: false, again: Again::Every(LOOK_AGAIN) }
     }
 

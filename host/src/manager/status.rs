@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use super::refusal::Refusal;
+use super::refusal::{LONG, Refusal};
 use crate::{
     crd::{
         Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
@@ -16,8 +16,6 @@ use crate::{
     view::Blind,
 };
 
-/// The longest text with YAML in it.
-const LONG: usize = 16 << 10;
 /// The largest manifest that is shown.
 const MANIFEST: usize = 64 << 10;
 
@@ -82,7 +80,7 @@ impl Facts<'_> {
         let mut status = WasmControllerStatus {
             observed_generation: generation,
             phase: self.phase(),
-            message: Some(self.message(trouble.as_ref())),
+            message: Some(cut(&self.message(trouble.as_ref()), LONG).into_owned()),
             active: self.decision.active.clone(),
             candidate: self.decision.candidate.clone(),
             previous: self.decision.previous.clone(),
@@ -266,7 +264,7 @@ impl Facts<'_> {
         }
         if let (Some(active), true) = (&self.decision.active, self.active_gone) {
             let text = format!(
-                "the live revision {active} cannot be loaded: its WasmRevision was deleted. Name another one: {}",
+                "the live revision {active} cannot be loaded: it has no WasmRevision any more that this host can read. Name another one: {}",
                 self.command("promote")
             );
             return Some(("RevisionGone", text));
@@ -578,7 +576,7 @@ mod tests {
                 Phase::Degraded,
                 "False",
                 "RevisionGone",
-                "its WasmRevision was deleted",
+                "it has no WasmRevision any more",
             ),
             (
                 Facts { desired_standing: Some(failed.clone()), ..base() },

@@ -82,6 +82,7 @@ impl Keeper {
         if !has_account(&self.estate, controller) {
             return;
         }
+        let active = plan::status(controller).active;
         let (now, arrivals) = (Instant::now(), *self.arrivals.borrow());
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
@@ -100,6 +101,7 @@ impl Keeper {
                 limits: running.limits(),
                 asked: self.asked.limits.clone(),
                 name: name.clone(),
+                is_live: active.as_ref() == Some(&name),
                 digest: revision.spec.digest.clone(),
                 config: config.map_or_else(|| "null".to_owned(), ToString::to_string).into(),
             };

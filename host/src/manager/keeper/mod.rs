@@ -53,6 +53,8 @@ const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 const WARM_AGAIN: Duration = Duration::from_secs(5);
 /// The same while its kind is somebody's alone: who comes and goes does not wake it.
 const WHILE_CONTESTED: Duration = Duration::from_secs(5);
+/// Two looks for want of something else are so far apart.
+const NOT_BEFORE: Duration = Duration::from_secs(1);
 /// What a keeper writes besides the status.
 const REVISION: &str = "the WasmRevision";
 const FINALIZERS: &str = "the finalizer";
@@ -98,6 +100,8 @@ pub(super) struct Keeper {
     staging: JoinSet<Staged>,
     /// Writes that have failed.
     patience: Patience,
+    /// A write was refused because the cache is behind: its next event, or a moment, brings the next pass.
+    is_behind: bool,
     /// Why the object cannot be read, as it was logged.
     unreadable: Option<String>,
 }
@@ -150,6 +154,7 @@ impl Keeper {
             asked: Question::default(),
             staging: JoinSet::new(),
             patience: Patience::default(),
+            is_behind: false,
             unreadable: None,
         }
     }
@@ -232,20 +237,24 @@ impl Keeper {
         self.next(if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY })
     }
 
-    /// The next look: so much later at the latest.
-    fn next(&self, at_most: Duration) -> Next {
+    /// The next look: so much later at the latest. What is due and was not begun by this one waits for something else.
+    fn next(&mut self, at_most: Duration) -> Next {
         let now = Instant::now();
-        let soonest = [self.loads.next_due(), self.patience.next_due(now), Some(now + at_most)];
-        Next::At(soonest.into_iter().flatten().min().unwrap_or(now + at_most))
+        let soonest = now + NOT_BEFORE;
+        let behind = std::mem::take(&mut self.is_behind).then_some(soonest);
+        let dues = [self.loads.next_due(), self.patience.next_due(), behind, Some(now + at_most)];
+        Next::At(dues.into_iter().flatten().min().unwrap_or(now + at_most).max(soonest))
     }
 
     /// A write did not work: it is tried again later, and told once.
     fn put_off(&mut self, what: &str, error: &Error) {
         self.own = None;
-        // A conflict only says that the cache is behind.
-        let is_behind = matches!(error.code(), Some(404 | 409));
+        if matches!(error.code(), Some(404 | 409)) {
+            self.is_behind = true;
+            return;
+        }
         let why = crate::causes::all(error);
-        if self.patience.failed(what, &why, Instant::now()) && !is_behind {
+        if self.patience.failed(what, &why, Instant::now()) {
             tracing::warn!(controller = %self.key, what, error = why, "cannot write, and what was accepted runs on; the host tries again");
         }
     }

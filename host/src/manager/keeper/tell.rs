@@ -23,6 +23,14 @@ use crate::{
     rollout::{self, Decision, Intent, Rollout, Stage},
 };
 
+/// Whether what a status decides is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Before,
+    Now,
+    No,
+}
+
 /// What a keeper writes.
 pub(super) const STATUS: &str = "the status";
 
@@ -51,48 +59,55 @@ impl Keeper {
             None if plan.loaded.contains(name) => Stage::Staging,
             None => Stage::Unknown,
         });
+        // What was accepted does not wait for a write.
+        self.hand_over(old.active.as_deref(), old.executor_generation);
         let status = self.status(controller, plan, &decision, unusable);
-        let is_written = self.write_status(controller, &status).await;
-        let (active, generation) = if is_written {
-            (&decision.active, status.executor_generation)
-        } else {
-            (&old.active, old.executor_generation)
-        };
-        if let Some(running) = &self.running {
-            let active = active.as_ref().and_then(|name| self.loads.ready(name)).cloned();
-            running.controller.set_rollout(Rollout { active, generation });
+        let written = self.write_status(controller, &status).await;
+        if written != Written::No {
+            self.hand_over(status.active.as_deref(), status.executor_generation);
         }
-        if is_written {
+        if written == Written::Now {
             for event in news::between(controller, &old, &status) {
                 self.estate.recorder.record(event);
             }
         }
     }
 
-    /// Writes a status if it is news; whether what it decides is stored now.
+    /// Makes a revision what runs from now on; nothing runs while it is not loaded.
+    fn hand_over(&self, active: Option<&str>, generation: i64) {
+        let Some(running) = &self.running else { return };
+        let active = active.and_then(|name| self.loads.ready(name)).cloned();
+        running.controller.set_rollout(Rollout { active, generation });
+    }
+
+    /// Writes a status if it is news.
     pub(super) async fn write_status(
         &mut self,
         controller: &WasmController,
         status: &WasmControllerStatus,
-    ) -> bool {
+    ) -> Written {
         if controller.status.as_ref() == Some(status) {
             self.patience.worked(STATUS);
-            return true;
+            return Written::Before;
         }
         let bare = least::bare(status);
         let has_bare = controller.status.as_ref() == Some(&bare);
+        let before = if has_bare { Written::Before } else { Written::No };
         if !self.patience.may(STATUS, Instant::now()) {
-            return has_bare;
+            return before;
         }
         let Err(error) = self.try_status(controller, status).await else {
             self.patience.worked(STATUS);
-            return true;
+            return Written::Now;
         };
         self.miss_status(&error);
         if has_bare || !is_refused_for_its_content(&error) {
-            return has_bare;
+            return before;
         }
-        self.try_status(controller, &bare).await.is_ok()
+        match self.try_status(controller, &bare).await {
+            Ok(()) => Written::Now,
+            Err(_) => before,
+        }
     }
 
     async fn try_status(
@@ -207,25 +222,30 @@ impl Keeper {
             let standing = (standing.as_ref(), is_active);
             let new = status::revision(revision.status.as_ref(), standing, illness, manifest);
             let what = format!("{STATUS} of {name}");
-            self.tell_revision(revision, &new, &what).await;
+            let answered = self.tell_revision(revision, &new, &what).await;
             told.insert(what);
+            if !answered {
+                // Each of the others would wait as long for the same.
+                return;
+            }
         }
         let of_revision = format!("{STATUS} of ");
         self.patience.keep(|what| !what.starts_with(&of_revision) || told.contains(what));
     }
 
+    /// False: the API server did not answer.
     async fn tell_revision(
         &mut self,
         revision: &WasmRevision,
         new: &WasmRevisionStatus,
         what: &str,
-    ) {
+    ) -> bool {
         if revision.status.as_ref() == Some(new) {
             self.patience.worked(what);
-            return;
+            return true;
         }
         if !self.patience.may(what, Instant::now()) {
-            return;
+            return true;
         }
         let name = revision.metadata.name.clone().unwrap_or_default();
         let value = serde_json::to_value(new).unwrap_or_default();
@@ -239,8 +259,10 @@ impl Keeper {
                 let own = self.own.take();
                 self.put_off(what, &error);
                 self.own = own;
+                return error.code().is_some();
             }
         }
+        true
     }
 }
 
