@@ -9,6 +9,7 @@ mod least;
 mod loads;
 mod news;
 mod objects;
+mod patience;
 mod plan;
 mod primaries;
 mod refusal;

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::primaries::{Claimant, Primaries};
 pub(super) use super::refusal::Refusal;
 use crate::{
-    apiserver::{Error as CallError, Identity, Resource},
+    apiserver::{Identity, Resource},
     authority::Authority,
     crd::LimitsSpec,
     fail,

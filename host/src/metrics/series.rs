@@ -31,10 +31,10 @@ impl AllSeries {
     }
 
     /// Takes out those of `controller` that have this label.
-    pub(super) fn take(&self, controller: &str, key: &str, value: &str) -> Vec<Labels> {
-        let Some(series) = lock(&self.0).get(controller).cloned() else { return vec![] };
+    pub(super) fn take(&self, controller: &str, key: &str, value: &str) -> BTreeSet<Labels> {
+        let Some(series) = lock(&self.0).get(controller).cloned() else { return BTreeSet::new() };
         let mut known = lock(&series.0);
-        let Some(known) = known.as_mut() else { return vec![] };
+        let Some(known) = known.as_mut() else { return BTreeSet::new() };
         let has = |labels: &Labels| labels.iter().any(|(k, v)| *k == key && v == value);
         let (taken, rest) = std::mem::take(known).into_iter().partition(has);
         *known = rest;
