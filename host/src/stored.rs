@@ -216,7 +216,7 @@ mod tests {
             9 => format!("[{}]", vec!["\"n\""; usize::try_from(number % 2_000).unwrap()].join(",")),
             10 => "true".to_owned(),
             11 => r#""64Mi""#.to_owned(),
-            12 => format!("[{}", "]".repeat(1)),
+            12 => "[]".to_owned(),
             _ => r#""\u0000\ud83d\ude00""#.to_owned(),
         }
     }
