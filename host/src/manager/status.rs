@@ -607,7 +607,7 @@ mod tests {
 
     #[test]
     fn progressing_says_what_is_so() {
-        let mut controller = controller();
+        let controller = controller();
         let live = |name: &str| Decision { active: Some(name.into()), ..Decision::default() };
         let (first, second, none) = (live("web-1"), live("web-2"), Decision::default());
         let said = |facts: Facts<'_>| {
@@ -642,13 +642,14 @@ mod tests {
         ] {
             assert_eq!(said(facts), (progressing.to_owned(), words.to_owned()));
         }
-        controller.spec.rollout.rejected = vec!["web-2".into()];
-        let (progressing, words) = said(unbegun(facts(&controller, &first)));
+        let mut rejecting = controller.clone();
+        rejecting.spec.rollout.rejected = vec!["web-2".into()];
+        let (progressing, words) = said(unbegun(facts(&rejecting, &first)));
         assert_eq!(
             (&*progressing, &*words),
             ("False", "web-2, the revision of the spec, is rejected")
         );
-        let loading = Facts { active_standing: None, ..unbegun(facts(&controller, &first)) };
+        let loading = Facts { active_standing: None, ..unbegun(facts(&rejecting, &first)) };
         assert_eq!(said(loading).1, "web-1 is being loaded");
     }
 
