@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::{
     client::{Account, Client, ObjectReference, Run as ClientRun, Severity},
+    clock,
     crd::{self, hex},
     events::Event,
     fence::Fence,
@@ -88,9 +89,8 @@ pub struct End {
 
 impl Start {
     /// Runs the guest once and waits for its last write.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub async fn run(self) -> End {
-        let started = Instant::now();
+        let started = clock::now();
         let id = reconcile_id();
         let span = tracing::info_span!(
             "reconcile",
@@ -104,7 +104,7 @@ impl Start {
         let client = self.client(primary.as_deref(), &id);
         let result = self.call(&client, primary.as_deref(), span.clone()).await;
         if let Err(failure) = &result {
-            let seconds = started.elapsed().as_secs_f64();
+            let seconds = clock::now().saturating_duration_since(started).as_secs_f64();
             span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
         }
         client.settle().await;
@@ -113,7 +113,7 @@ impl Start {
         if server_is_down {
             (outcome, end) = (Outcome::Postponed(SERVER_PAUSE), RunEnd::Requeue);
         }
-        self.shared.account.metrics.ran(end, started.elapsed());
+        self.shared.account.metrics.ran(end, clock::now().saturating_duration_since(started));
         let broken = match &result {
             Err(failure) if failure.is_breakdown() && !server_is_down => {
                 Some(format!("object {}: {failure}", self.taken.key))

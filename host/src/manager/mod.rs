@@ -28,6 +28,7 @@ use tokio::{
     task::{Id, JoinSet},
     time::MissedTickBehavior,
 };
+use tracing::{Instrument, trace_span};
 
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
@@ -279,7 +280,8 @@ impl Manager {
                 let wake = Arc::new(Notify::new());
                 let keeper =
                     Keeper::new(key.clone(), self.estate.clone(), wake.clone(), stop.clone());
-                let id = self.tasks.spawn(keeper.run()).id();
+                let kept = keeper.run().instrument(trace_span!("loop", of = "keeper"));
+                let id = self.tasks.spawn(kept).id();
                 self.keys.insert(id, key.clone());
                 self.keepers.insert(key.clone(), wake);
             }

@@ -159,7 +159,7 @@ fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_lines: &str) -> St
     cut(text)
 }
 
-fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     let end = (0..=REPORT.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text.truncate(end);
     text

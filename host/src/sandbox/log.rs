@@ -14,7 +14,7 @@ use std::{
 
 use tracing::Span;
 
-use crate::metrics::ControllerMetrics;
+use crate::{clock, metrics::ControllerMetrics};
 
 /// The longest line, fields included.
 const LINE: usize = 4 << 10;
@@ -56,9 +56,8 @@ impl LogQuota {
         Self { metrics, bucket: Mutex::new(Bucket { left: RATE, at: None }) }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn take(&self, bytes: usize) -> bool {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now())
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, clock::now())
     }
 }
 

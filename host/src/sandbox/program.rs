@@ -18,6 +18,7 @@ use super::{
     idle::{Code, Counted},
     imports::{State, bindings::ReconcilerPre},
     machine::Mappings,
+    native::Native,
 };
 use crate::{
     module::{Digest, screen::screen},
@@ -32,8 +33,16 @@ const WORLD: &str = "a reconciler is a component of the world nagaya:controller/
 /// A component ready to run; cheap to clone.
 #[derive(Clone)]
 pub struct Program {
-    pub(super) code: Arc<Code>,
+    pub(super) guest: Guest,
     pub(super) digest: Digest,
+}
+
+/// What answers a call.
+#[derive(Clone)]
+pub(super) enum Guest {
+    Component(Arc<Code>),
+    /// In tests.
+    Native(Arc<dyn Native>),
 }
 
 impl Sandbox {
@@ -45,6 +54,9 @@ impl Sandbox {
         digest: &Digest,
         team: &str,
     ) -> Result<Program, Error> {
+        if let Some(native) = self.0.natives.get(digest) {
+            return Ok(Program { guest: Guest::Native(native), digest: digest.clone() });
+        }
         let name = self.0.code_name(digest);
         let found = self.0.loaded.get_or_make(&name, self.find(&name, &bytes, digest)).await?;
         let code = match found {
@@ -57,7 +69,7 @@ impl Sandbox {
             }
         };
         let code = code.ok_or_else(|| Error::Host("it was neither found nor made".to_owned()))?;
-        Ok(Program { code, digest: digest.clone() })
+        Ok(Program { guest: Guest::Component(code), digest: digest.clone() })
     }
 
     /// The code in the cache, if the bytes pass the screen.

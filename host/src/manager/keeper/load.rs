@@ -79,7 +79,8 @@ impl Keeper {
         let Some(running) = &self.running else { return };
         self.asked = question(controller);
         self.loads.keep(&plan.loaded);
-        if !has_account(&self.estate, controller) {
+        self.stages = has_account(&self.estate, controller);
+        if !self.stages {
             return;
         }
         let active = plan::status(controller).active;

@@ -97,6 +97,8 @@ pub(super) struct Keeper {
     loads: Loads<Executor, Task>,
     /// What was asked at the last pass.
     asked: Question,
+    /// Whether anything can be staged.
+    stages: bool,
     staging: JoinSet<Staged>,
     /// Writes that have failed.
     patience: Patience,
@@ -152,6 +154,7 @@ impl Keeper {
             running: None,
             loads: Loads::default(),
             asked: Question::default(),
+            stages: false,
             staging: JoinSet::new(),
             patience: Patience::default(),
             is_behind: false,
@@ -242,7 +245,9 @@ impl Keeper {
         let now = Instant::now();
         let soonest = now + NOT_BEFORE;
         let behind = std::mem::take(&mut self.is_behind).then_some(soonest);
-        let dues = [self.loads.next_due(), self.patience.next_due(), behind, Some(now + at_most)];
+        // Without its account nothing is staged: a time that has come would come again at once, for ever.
+        let staging = self.loads.next_due().filter(|_| self.stages);
+        let dues = [staging, self.patience.next_due(), behind, Some(now + at_most)];
         Next::At(dues.into_iter().flatten().min().unwrap_or(now + at_most).max(soonest))
     }
 
