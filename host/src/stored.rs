@@ -234,18 +234,18 @@ mod tests {
                 ["config", "limits", "scope", "rollout", "revisionHistoryLimit", "exclusive"]
             {
                 let value = odd(&mut random);
-                match (field, random % 3) {
-                    (_, 0) => (),
-                    ("limits", 1) => {
-                        drop(parts.insert(field, format!(r#"{{"writesPerMinute":{value}}}"#)))
+                match (field, random / 32 % 12) {
+                    ("limits", 0) => {
+                        drop(parts.insert(field, format!(r#"{{"writesPerMinute":{value}}}"#)));
                     }
-                    ("scope", 1) => {
-                        drop(parts.insert(field, format!(r#"{{"namespaces":{value}}}"#)))
+                    ("scope", 0) => {
+                        drop(parts.insert(field, format!(r#"{{"namespaces":{value}}}"#)));
                     }
-                    ("rollout", 1) => {
-                        drop(parts.insert(field, format!(r#"{{"rejected":{value}}}"#)))
+                    ("rollout", 0) => {
+                        drop(parts.insert(field, format!(r#"{{"rejected":{value}}}"#)));
                     }
-                    _ => drop(parts.insert(field, value)),
+                    (_, 1) => drop(parts.insert(field, value)),
+                    _ => (),
                 }
             }
             let spec: Vec<String> = parts.iter().map(|(key, value)| pair(key, value)).collect();

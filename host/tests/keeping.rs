@@ -20,10 +20,11 @@ use crate::fake::{
     Fake, Fault, Guest, HOST, Host, Stop,
     guest::{child, site, sites},
     host::{account, condition, controller, what},
-    native,
 };
 
 const SITES: &str = "demo/sites";
+/// Controllers that nobody would make: each of them passes a server without a schema.
+const ODD: u64 = 60;
 const STATUS: &str = "wasmcontrollers/sites/status";
 
 /// One ConfigMap for each Site.
@@ -334,7 +335,7 @@ async fn finalizers_are_counted_as_the_account() {
 
 /// Whatever passes an API server, the host neither ends nor spins, and every object that it refuses says why.
 #[tokio::test(start_paused = true)]
-async fn two_hundred_odd_controllers_leave_the_host_at_rest() {
+async fn odd_controllers_leave_the_host_at_rest() {
     let (api, guest) = (Fake::new(), one_child("first"));
     let host = Host::over(&api, &guest).await;
     let mut random = 11_u64;
@@ -344,14 +345,15 @@ async fn two_hundred_odd_controllers_leave_the_host_at_rest() {
         random ^= random << 17;
         random % most
     };
-    for number in 0..200 {
+    for number in 0..ODD {
         let name = format!("team-{}/odd-{number}", number % 7);
         let mut object = controller(&name, &guest.digest());
         for _ in 0..next(3) {
             let (field, value) = match next(9) {
                 0 => ("config", nested(usize::try_from(next(120)).unwrap())),
                 1 => {
-                    ("config", json!({ "a": "x".repeat(usize::try_from(next(900_000)).unwrap()) }))
+                    let size = if next(4) == 0 { next(900_000) } else { next(900) };
+                    ("config", json!({ "a": "x".repeat(usize::try_from(size).unwrap()) }))
                 }
                 2 => ("limits", json!({ "writesPerMinute": next(1 << 40) })),
                 3 => {
@@ -377,7 +379,7 @@ async fn two_hundred_odd_controllers_leave_the_host_at_rest() {
         api.put(object);
     }
     tokio::time::sleep(Duration::from_secs(300)).await;
-    for number in 0..200 {
+    for number in 0..ODD {
         let object = api.get(&what(&format!("team-{}/odd-{number}", number % 7))).unwrap();
         let said = object["status"]["message"].as_str().unwrap_or_default();
         assert!(!said.is_empty() && said.len() < 20_000, "{number}: {}", said.len());
@@ -388,5 +390,4 @@ async fn two_hundred_odd_controllers_leave_the_host_at_rest() {
     assert_eq!(writes, 0, "at rest");
     works(&api, "web").await;
     drop(host);
-    let _ = native(|_| async { Ok(Action::AwaitChange) });
 }
