@@ -120,7 +120,7 @@ fn table(
     with_namespace: bool,
     now: Timestamp,
 ) -> String {
-    let head = ["NAMESPACE", "NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "AGE"];
+    let head = ["NAMESPACE", "NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "FAILING", "AGE"];
     let rows = controllers.iter().map(|controller| {
         let meta = &controller.metadata;
         let status = controller.status.clone().unwrap_or_default();
@@ -134,6 +134,7 @@ fn table(
             or_dash(status.active.as_deref()),
             or_dash(status.candidate.as_deref()),
             or_dash(ready.map(|ready| ready.status.as_str())) + mark,
+            status.failing_objects.map_or_else(|| "-".to_owned(), |count| count.to_string()),
             print::age(meta.creation_timestamp.as_ref().map(|time| time.0), now),
         ]
     });
@@ -151,7 +152,7 @@ mod tests {
         let controllers = [seen().controller];
         let text = table(&controllers, &Presence::Unknown, false, Timestamp::now());
         let head: Vec<_> = text.lines().next().unwrap().split_whitespace().collect();
-        assert_eq!(head, ["NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "AGE"]);
+        assert_eq!(head, ["NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "FAILING", "AGE"]);
         let text = table(&controllers, &Presence::Unknown, true, Timestamp::now());
         let mut lines =
             text.lines().map(|line| line.split_whitespace().take(3).collect::<Vec<_>>());
@@ -160,6 +161,19 @@ mod tests {
         let gone = Presence::Gone("no host runs".to_owned());
         let text = table(&controllers, &gone, false, Timestamp::now());
         assert!(text.contains("Pending?"), "nobody knows whether it still is: {text}");
+    }
+
+    #[test]
+    fn the_table_counts_objects_whose_runs_fail() {
+        let mut controller = seen().controller;
+        let row = |controller: &WasmController| {
+            let one = std::slice::from_ref(controller);
+            let text = table(one, &Presence::Unknown, false, Timestamp::now());
+            text.lines().nth(1).unwrap().split_whitespace().nth(5).unwrap().to_owned()
+        };
+        assert_eq!(row(&controller), "-");
+        controller.status.as_mut().unwrap().failing_objects = Some(3);
+        assert_eq!(row(&controller), "3");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     crd::{self, WasmController, WasmRevision},
     fence::Claim,
     stored::{self, Stored},
-    watch::Entry,
+    watch::{Entry, ObjectKey},
 };
 
 /// The API server, for WasmControllers and WasmRevisions: written only while the host holds its claim.
@@ -66,6 +66,18 @@ impl Objects {
             // It is as unreadable as before, and written.
             Err(Error::Answer(_)) => Ok(()),
             result => result.map(drop),
+        }
+    }
+
+    /// The controller as the API server has it, whatever is watched; `None`: it is gone.
+    pub(super) async fn controller(&self, key: &ObjectKey) -> Result<Option<Stored>, Error> {
+        let path = controllers().path(key.namespace.as_deref(), Some(&key.name), None)?;
+        match self.api.call(Call::new(Method::GET, path)).await {
+            Ok(text) => {
+                stored::controller(&text).map(Some).map_err(|error| Error::Answer(error.into()))
+            }
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

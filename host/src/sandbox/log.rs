@@ -61,6 +61,17 @@ impl LogQuota {
     }
 }
 
+impl LogQuota {
+    /// Whether so many bytes may be logged for the guest now; what may not is counted as dropped.
+    pub fn allows(&self, bytes: usize) -> bool {
+        let fits = self.take(bytes);
+        if !fits {
+            self.metrics.log_dropped(bytes as u64);
+        }
+        fits
+    }
+}
+
 impl Bucket {
     fn take(&mut self, bytes: usize, now: Instant) -> bool {
         let since =

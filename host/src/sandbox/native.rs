@@ -18,7 +18,9 @@ use futures::future::BoxFuture;
 use tracing::Instrument;
 
 use super::{
-    Action, Failure, Returned, Run, RunLimits, Sandbox, failure::cut, imports::AbortOnDrop,
+    Action, Failure, Returned, Run, RunLimits, Sandbox,
+    failure::{cut, said},
+    imports::AbortOnDrop,
     run::stopped,
 };
 use crate::{client::Client, manifest::Manifest, module::Digest};
@@ -75,7 +77,13 @@ impl Sandbox {
         let (config, limits) = (run.config.clone(), run.limits.clone());
         let call = NativeCall { namespace, name, client, config, limits };
         let work = native.reconcile(call);
-        self.call_native(run, work).await?.map_err(Failure::Returned)
+        self.call_native(run, work).await?.map_err(|returned| {
+            Failure::Returned(match returned {
+                Returned::Retry(text) => Returned::Retry(said(&text)),
+                Returned::Terminal(text) => Returned::Terminal(said(&text)),
+                Returned::Invalid(text) => Returned::Invalid(said(&text)),
+            })
+        })
     }
 
     /// One call on the control runtime, so that a paused clock is the guest's, too. It dies with the caller's future.
@@ -103,7 +111,7 @@ impl Sandbox {
         match result {
             Ok(result) => result,
             Err(error) if error.is_panic() => {
-                Err(Failure::Trap(cut(format!("it panicked: {}", words(&*error.into_panic())))))
+                Err(Failure::Trap(cut(&format!("it panicked: {}", words(&*error.into_panic())))))
             }
             Err(_) => Err(Failure::Drained),
         }

@@ -101,7 +101,7 @@ impl Sandbox {
                 self.call_native(run, work).await?
             }
         };
-        let manifest = answer.map_err(NoManifest::Refused)?;
+        let manifest = answer.map_err(|text| NoManifest::Refused(failure::said(&text)))?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -134,9 +134,9 @@ impl Sandbox {
                 Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
             }
             Err(failure) => Err(Failure::Returned(match failure {
-                wit::Failure::Retry(text) => Returned::Retry(text),
-                wit::Failure::Terminal(text) => Returned::Terminal(text),
-                wit::Failure::Invalid(text) => Returned::Invalid(text),
+                wit::Failure::Retry(text) => Returned::Retry(failure::said(&text)),
+                wit::Failure::Terminal(text) => Returned::Terminal(failure::said(&text)),
+                wit::Failure::Invalid(text) => Returned::Invalid(failure::said(&text)),
             })),
         }
     }

@@ -1,8 +1,8 @@
 //! The end of a controller: drained, what it leaves behind counted and told, and then let go.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use http::Method;
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -10,20 +10,53 @@ use super::{
     AT_LEAST_EVERY, FINALIZERS, Keeper, Next,
 };
 use crate::{
-    apiserver::{ApiServer, Call, Error, Resource, query},
-    crd::{FINALIZER, WasmController},
+    apiserver::{ApiServer, Error},
+    crd::{FINALIZER, Phase, WasmController},
     manifest::Kind,
     rollout::Decision,
+    run::Executor,
     stored::Stored,
-    watch::{Entry, envelope, intern::Interner},
+    strays::{self, carriers},
+    watch::Entry,
 };
 
-const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-const PAGE: &str = "500";
+/// A controller that is being deleted for so long, and that no host drains, was some host's before.
+const ORPHAN_AFTER: Duration = Duration::from_secs(120);
 /// Counting may not hold up the end for longer.
 const COUNT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Keeper {
+    /// The object is not this host's any more: it is gone, or `--controllers` does not select it. Then its runs are
+    /// drained and it is let go, so that another host, or nobody, keeps it.
+    pub(super) async fn leave(&mut self) -> Next {
+        let stored = match self.objects.controller(&self.key).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Next::Gone,
+            Err(error) => {
+                self.put_off(FINALIZERS, &error);
+                return self.next(AT_LEAST_EVERY);
+            }
+        };
+        if self.estate.controllers.get(&self.key).is_some() {
+            return Next::At(Instant::now());
+        }
+        let meta = &stored.controller.metadata;
+        if meta.deletion_timestamp.is_some() {
+            let is_ours = self.running.is_some() || is_orphan(&stored.controller, Timestamp::now());
+            return if is_ours { self.delete(stored).await } else { Next::Gone };
+        }
+        tracing::info!(controller = %self.key, "a controller is not selected any more: it is drained and let go");
+        self.end().await;
+        let finalizers = meta.finalizers.clone().unwrap_or_default();
+        if finalizers.iter().any(|name| name == FINALIZER) {
+            let at = Version::of(meta);
+            if !self.let_go(&at, finalizers).await {
+                return self.next(AT_LEAST_EVERY);
+            }
+        }
+        Next::Gone
+    }
+
     /// Drains, warns of what stays behind, and lets the object go.
     pub(super) async fn delete(&mut self, stored: Stored) -> Next {
         let finalizers = stored.controller.metadata.finalizers.clone().unwrap_or_default();
@@ -42,7 +75,8 @@ impl Keeper {
         if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
             self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
         }
-        self.let_go(&Version::of(&controller.metadata), finalizers).await
+        self.let_go(&Version::of(&controller.metadata), finalizers).await;
+        self.next(AT_LEAST_EVERY)
     }
 
     /// The same of an object that cannot be read.
@@ -53,21 +87,24 @@ impl Keeper {
         if !is_held || !self.patience.may(FINALIZERS, Instant::now()) {
             return self.next(AT_LEAST_EVERY);
         }
-        self.let_go(&Version::of_entry(entry), finalizers).await
+        self.let_go(&Version::of_entry(entry), finalizers).await;
+        self.next(AT_LEAST_EVERY)
     }
 
-    async fn let_go(&mut self, at: &Version, mut finalizers: Vec<String>) -> Next {
+    /// Takes the host's finalizer off; whether it is off.
+    async fn let_go(&mut self, at: &Version, mut finalizers: Vec<String>) -> bool {
         finalizers.retain(|name| name != FINALIZER);
         match self.objects.set_finalizers(at, &finalizers).await {
-            Ok(written) => {
-                self.patience.worked(FINALIZERS);
-                self.own = Some(written);
-            }
+            Ok(written) => self.own = Some(written),
             // What cannot be read has been written all the same.
-            Err(Error::Answer(_)) => drop(self.patience.worked(FINALIZERS)),
-            Err(error) => self.put_off(FINALIZERS, &error),
+            Err(Error::Answer(_)) => (),
+            Err(error) => {
+                self.put_off(FINALIZERS, &error);
+                return false;
+            }
         }
-        self.next(AT_LEAST_EVERY)
+        self.patience.worked(FINALIZERS);
+        true
     }
 
     /// Draining takes a while, and whoever waits for it reads why. It does not wait for that to be written.
@@ -90,7 +127,9 @@ impl Keeper {
     async fn left(&self, controller: &WasmController) -> Option<(Option<usize>, String)> {
         let status = plan::status(controller);
         let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
-        if let Some(executor) = self.loads.all_ready().next() {
+        // A selector may hide some that carry it.
+        let sees_all = |executor: &&Arc<Executor>| !strays::are_possible(&executor.view);
+        if let Some(executor) = self.loads.all_ready().next().filter(sees_all) {
             let carriers =
                 executor.view.primaries().filter(|e| e.finalizers().any(|name| *name == finalizer));
             return Some((Some(carriers.count()), finalizer));
@@ -105,6 +144,15 @@ impl Keeper {
         tracing::warn!(controller = %self.key, finalizer, error = why, "cannot count the objects that carry the finalizer");
         Some((None, finalizer))
     }
+}
+
+/// Whether a controller that no watch of this host shows waits for a host in vain: one that keeps it would have begun to
+/// drain it.
+fn is_orphan(controller: &WasmController, now: Timestamp) -> bool {
+    let deleted = controller.metadata.deletion_timestamp.as_ref();
+    let waited = deleted.map(|at| now.duration_since(at.0).unsigned_abs());
+    let is_drained_elsewhere = plan::status(controller).phase == Phase::Deleting;
+    waited.is_some_and(|waited| waited >= ORPHAN_AFTER) && !is_drained_elsewhere
 }
 
 /// How many objects of `primary` in the controller's scope carry `finalizer`, as the account sees them: what the host may
@@ -125,29 +173,35 @@ async fn count(
     };
     let mut count = 0;
     for namespace in namespaces {
-        count += in_namespace(api, &resource, namespace, &setup, finalizer).await?;
+        let place = (&resource, namespace);
+        count += carriers(api, place, setup.account.clone(), finalizer).await?.len();
     }
     Ok(count)
 }
 
-async fn in_namespace(
-    api: &ApiServer,
-    resource: &Resource,
-    namespace: Option<&str>,
-    setup: &Setup,
-    finalizer: &str,
-) -> Result<usize, Error> {
-    let path = resource.path(namespace, None, None)?;
-    let (mut count, mut next) = (0, Some(String::new()));
-    while let Some(page) = next {
-        let path = query(&path, [("limit", PAGE), ("continue", &page)]);
-        let call = Call::new(Method::GET, path).identity(setup.account.clone());
-        let text = api.call(Call { accept: Some(METADATA_LIST), ..call }).await?;
-        let list = envelope::list(&text, &resource.kind, &mut Interner::default())
-            .map_err(|error| Error::Answer(error.into()))?;
-        let carriers = list.entries.iter().filter(|e| e.finalizers().any(|name| name == finalizer));
-        count += carriers.count();
-        next = list.next;
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::crd::{WasmControllerSpec, WasmControllerStatus};
+
+    #[test]
+    fn only_what_no_host_drains_is_an_orphan() {
+        let now = Timestamp::now();
+        let mut controller = WasmController::new("web", WasmControllerSpec::default());
+        assert!(!is_orphan(&controller, now), "nobody deletes it");
+        for (ago, phase, expected) in [
+            (10, Phase::Running, false),
+            (119, Phase::Running, false),
+            (121, Phase::Running, true),
+            (9_999, Phase::Pending, true),
+            (9_999, Phase::Deleting, false),
+        ] {
+            controller.metadata.deletion_timestamp = Some(Time(now - Duration::from_secs(ago)));
+            let status = WasmControllerStatus { phase, ..WasmControllerStatus::default() };
+            controller.status = Some(status);
+            assert_eq!(is_orphan(&controller, now), expected, "{ago} s, {phase:?}");
+        }
     }
-    Ok(count)
 }

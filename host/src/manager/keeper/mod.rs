@@ -30,6 +30,7 @@ use super::{
     plan::{self, Plan},
     running::Running,
     stage::Host,
+    unfit::Looks,
 };
 use crate::{
     apiserver::{ApiServer, Error},
@@ -106,6 +107,8 @@ pub(super) struct Keeper {
     is_behind: bool,
     /// Why the object cannot be read, as it was logged.
     unreadable: Option<String>,
+    /// Whether the primary kind has a place for the condition of a refused object.
+    looks: Looks,
 }
 
 /// The loop of a controller ended by itself: the host must not go on with half of it.
@@ -159,6 +162,7 @@ impl Keeper {
             patience: Patience::default(),
             is_behind: false,
             unreadable: None,
+            looks: Looks::default(),
         }
     }
 
@@ -207,7 +211,9 @@ impl Keeper {
     }
 
     async fn pass(&mut self) -> Next {
+        let holds = self.claim.borrow().as_ref().is_some_and(Claim::holds);
         let stored = match self.latest() {
+            Latest::Gone if holds => return self.leave().await,
             Latest::Gone => return Next::Gone,
             Latest::Unreadable(entry, why) => return self.keep_unreadable(&entry, &why).await,
             Latest::Here(stored) => *stored,
@@ -228,6 +234,11 @@ impl Keeper {
         self.name_digests(&plan, &known);
         self.set_up(&controller).await;
         self.stage(&controller, &plan, &known);
+        let accepted = plan::status(&controller);
+        // What was accepted waits for nothing of what follows.
+        self.hand_over(accepted.active.as_deref(), accepted.executor_generation);
+        let live = accepted.active.and_then(|name| self.loads.ready(&name)).cloned();
+        self.looks.look(&self.estate.api, live.as_ref().map(|live| &*live.view)).await;
         self.decide(&controller, &plan, unusable.as_deref()).await;
         let controller = match self.latest() {
             Latest::Here(stored) => stored.controller,

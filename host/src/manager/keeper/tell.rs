@@ -59,8 +59,6 @@ impl Keeper {
             None if plan.loaded.contains(name) => Stage::Staging,
             None => Stage::Unknown,
         });
-        // What was accepted does not wait for a write.
-        self.hand_over(old.active.as_deref(), old.executor_generation);
         let status = self.status(controller, plan, &decision, unusable);
         let written = self.write_status(controller, &status).await;
         if written != Written::No {
@@ -74,7 +72,7 @@ impl Keeper {
     }
 
     /// Makes a revision what runs from now on; nothing runs while it is not loaded.
-    fn hand_over(&self, active: Option<&str>, generation: i64) {
+    pub(super) fn hand_over(&self, active: Option<&str>, generation: i64) {
         let Some(running) = &self.running else { return };
         let active = active.and_then(|name| self.loads.ready(name)).cloned();
         running.controller.set_rollout(Rollout { active, generation });
@@ -164,6 +162,9 @@ impl Keeper {
             blind: self.running.as_ref().and_then(Running::blind),
             fight: self.running.as_ref().and_then(Running::fight),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
+            outdated: self.running.as_ref().and_then(Running::outdated),
+            failing: self.running.as_ref().and_then(Running::failing),
+            unfit: self.looks.found(),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
