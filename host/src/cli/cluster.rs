@@ -217,7 +217,7 @@ impl Cluster {
             let Some(Ok(line)) = line else { return Ok(None) };
             let change: Change =
                 serde_json::from_str(&line).context("cannot read a watch event")?;
-            if !seen.take(own, change)? {
+            if !seen.take(own, &change)? {
                 return Ok(None);
             }
             if let ControlFlow::Break(answer) = judge(&seen)? {
@@ -277,7 +277,7 @@ impl Cluster {
 
 impl Seen {
     /// Takes a watch event in; false if the watch is of no more use.
-    fn take(&mut self, own: Own, change: Change) -> Result<bool> {
+    fn take(&mut self, own: Own, change: &Change) -> Result<bool> {
         let object = shown(change.object.get())?;
         match (change.what.as_str(), own) {
             ("ADDED" | "MODIFIED", Own::Controllers) => self.controller = typed(object)?,
@@ -388,19 +388,19 @@ mod tests {
         let mut seen = seen();
         let news = revision("sha256:3", 3, RevisionPhase::Loading);
         let name = news.metadata.name.clone().unwrap();
-        assert!(seen.take(Own::Revisions, change("ADDED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("ADDED", &news)).unwrap());
         let news = revision("sha256:3", 3, RevisionPhase::Ready);
-        assert!(seen.take(Own::Revisions, change("MODIFIED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("MODIFIED", &news)).unwrap());
         assert_eq!(seen.standing(&name).unwrap().0, RevisionPhase::Ready);
         assert_eq!(seen.revisions.len(), 3);
-        assert!(seen.take(Own::Revisions, change("DELETED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("DELETED", &news)).unwrap());
         assert_eq!(seen.standing(&name), None);
         let mut other = revision("sha256:3", 3, RevisionPhase::Ready);
         other.spec.controller = "another".into();
-        assert!(seen.take(Own::Revisions, change("ADDED", &other)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("ADDED", &other)).unwrap());
         assert_eq!(seen.revisions.len(), 2);
-        assert!(!seen.take(Own::Controllers, change("DELETED", seen.controller.clone())).unwrap());
-        assert!(!seen.take(Own::Revisions, change("ERROR", json!({"code": 410}))).unwrap());
+        assert!(!seen.take(Own::Controllers, &change("DELETED", seen.controller.clone())).unwrap());
+        assert!(!seen.take(Own::Revisions, &change("ERROR", json!({"code": 410}))).unwrap());
     }
 
     #[test]

@@ -88,8 +88,8 @@ impl<E, T> Loads<E, T> {
             Some(Load::Begun { before, failures, .. }) => (before, failures),
             Some(Load::Ready(_)) | None => (None, 0),
         };
-        let _task = task(ticket);
-        let begun = Load::Begun { ticket, question, arrivals, before, failures, _task };
+        let begun =
+            Load::Begun { ticket, question, arrivals, before, failures, _task: task(ticket) };
         self.of.insert(name.to_owned(), begun);
     }
 
@@ -196,9 +196,9 @@ impl<E, T> Loads<E, T> {
 
     /// Where a revision stands. One that is tried again stands where it stood, until there is another answer.
     pub(super) fn standing(&self, name: &str) -> Option<Standing> {
-        let told = |refusal: &Refusal| match refusal.waits {
-            true => Standing::Staging(Some(refusal.clone())),
-            false => Standing::Failed(refusal.clone()),
+        let told = |refusal: &Refusal| {
+            let refusal = refusal.clone();
+            if refusal.waits { Standing::Staging(Some(refusal)) } else { Standing::Failed(refusal) }
         };
         Some(match self.of.get(name)? {
             Load::Ready(_) => Standing::Ready,

@@ -97,7 +97,7 @@ impl Objects {
         mut body: Value,
     ) -> Result<Stored, Error> {
         body["metadata"]["uid"] = json!(at.uid);
-        body["metadata"]["resourceVersion"] = json!(at.version);
+        body["metadata"]["resourceVersion"] = json!(at.at);
         let path = controllers().path(at.namespace.as_deref(), Some(&at.name), subresource)?;
         let text = self.fenced()?.call(merge(path, &body)).await?;
         stored::controller(&text).map_err(|error| Error::Answer(error.into()))
@@ -183,7 +183,7 @@ pub(super) struct Version {
     pub(super) name: String,
     pub(super) uid: Option<String>,
     /// Its `resourceVersion`.
-    pub(super) version: Option<String>,
+    pub(super) at: Option<String>,
 }
 
 impl Version {
@@ -192,7 +192,7 @@ impl Version {
             namespace: meta.namespace.clone(),
             name: meta.name.clone().unwrap_or_default(),
             uid: meta.uid.clone(),
-            version: meta.resource_version.clone(),
+            at: meta.resource_version.clone(),
         }
     }
 
@@ -202,7 +202,7 @@ impl Version {
             namespace: entry.key().namespace.as_deref().map(str::to_owned),
             name: entry.key().name.to_string(),
             uid: Some(entry.uid().to_owned()),
-            version: Some(entry.resource_version()),
+            at: Some(entry.resource_version()),
         }
     }
 }

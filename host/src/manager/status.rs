@@ -41,6 +41,7 @@ pub(super) enum Standing {
 
 /// What is known of a controller.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 pub(super) struct Facts<'a> {
     pub(super) controller: &'a WasmController,
     pub(super) decision: &'a Decision,

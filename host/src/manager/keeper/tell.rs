@@ -144,7 +144,7 @@ impl Keeper {
         let finalizer = finalizer.or_else(|| Some(manifest?.finalizer.clone().unwrap_or_default()));
         let swapped = decision.active != old.active;
         let desired = plan.desired.as_deref();
-        let is_gone = |name: &&String| !plan.loaded.contains(*name);
+        let is_gone = |name: &String| !plan.loaded.contains(name);
         let facts = Facts {
             controller,
             decision,
@@ -170,7 +170,7 @@ impl Keeper {
             deleting: controller.metadata.deletion_timestamp.is_some(),
             unusable,
             not_made: self.patience.why(REVISION),
-            active_gone: decision.active.as_ref().filter(is_gone).is_some(),
+            active_gone: decision.active.as_ref().is_some_and(is_gone),
         };
         facts.status()
     }
