@@ -143,6 +143,11 @@ impl<E, T> Loads<E, T> {
         self.of.retain(|name, _| wanted.contains(name));
     }
 
+    /// Forgets what can run, and no longer fits, so that it is staged again.
+    pub(super) fn drop_ready(&mut self, is_outdated: impl Fn(&E) -> bool) {
+        self.of.retain(|_, load| !matches!(load, Load::Ready(ready) if is_outdated(ready)));
+    }
+
     /// Forgets all: none of the results that are still to come counts.
     pub(super) fn clear(&mut self) {
         self.of.clear();

@@ -69,6 +69,19 @@ impl Keeper {
         }
     }
 
+    /// Whether a kind is served in another way than when a revision was staged: that one watches a place where nothing
+    /// comes any more, and must be staged again.
+    pub(super) async fn drop_outdated(&mut self) {
+        for executor in self.loads.all_ready() {
+            let missing = executor.view.blind().filter(|blind| blind.code == 404);
+            let Some(blind) = missing else { continue };
+            if let Ok(Some(resource)) = self.estate.guests.discover(&blind.kind).await {
+                executor.view.learn(resource);
+            }
+        }
+        self.loads.drop_ready(|executor| executor.view.is_outdated());
+    }
+
     /// Loads what the plan wants and is not loaded; drops what it no longer wants.
     pub(super) fn stage(
         &mut self,

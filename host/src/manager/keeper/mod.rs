@@ -233,10 +233,11 @@ impl Keeper {
         }
         self.name_digests(&plan, &known);
         self.set_up(&controller).await;
-        self.stage(&controller, &plan, &known);
         let accepted = plan::status(&controller);
         // What was accepted waits for nothing of what follows.
         self.hand_over(accepted.active.as_deref(), accepted.executor_generation);
+        self.drop_outdated().await;
+        self.stage(&controller, &plan, &known);
         let live = accepted.active.and_then(|name| self.loads.ready(&name)).cloned();
         self.looks.look(&self.estate.api, live.as_ref().map(|live| &*live.view)).await;
         self.decide(&controller, &plan, unusable.as_deref()).await;
