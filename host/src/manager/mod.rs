@@ -142,6 +142,7 @@ impl Wakes for Bell {
 
 impl Manager {
     /// Opens the host's own watches; the receiver is true once they are synced.
+    #[expect(clippy::too_many_lines, reason = "every part is handed on by its name")]
     pub fn new(needs: Needs) -> Result<(Self, watch::Receiver<bool>), selector::Error> {
         let bell = Arc::new(Bell::default());
         let open = |resource: Resource, watch: Watch, index: Option<&str>| {

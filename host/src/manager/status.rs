@@ -468,7 +468,7 @@ pub(super) fn revision(
     WasmRevisionStatus {
         phase,
         message: message.map(|_| text),
-        manifest: manifest.or(old.manifest).filter(|manifest| is_shown(manifest)),
+        manifest: manifest.or(old.manifest).filter(is_shown),
         conditions,
     }
 }
