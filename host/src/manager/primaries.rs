@@ -16,9 +16,8 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::objects::typed;
+use super::objects;
 use crate::{
-    crd::WasmController,
     manifest::{Kind, same_kind},
     watch::{Cache, Entry, ObjectKey},
 };
@@ -285,7 +284,7 @@ impl State {
 }
 
 fn live(entry: &Entry) -> Option<Live> {
-    let controller: WasmController = typed(entry)?;
+    let controller = objects::controller(entry)?;
     let created = controller.metadata.creation_timestamp.map(|at| at.0.to_string());
     let scope = controller.spec.scope;
     let claimant = Claimant {

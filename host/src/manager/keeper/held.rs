@@ -24,7 +24,7 @@ impl Keeper {
         let since = *self.ends_since.get_or_insert_with(Instant::now);
         let status = plan::status(controller);
         let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
-        let view = &self.executors.get(&status.active?)?.view;
+        let view = &self.loads.ready(&status.active?)?.view;
         let waiting = view.primaries().filter(|entry| {
             entry.is_deleting() && entry.finalizers().any(|name| *name == finalizer)
         });

@@ -42,7 +42,7 @@ impl Keeper {
     pub(super) fn lacks_rights(&self, controller: &WasmController) -> bool {
         let lost = self.running.as_ref().is_some_and(Running::may_not_reconcile);
         let active = plan::status(controller).active;
-        let standing = active.and_then(|name| self.standing(&name));
+        let standing = active.and_then(|name| self.loads.standing(&name));
         let is_refused = matches!(standing, Some(Standing::Failed(it)) if it.reason == "Forbidden");
         lost || is_refused || !has_account(&self.estate, controller)
     }
@@ -50,8 +50,8 @@ impl Keeper {
     /// A kind that cannot be watched at present, and why it cannot be watched in another way either.
     pub(super) fn blind(&self, active: Option<&str>) -> Option<Blind> {
         let mut blind = self.running.as_ref()?.blind()?;
-        // It is loaded: this is of the one that is to take its place.
-        if let Some((refusal, _)) = active.and_then(|name| self.refusals.get(name)) {
+        let renewal = active.and_then(|name| self.renewals.standing(name));
+        if let Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal))) = renewal {
             blind.message = format!("{}; {}", blind.message, refusal.message);
         }
         Some(blind)
@@ -64,9 +64,8 @@ impl Keeper {
 
     /// Asks whether the account may tell people what became of their objects.
     pub(super) async fn listen(&mut self, controller: &WasmController, plan: &Plan) {
-        let mut names =
-            plan::status(controller).active.into_iter().chain(Some(plan.desired.clone()));
-        let Some(executor) = names.find_map(|name| self.executors.get(&name)) else {
+        let mut names = plan::status(controller).active.into_iter().chain(plan.desired.clone());
+        let Some(executor) = names.find_map(|name| self.loads.ready(&name)) else {
             return;
         };
         let Some(running) = &self.running else { return };
