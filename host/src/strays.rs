@@ -4,7 +4,7 @@
 //! is not. But it can be deleted only when the guest has cleaned up; so it is looked at until it is deleted, and then
 //! the guest is run for it. No watch shows it: it is read by itself, and found by a list where nobody saw it leave.
 //!
-//! Invariant: `many_strays_are_looked_at_as_often_as_one_in_all`.
+//! Invariants: `many_strays_are_looked_at_as_often_as_one_in_all`, `a_stray_is_let_go_when_it_is_deleted`.
 
 use std::{collections::BTreeSet, time::Duration};
 
