@@ -97,7 +97,9 @@ pub async fn those(
     let path = resource.path(namespace, None, None)?;
     let (mut those, mut next) = (vec![], Some(String::new()));
     while let Some(page) = next {
-        let path = query(&path, [("limit", PAGE), ("continue", &page)]);
+        // Not every server takes an empty `continue` for none.
+        let from = Some(("continue", &*page)).filter(|(_, page)| !page.is_empty());
+        let path = query(&path, std::iter::once(("limit", PAGE)).chain(from));
         let call = Call::new(Method::GET, path).identity(identity.clone());
         let text = api.call(Call { accept: Some(METADATA_LIST), ..call }).await?;
         let list = envelope::list(&text, &resource.kind, &mut Interner::default())

@@ -15,8 +15,8 @@ use nagaya::{
 use serde_json::{Value, json};
 
 use crate::fake::{
-    Cx, Fake, Fault, Guest, Host, Served, Stop,
-    guest::{site, sites},
+    Fake, Fault, Guest, Host, Served, Stop,
+    guest::{Cx, site, sites},
     host::{condition, controller, what},
     native,
 };
@@ -186,7 +186,7 @@ async fn an_object_that_nobody_can_look_at_is_not_called_gone() {
     for fault in [
         Fault::answers("GET", "/sites/web", 503),
         Fault::answers("GET", "/sites/web", 403),
-        Fault::answers("GET", "/sites/web", 404).message(lost),
+        Fault::answers("GET", "/sites/web", 404).saying(lost),
     ] {
         api.fault(fault);
         relabel(&api, "web", "b");
@@ -200,7 +200,7 @@ async fn an_object_that_nobody_can_look_at_is_not_called_gone() {
 }
 
 fn selected(guest: &Guest, team: &str) -> Value {
-    let mut controller = controller("demo/sites", guest);
+    let mut controller = controller("demo/sites", &guest.digest());
     controller["metadata"]["labels"] = json!({"team": team});
     controller
 }
@@ -233,6 +233,10 @@ async fn a_controller_that_leaves_the_hosts_selector_is_let_go() {
     host.stop().await;
     api.edit(&what("demo/sites"), |it| it["metadata"]["labels"]["team"] = "b".into());
     api.delete(&what("demo/sites"));
+    // By the clock on the wall, which no test moves.
+    api.edit(&what("demo/sites"), |it| {
+        it["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into();
+    });
     let host = Host::standby(&api, Some("team=a")).await;
     host.lead();
     let is_gone = |api: &Fake| api.get(&what("demo/sites")).is_none().then_some(());
