@@ -482,3 +482,32 @@ async fn what_a_guest_returns_cannot_flood_or_forge_the_log() {
     assert!(said.clone().all(|line| line.len() < 2_000));
     assert!(text.lines().all(|line| !line.starts_with(" ERROR nagaya: forged")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn code_ahead_of_its_schema_is_told_with_the_field() {
+    let api = Fake::new();
+    let guest = native(|cx| async move {
+        if cx.site().await?.is_some() {
+            cx.apply_status(json!({"x": 1})).await?;
+        }
+        Ok(Action::AwaitChange)
+    });
+    let host = Host::over(&api, &guest).await;
+    let said = "failed to create typed patch object (demo/web; example.io/v1, Kind=Site): .status.x: field not declared in schema";
+    api.fault(Fault::answers("PATCH", "/sites/web/status", 500).reason("").saying(said));
+    api.put(site("web"));
+    let seen = api
+        .until_object(&what("demo/sites"), |it| {
+            condition(it, "Degraded")["reason"] == "SchemaMismatch"
+        })
+        .await;
+    let told = condition(&seen, "Degraded")["message"].as_str().unwrap().to_owned();
+    for words in [".status.x", "Site", "CustomResourceDefinition"] {
+        assert!(told.contains(words), "{told}");
+    }
+    assert!(!told.contains("demo/web"), "one object's name is nobody else's business: {told}");
+    assert_eq!(condition(&seen, "Ready")["status"], "False");
+    api.heal();
+    api.touch("sites/web");
+    host.ready("demo/sites").await;
+}
