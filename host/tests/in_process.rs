@@ -11,3 +11,4 @@ mod guests;
 mod loops;
 mod native;
 mod path;
+mod writes;
