@@ -13,3 +13,4 @@ mod loops;
 mod native;
 mod path;
 mod runs;
+mod writes;
