@@ -64,10 +64,15 @@ impl App {
     /// Opens the store, the sandbox and the listeners; an error says what cannot be had.
     pub async fn new(config: Config) -> Result<Self> {
         let connect = async || {
-            let api = ApiServer::connect(config.kubeconfig.clone(), "nagaya").await;
+            let api = ApiServer::connect(&config.kubeconfig, "nagaya").await;
             api.context("reading the kubeconfig")
         };
         let (api, guests) = (connect().await?, connect().await?);
+        if let Some(user) = api.acting_as() {
+            bail!(
+                "the kubeconfig's user acts as {user}, but the host acts as the account of each controller, and a request has room for one: give the host credentials of its own, without `as`"
+            );
+        }
         let listeners = Listeners {
             api: listen("api", config.api).await?,
             probes: listen("probes", config.probes).await?,

@@ -105,7 +105,11 @@ impl Start {
         let result = self.call(&client, primary.as_deref(), span.clone()).await;
         if let Err(failure) = &result {
             let seconds = started.elapsed().as_secs_f64();
-            span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
+            span.in_scope(|| match failure {
+                // Somebody wanted it: a deletion, a new revision, the end of the host.
+                Failure::Drained => tracing::info!(seconds, "the run was stopped"),
+                _ => tracing::warn!(%failure, seconds, "the run failed"),
+            });
         }
         client.settle().await;
         let (mut outcome, mut end) = self.judge(&client, primary.as_deref(), &result).await;

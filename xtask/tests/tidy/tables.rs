@@ -6,8 +6,21 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "sandbox"]),
     // sandbox: the verb of the child process that compiles.
-    ("cli", &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox"]),
-    ("config", &["crd", "lease"]),
+    (
+        "cli",
+        &[
+            "apiserver",
+            "app",
+            "crd",
+            "kubeconfig",
+            "lease",
+            "manifest",
+            "module",
+            "rollout",
+            "sandbox",
+        ],
+    ),
+    ("config", &["crd", "kubeconfig", "lease"]),
     (
         "app",
         &[
@@ -87,8 +100,10 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("barrier", &["manifest", "watch"]),
     ("fence", &["clock"]),
     ("clock", &[]),
-    ("lease", &["apiserver", "clock", "fence"]),
-    ("apiserver", &["manifest"]),
+    ("lease", &["apiserver", "clock", "fence", "kubeconfig"]),
+    ("apiserver", &["kubeconfig", "manifest"]),
+    // Which file, context and proxy are meant.
+    ("kubeconfig", &[]),
     // The path of a version.
     ("crd", &["manifest"]),
     ("manifest", &["watch"]),
@@ -145,7 +160,12 @@ pub(crate) const PURE: &[&str] = &[
     "fight.rs",
     "manifest.rs",
     "causes.rs",
+    "kubeconfig/choose.rs",
+    "kubeconfig/file.rs",
+    "kubeconfig/proxy.rs",
     "watch/envelope.rs",
+    "watch/fault.rs",
+    "watch/lenient.rs",
     "watch/fingerprint.rs",
     "watch/selector.rs",
     "watch/stream.rs",
@@ -196,7 +216,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("http_body_util", ANYWHERE),
     ("bytes", ANYWHERE),
     // One TLS provider, installed once.
-    ("rustls", &["main", "cli"]),
+    // apiserver: PEM of authorities.
+    ("rustls", &["main", "cli", "apiserver"]),
     (
         "ring",
         &["main", "app", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"],
@@ -212,7 +233,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics"]),
     // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
     ("rustix", &["app", "cpu", "clock", "fail", "module", "sandbox"]),
-    ("serde_saphyr", &["cli", "crd", "config"]),
+    ("serde_saphyr", &["cli", "crd", "config", "kubeconfig"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),
     ("jiff", ANYWHERE),

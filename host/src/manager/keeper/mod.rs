@@ -143,8 +143,11 @@ impl Keeper {
                 Ok(Next::Gone) => break,
                 Ok(Next::At(at)) => at,
                 Err(error) => {
-                    // A conflict only says that the cache is behind; its next event brings the next pass.
-                    if error.code() != Some(409) {
+                    // The cache is only behind: somebody has changed or deleted the object, and its next event brings the
+                    // next pass.
+                    if matches!(error.code(), Some(404 | 409)) {
+                        tracing::info!(controller = %self.key, error = crate::causes::all(&error), "a controller has changed meanwhile");
+                    } else {
                         tracing::warn!(controller = %self.key, error = crate::causes::all(&error), "cannot keep a controller");
                     }
                     self.own = None;
