@@ -4,7 +4,7 @@
 //! [`controller`], [`health`], [`rollout`], [`run`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`], [`apiserver`] and [`kubeconfig`].
 //! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
-//! [`admin`], [`metrics`], [`causes`], [`cli`].
+//! [`admin`], [`metrics`], [`causes`], [`text`], [`cli`].
 
 pub mod admin;
 pub mod api;
@@ -42,5 +42,6 @@ pub mod rollout;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+pub mod text;
 pub mod view;
 pub mod watch;

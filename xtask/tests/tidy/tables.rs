@@ -139,12 +139,13 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("admin", &[]),
     ("metrics", &[]),
     ("causes", &[]),
+    ("text", &[]),
     ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, and an error's
-/// causes for the log.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes"];
+/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, an error's causes
+/// for the log, and how a text from outside is cut.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "text"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -163,6 +164,7 @@ pub(crate) const PURE: &[&str] = &[
     "kubeconfig/choose.rs",
     "kubeconfig/file.rs",
     "kubeconfig/proxy.rs",
+    "text.rs",
     "watch/envelope.rs",
     "watch/fault.rs",
     "watch/lenient.rs",
