@@ -10,7 +10,11 @@ mod connect;
 mod lines;
 mod token;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::TryStreamExt;
 use http::{Method, Request, StatusCode, header};
@@ -20,7 +24,12 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 pub use lines::Lines;
 
-use crate::{causes, kubeconfig::Source, manifest::Kind};
+use crate::{
+    causes,
+    kubeconfig::Source,
+    manifest::Kind,
+    metrics::{Metrics, Requests},
+};
 use connect::{Connection, connection};
 use token::TokenFile;
 
@@ -193,6 +202,7 @@ pub struct ApiServer {
     token: Option<Arc<TokenFile>>,
     /// As whom the kubeconfig says that all is done.
     acting_as: Option<Arc<str>>,
+    requests: Option<Requests>,
 }
 
 impl fmt::Debug for ApiServer {
@@ -217,7 +227,16 @@ impl ApiServer {
         let client = kube::Client::try_from(config).map_err(|error| wrong(&error))?;
         let user_agent = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
         let token = token.map(Arc::new);
-        Ok(Self { client, user_agent, default_namespace, url, token, acting_as })
+        Ok(Self { client, user_agent, default_namespace, url, token, acting_as, requests: None })
+    }
+
+    /// The same connection, its requests counted.
+    #[must_use]
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        let uri = self.url.parse::<http::Uri>().ok();
+        let host = uri.as_ref().and_then(http::Uri::authority).map_or("", |host| host.as_str());
+        let requests = Some(metrics.requests(host));
+        Self { requests, ..self }
     }
 
     /// As whom everything is done, if the kubeconfig has `as`.
@@ -280,7 +299,13 @@ impl ApiServer {
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.header());
         }
-        self.client.send(request).await.map_err(|error| Error::Connection(error.into()))
+        let (method, begun) = (request.method().clone(), now());
+        let sent = self.client.send(request).await;
+        if let Some(requests) = &self.requests {
+            let code = sent.as_ref().ok().map(http::Response::status);
+            requests.sent(&method, code, now().saturating_duration_since(begun));
+        }
+        sent.map_err(|error| Error::Connection(error.into()))
     }
 
     fn request(&self, call: Call) -> Result<Request<Body>, Error> {
@@ -350,6 +375,11 @@ async fn read(response: http::Response<Body>) -> Result<String, Error> {
     let body = http_body_util::Limited::new(response.into_body(), BODY_LIMIT);
     let bytes = body.collect().await.map_err(broken_off)?.to_bytes();
     String::from_utf8(bytes.into()).map_err(|error| Error::Answer(error.into()))
+}
+
+#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 fn broken_off(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
@@ -524,6 +554,7 @@ mod tests {
             url: "http://127.0.0.1".into(),
             token: None,
             acting_as: None,
+            requests: None,
         };
         let account = Identity::ServiceAccount { namespace: "n".into(), name: "s".into() };
         let request = api.request(Call::new(Method::GET, "/x").identity(account)).unwrap();

@@ -63,9 +63,10 @@ struct Listeners {
 impl App {
     /// Opens the store, the sandbox and the listeners; an error says what cannot be had.
     pub async fn new(config: Config) -> Result<Self> {
+        let metrics = Metrics::default();
         let connect = async || {
             let api = ApiServer::connect(&config.kubeconfig, "nagaya").await;
-            api.context("reading the kubeconfig")
+            api.map(|api| api.counted(&metrics)).context("reading the kubeconfig")
         };
         let (api, guests) = (connect().await?, connect().await?);
         if let Some(user) = api.acting_as() {
@@ -86,7 +87,6 @@ impl App {
             ..SandboxConfig::new(folder("code"))
         };
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
-        let metrics = Metrics::default();
         metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));
         let claim = watch::channel(None).0;
         Ok(Self {

@@ -12,7 +12,10 @@ use std::{
 use http::Method;
 use nagaya::{
     apiserver::{ApiServer, Call},
+    app::App,
+    config::Config,
     kubeconfig::{Access, Chosen, Environment, Proxies, Source},
+    lease::{LeaseName, Profile},
 };
 use tempfile::TempDir;
 use tokio::{
@@ -642,4 +645,27 @@ async fn an_answer_that_was_compressed_on_the_way_is_named() {
     let api = ApiServer::connect(&Source { file, ..Source::default() }, "t").await.unwrap();
     let error = api.call(Call::new(Method::GET, "/version")).await.unwrap_err();
     assert!(nagaya::causes::all(&error).contains("compressed (gzip)"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_host_whose_kubeconfig_acts_as_another_does_not_start() {
+    tls();
+    let files = Files::new();
+    let file = Some(files.write("config", config(SERVER, "token: t, as: jane")));
+    let any = "127.0.0.1:0".parse().unwrap();
+    let config = Config {
+        kubeconfig: Source { file, ..Source::default() },
+        data: files.0.path().join("data"),
+        api: any,
+        probes: any,
+        metrics: any,
+        controllers: None,
+        lease: LeaseName { namespace: None, name: "n".into() },
+        lease_profile: Profile::FAST,
+        slots: 1,
+        memory_ceiling: 64 << 20,
+        max_module: 1 << 20,
+    };
+    let said = App::new(config).await.unwrap_err().to_string();
+    assert!(said.contains("acts as jane") && said.contains("credentials of its own"), "{said}");
 }

@@ -88,6 +88,9 @@ fn token_file(user: &User) -> Result<Option<TokenFile>, Wrong> {
 /// The user as kube has it.
 fn auth_info(mut user: User, has_token_file: bool) -> Result<AuthInfo, serde_json::Error> {
     user.token_file = None;
+    for data in [&mut user.client_certificate_data, &mut user.client_key_data] {
+        *data = data.take().map(|text| text.split_whitespace().collect());
+    }
     user.token = user.token.filter(|_| !has_token_file).map(|token| token.trim().to_owned());
     // With a token, kubectl does not ask the program.
     if user.token.is_some() || has_token_file {

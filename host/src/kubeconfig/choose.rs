@@ -4,7 +4,7 @@ use http::Uri;
 
 use super::{
     Proxies,
-    file::{Cluster, Context, File, Named, User},
+    file::{Cluster, Context, Exec, File, Named, User},
     proxy,
 };
 
@@ -103,11 +103,8 @@ fn server(name: &str, cluster: &Cluster, user: &User) -> Result<Uri, Invalid> {
     }
     let certificate = user.client_certificate.is_some() || user.client_certificate_data.is_some();
     let tls = authority || certificate || cluster.insecure_skip_tls_verify;
-    let url = match text.contains("://") {
-        true => text.to_owned(),
-        false if tls => format!("https://{text}"),
-        false => format!("http://{text}"),
-    };
+    let scheme = if tls { "https" } else { "http" };
+    let url = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
     let wrong = || {
         Invalid(format!(
             "the server of the cluster {name} is no URL like https://host:6443: {text}"
@@ -156,10 +153,14 @@ fn check_user(name: &str, user: &User) -> Result<(), Invalid> {
     if details && user.impersonate.is_none() {
         return wrong("has as-uid, as-groups or as-user-extra, but not `as`: say whom");
     }
-    let Some(exec) = &user.exec else { return Ok(()) };
-    if user.auth_provider.is_some() {
+    if user.exec.is_some() && user.auth_provider.is_some() {
         return wrong("has both exec and auth-provider: keep one of them");
     }
+    user.exec.as_ref().map_or(Ok(()), |exec| check_exec(name, exec))
+}
+
+fn check_exec(name: &str, exec: &Exec) -> Result<(), Invalid> {
+    let wrong = |text: &str| invalid(format!("the user {name} of the kubeconfig {text}"));
     if exec.command.is_none() {
         return wrong("has exec without a command");
     }

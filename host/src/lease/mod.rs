@@ -157,7 +157,7 @@ async fn elect(
     metrics: Metrics,
     release: oneshot::Receiver<()>,
 ) -> Result<(), apiserver::Error> {
-    let api = ApiServer::connect(&options.kubeconfig, "nagaya").await?;
+    let api = ApiServer::connect(&options.kubeconfig, "nagaya").await?.counted(&metrics);
     let me = options.identity.clone();
     tracing::info!(lease = %options, identity = me, "waiting for the Lease");
     metrics.leader(&options.name).set(0);

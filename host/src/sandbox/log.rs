@@ -332,7 +332,8 @@ pub(super) mod tests {
         assert_eq!(guest.len(), names.len());
         assert_eq!(guest["level"], "a\\nERROR nagaya: forged \"}");
         assert_eq!(guest["a\\nb"], guest["level"]);
-        let size: usize = lines[1]["guest"].as_object().unwrap().keys().map(|key| key.len() + 42).sum();
+        let size: usize =
+            lines[1]["guest"].as_object().unwrap().keys().map(|key| key.len() + 42).sum();
         assert!((3_900..=LINE).contains(&size), "{size}");
     }
 

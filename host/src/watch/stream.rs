@@ -366,7 +366,7 @@ impl Stream {
         let at_once = match before.clone() {
             Phase::Watch => self.watch_failed(&fault),
             Phase::Initial => self.initial_failed(&fault),
-            Phase::List { from, page } => self.list_failed(&fault, from, page),
+            Phase::List { from, page } => self.list_failed(&fault, from, page.is_some()),
         };
         let just = |at: Instant| now.saturating_duration_since(at) < AT_ONCE_EVERY;
         // Each way is tried at once, but not in a circle.
@@ -409,8 +409,8 @@ impl Stream {
         true
     }
 
-    /// How it goes on after a list or a page of it; whether at once.
-    fn list_failed(&mut self, fault: &Fault, from: From, page: Option<String>) -> bool {
+    /// How it goes on after a list, or `within` it a page; whether at once.
+    fn list_failed(&mut self, fault: &Fault, from: From, within: bool) -> bool {
         let is_slow = fault.flaw == Some(Flaw::Slow);
         let too_large = fault.flaw == Some(Flaw::TooLarge);
         if fault.is_passing() {
@@ -429,7 +429,7 @@ impl Stream {
         self.broken_off += 1;
         if (fault.is_expired() || fault.is_too_new()) && self.broken_off < INITIAL_TRIES {
             self.phase = Phase::List { from: From::Newest, page: None };
-            return page.is_some();
+            return within;
         }
         self.broken_off = 0;
         self.phase = if self.initial { Phase::Initial } else { self.listed(From::Cache) };

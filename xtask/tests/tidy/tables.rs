@@ -94,7 +94,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ),
     ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
     ("grant", &["apiserver", "crd"]),
-    ("authority", &["apiserver", "grant"]),
+    ("authority", &["apiserver", "grant", "manifest"]),
     ("budget", &["rate"]),
     ("fight", &["budget", "manifest", "rate", "watch"]),
     ("barrier", &["manifest", "watch"]),
@@ -233,8 +233,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
-    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
-    ("rustix", &["app", "cpu", "clock", "fail", "module", "sandbox"]),
+    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases, this process's time.
+    ("rustix", &["app", "cpu", "clock", "fail", "metrics/process", "module", "sandbox"]),
     ("serde_saphyr", &["cli", "crd", "config", "kubeconfig"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),

@@ -12,7 +12,7 @@ const LONGEST: usize = 16 << 10;
 /// What a line says of itself; a field of that name gets an underscore.
 const OWN: [&str; 5] = ["timestamp", "level", "target", "span", "message"];
 /// The field with a guest's own fields, which are JSON already.
-pub(super) const GUEST: &str = "guest";
+const GUEST: &str = "guest";
 
 /// Fields in the order in which they were recorded, each name once.
 #[derive(Debug, Default)]
@@ -107,10 +107,9 @@ impl Line<'_> {
             _ => 34,
         };
         let mut line = format!("{} ", self.time);
-        let _ = match colours {
-            true => write!(line, "\u{1b}[{colour}m{}\u{1b}[0m ", self.level),
-            false => write!(line, "{} ", self.level),
-        };
+        let (begin, end) =
+            if colours { (format!("\u{1b}[{colour}m"), "\u{1b}[0m") } else { (String::new(), "") };
+        let _ = write!(line, "{begin}{}{end} ", self.level);
         if let Some(span) = self.span {
             let _ = write!(line, "{span}: ");
         }

@@ -41,7 +41,8 @@ pub enum Format {
 pub fn start(format: Format, default: &str) {
     let filter = EnvFilter::try_from_env(FILTER).unwrap_or_else(|_| EnvFilter::new(default));
     let colours = format == Format::Text && io::stderr().is_terminal();
-    let lines = Lines { format, colours, to: |line| drop(io::stderr().lock().write_all(line)) };
+    let lines =
+        Lines { format, colours, to: |line: &[u8]| drop(io::stderr().lock().write_all(line)) };
     if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
         tracing::debug!("logging was started already");
     }
@@ -100,12 +101,15 @@ where
         }
         let metadata = event.metadata();
         let time = format!("{:.6}", Timestamp::now());
-        let line = Line { time: &time, level: *metadata.level(), target: metadata.target(), span: name };
-        (self.to)(match self.format {
-            Format::Text => line.text(fields, &around, self.colours),
-            Format::Json => line.json(fields, &around),
-        }
-        .as_bytes());
+        let line =
+            Line { time: &time, level: *metadata.level(), target: metadata.target(), span: name };
+        (self.to)(
+            match self.format {
+                Format::Text => line.text(fields, &around, self.colours),
+                Format::Json => line.json(fields, &around),
+            }
+            .as_bytes(),
+        );
     }
 }
 
@@ -149,7 +153,8 @@ mod tests {
     fn lines(format: Format, act: impl FnOnce()) -> Vec<String> {
         let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
         let to = seen.clone();
-        let lines = Lines::new(format, move |line: &[u8]| to.lock().unwrap().extend_from_slice(line));
+        let lines =
+            Lines::new(format, move |line: &[u8]| to.lock().unwrap().extend_from_slice(line));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), act);
         let text = String::from_utf8(seen.lock().unwrap().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
@@ -159,11 +164,17 @@ mod tests {
     fn keys(line: &str) -> Vec<String> {
         let value: Value = serde_json::from_str(line).unwrap();
         let keys = value.as_object().unwrap().keys();
-        keys.flat_map(|key| vec![key.clone(); line.matches(&format!("\"{key}\":")).count()]).collect()
+        keys.flat_map(|key| vec![key.clone(); line.matches(&format!("\"{key}\":")).count()])
+            .collect()
     }
 
     fn busy() {
-        let outer = tracing::info_span!("outer", controller = "a/b", attempt = 1, late = tracing::field::Empty);
+        let outer = tracing::info_span!(
+            "outer",
+            controller = "a/b",
+            attempt = 1,
+            late = tracing::field::Empty
+        );
         let _outer = outer.enter();
         outer.record("late", 7);
         let inner = tracing::info_span!("inner", attempt = 2, object = %"x");
@@ -177,7 +188,10 @@ mod tests {
         let [line] = lines.as_slice() else { panic!("{lines:?}") };
         let mut value: Value = serde_json::from_str(line).unwrap();
         let time = value["timestamp"].take();
-        assert!(time.as_str().unwrap().ends_with('Z') && time.as_str().unwrap().len() == 27, "{time}");
+        assert!(
+            time.as_str().unwrap().ends_with('Z') && time.as_str().unwrap().len() == 27,
+            "{time}"
+        );
         let expected = json!({
             "timestamp": null, "level": "WARN", "target": "nagaya::cli::logs::tests", "message": "first",
             "message_": "second", "span": "inner", "controller": "a/b", "attempt": 2, "late": 7, "object": "own",
@@ -199,12 +213,17 @@ mod tests {
         for format in [Format::Text, Format::Json] {
             let lines = lines(format, act);
             assert_eq!(lines.len(), 1, "{format:?}: {lines:?}");
-            let controls = lines[0].chars().find(|c| c.is_control() || "\u{2028}\u{2029}".contains(*c));
+            let controls =
+                lines[0].chars().find(|c| c.is_control() || "\u{2028}\u{2029}".contains(*c));
             assert_eq!(controls, None, "{format:?}: {lines:?}");
         }
         let lines = lines(Format::Json, act);
         let value: Value = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!((&value["message"], &value["plain"]), (&json!(evil), &json!(evil)), "nothing is lost");
+        assert_eq!(
+            (&value["message"], &value["plain"]),
+            (&json!(evil), &json!(evil)),
+            "nothing is lost"
+        );
     }
 
     #[test]
@@ -216,7 +235,10 @@ mod tests {
         });
         let value: Value = serde_json::from_str(&lines[0]).unwrap();
         let at = |key: &str| value[key].as_str().unwrap_or_default();
-        assert_eq!((at("level"), at("target"), at("span"), at("message")), ("INFO", "guest", "s", "hello"));
+        assert_eq!(
+            (at("level"), at("target"), at("span"), at("message")),
+            ("INFO", "guest", "s", "hello")
+        );
         assert_eq!((at("level_"), at("timestamp_"), at("span_")), ("ERROR", "then", "host"));
     }
 
