@@ -214,6 +214,16 @@ impl fmt::Debug for ApiServer {
 impl ApiServer {
     /// Reads the kubeconfig and prepares a client; nothing is sent yet.
     pub async fn connect(source: &Source, program: &str) -> Result<Self, Error> {
+        let user_agent: Arc<str> = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
+        let source = source.clone();
+        // A program that gives credentials takes its time, and kube panics over a token that no header can carry.
+        let made = tokio::task::spawn_blocking(move || Self::made(&source, user_agent)).await;
+        made.map_err(|error| {
+            Error::Request(format!("the kubeconfig's credentials cannot be used: {error}"))
+        })?
+    }
+
+    fn made(source: &Source, user_agent: Arc<str>) -> Result<Self, Error> {
         let wrong = |error: &dyn std::error::Error| Error::Request(causes::all(error));
         let access = source.load().map_err(|error| wrong(&error))?;
         let Connection { mut config, token } =
@@ -225,7 +235,6 @@ impl ApiServer {
         let url = config.cluster_url.to_string().into();
         let acting_as = config.auth_info.impersonate.as_deref().map(Into::into);
         let client = kube::Client::try_from(config).map_err(|error| wrong(&error))?;
-        let user_agent = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
         let token = token.map(Arc::new);
         Ok(Self { client, user_agent, default_namespace, url, token, acting_as, requests: None })
     }

@@ -290,10 +290,8 @@ fn what_nobody_knows_is_ignored_and_what_is_said_twice_is_not() {
     );
     assert!(load(text.clone() + more).is_ok());
     assert!(load(text.replace("apiVersion: v1\nkind: Config\n", "")).is_ok(), "no kind is one");
-    let json = format!(
-        r#"{{"current-context":"x","contexts":[{{"name":"x","context":{{"cluster":"c"}}}}],"clusters":[{{"name":"c","cluster":{{"server":"https://host"}}}}]}}"#
-    );
-    assert!(load(&json).is_ok());
+    let json = r#"{"current-context":"x","contexts":[{"name":"x","context":{"cluster":"c"}}],"clusters":[{"name":"c","cluster":{"server":"https://host"}}]}"#;
+    assert!(load(json).is_ok());
     for (text, says) in [
         (text.replace("kind: Config", "kind: Pod"), "its kind is Pod"),
         (text.replace("apiVersion: v1", "apiVersion: v2"), "its apiVersion is v2"),

@@ -40,7 +40,7 @@ pub struct Chosen {
 pub struct Invalid(String);
 
 pub(super) fn choose(
-    file: File,
+    file: &File,
     context: Option<&str>,
     proxies: &Proxies,
 ) -> Result<Chosen, Invalid> {

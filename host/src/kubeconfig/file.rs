@@ -252,7 +252,7 @@ impl File {
                 && Path::new(text).is_relative()
                 && let Some(joined) = folder.join(&*text).to_str()
             {
-                *text = joined.to_owned();
+                joined.clone_into(text);
             }
         };
         for Named { value, .. } in &mut self.clusters {

@@ -73,7 +73,7 @@ impl Source {
         };
         if !merged.is_empty() || self.context.is_some() {
             let proxies = &self.environment.proxies;
-            let chosen = choose::choose(merged, self.context.as_deref(), proxies)?;
+            let chosen = choose::choose(&merged, self.context.as_deref(), proxies)?;
             return Ok(Access::Cluster(Box::new(chosen)));
         }
         if given.is_none() && self.environment.in_pod {

@@ -53,13 +53,13 @@ pub(super) fn parse(text: &str) -> Result<Uri, String> {
     if uri.host().is_none_or(str::is_empty) {
         return Err("names no host".to_owned());
     }
+    let has_user = uri.authority().is_some_and(|whole| whole.as_str().contains('@'));
     match uri.scheme_str() {
-        Some("http" | "https") => Ok(uri),
-        Some("socks5") if uri.authority().is_some_and(|whole| whole.as_str().contains('@')) => {
+        Some("socks5") if has_user => {
             Err("has a user for SOCKS, which is not built: use a proxy without, or one of HTTP"
                 .to_owned())
         }
-        Some("socks5") => Ok(uri),
+        Some("http" | "https" | "socks5") => Ok(uri),
         Some(other) => Err(format!("has the scheme {other}, which must be http, https or socks5")),
         None => Err("must begin with http://, https:// or socks5://".to_owned()),
     }

@@ -16,7 +16,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::{
     intern::{Interner, Labels},
-    lenient::{or_default, text},
+    lenient::{or_default, raw, text},
 };
 use crate::manifest::Kind;
 
@@ -125,10 +125,9 @@ struct RawEvent<'a> {
 struct RawList<'a> {
     #[serde(default, deserialize_with = "or_default")]
     kind: String,
-    #[serde(default, deserialize_with = "or_default")]
-    metadata: ListMeta,
-    #[serde(borrow, default, deserialize_with = "or_default")]
-    items: Vec<Option<&'a RawValue>>,
+    metadata: Option<ListMeta>,
+    #[serde(borrow)]
+    items: Option<Vec<Option<&'a RawValue>>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -143,9 +142,9 @@ struct ListMeta {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawObject<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "raw")]
     api_version: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "raw")]
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     metadata: &'a RawValue,
@@ -211,11 +210,11 @@ pub fn object(text: &str) -> Result<Entry, Error> {
 
 /// Reads one line of a watch of `kind`.
 pub fn line(text: &str, kind: &Kind, interner: &mut Interner) -> Result<Line, Error> {
-    let event: RawEvent<'_> = serde_json::from_str(text)?;
+    let event: RawEvent<'_> = serde_json::from_str(braced(text)?)?;
     let object = event.object.map_or("null", RawValue::get);
     match &*event.kind {
-        "ADDED" | "MODIFIED" => Ok(Line::Changed(entry(object, Some(kind), interner)?)),
-        "DELETED" => Ok(Line::Deleted(entry(object, Some(kind), interner)?)),
+        "ADDED" | "MODIFIED" => Ok(Line::Changed(named(object, kind, interner)?)),
+        "DELETED" => Ok(Line::Deleted(named(object, kind, interner)?)),
         "BOOKMARK" => {
             let RawBookmark { metadata } = serde_json::from_str(object)?;
             let end = metadata.annotations.get("k8s.io/initial-events-end");
@@ -250,17 +249,36 @@ fn error(status: &Value) -> Line {
 
 /// Reads one page of a LIST of `kind`.
 pub fn list(text: &str, kind: &Kind, interner: &mut Interner) -> Result<List, Error> {
-    let list: RawList<'_> = serde_json::from_str(text)?;
-    if list.kind == "Status" {
-        return Err(unlike("instead of a list there is a Status"));
+    let list: RawList<'_> = serde_json::from_str(braced(text)?)?;
+    // Whatever is taken for an empty list deletes everything.
+    let says_so = list.kind.ends_with("List");
+    let looks_so = list.kind.is_empty() && (list.metadata.is_some() || list.items.is_some());
+    if !says_so && !looks_so {
+        return Err(unlike("instead of a list there is something else"));
     }
-    let items = list.items.iter().flatten();
-    let entries = items.map(|item| entry(item.get(), Some(kind), interner));
+    let items = list.items.iter().flatten().flatten();
+    let entries = items.map(|item| named(item.get(), kind, interner));
+    let metadata = list.metadata.unwrap_or_default();
     Ok(List {
         entries: entries.collect::<Result<_, _>>()?,
-        version: list.metadata.resource_version,
-        next: list.metadata.next.filter(|next| !next.is_empty()),
+        version: metadata.resource_version,
+        next: metadata.next.filter(|next| !next.is_empty()),
     })
+}
+
+/// A JSON object; what is read into a struct could be an array as well.
+fn braced(text: &str) -> Result<&str, Error> {
+    if text.trim_ascii_start().starts_with('{') {
+        Ok(text)
+    } else {
+        Err(unlike("it is no JSON object"))
+    }
+}
+
+/// An object that can be found again.
+fn named(text: &str, kind: &Kind, interner: &mut Interner) -> Result<Entry, Error> {
+    let entry = entry(braced(text)?, Some(kind), interner)?;
+    if entry.key.name.is_empty() { Err(unlike("an object has no name")) } else { Ok(entry) }
 }
 
 fn unlike(what: &str) -> Error {
@@ -270,9 +288,6 @@ fn unlike(what: &str) -> Error {
 fn entry(text: &str, kind: Option<&Kind>, interner: &mut Interner) -> Result<Entry, Error> {
     let object: RawObject<'_> = serde_json::from_str(text)?;
     let metadata: RawMetadata<'_> = serde_json::from_str(object.metadata.get())?;
-    if metadata.name.is_empty() {
-        return Err(unlike("an object has no name"));
-    }
     let labels = metadata.labels.unwrap_or_default();
     let labels = labels.into_iter().map(|(name, value)| (name, value.unwrap_or_default()));
     let body = body(text, &object, metadata.managed_fields, kind);
@@ -654,7 +669,7 @@ mod tests {
             assert_eq!(seen, (0, "9", None), "{text}");
         }
         for text in
-            ["{}", r#"{"metadata":null,"items":null}"#, r#"{"metadata":{"resourceVersion":null}}"#]
+            ["{}", r#"{"metadata":null,"items":[]}"#, r#"{"metadata":{"resourceVersion":null}}"#]
         {
             let list = list(text, &kind(), &mut Interner::default()).unwrap();
             assert_eq!((list.entries.len(), list.version.as_str()), (0, ""), "{text}");
@@ -684,7 +699,10 @@ mod tests {
         let mut interner = Interner::default();
         for text in [
             "",
+            "{}",
             "[]",
+            r#"[null,{"resourceVersion":"1"},[]]"#,
+            r#"{"kind":"Pod","metadata":{"name":"a"},"items":[]}"#,
             "null",
             "{",
             r#"{"items":{}}"#,

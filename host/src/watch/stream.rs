@@ -789,7 +789,7 @@ mod tests {
         }
 
         fn list(&mut self) -> String {
-            let version = if self.unversioned { "".to_owned() } else { self.version.to_string() };
+            let version = if self.unversioned { String::new() } else { self.version.to_string() };
             let items: Vec<_> = self.model.iter().map(|(name, at)| object(name, *at)).collect();
             let list = match (items.is_empty(), self.below(3)) {
                 (true, 0) => json!({"metadata": {"resourceVersion": version}, "items": null}),
