@@ -668,9 +668,11 @@ mod tests {
             let seen = (list.entries.len(), list.version.as_str(), list.next.as_deref());
             assert_eq!(seen, (0, "9", None), "{text}");
         }
-        for text in
-            ["{}", r#"{"metadata":null,"items":[]}"#, r#"{"metadata":{"resourceVersion":null}}"#]
-        {
+        for text in [
+            r#"{"kind":"ConfigMapList","items":null}"#,
+            r#"{"metadata":null,"items":[]}"#,
+            r#"{"metadata":{"resourceVersion":null}}"#,
+        ] {
             let list = list(text, &kind(), &mut Interner::default()).unwrap();
             assert_eq!((list.entries.len(), list.version.as_str()), (0, ""), "{text}");
         }
