@@ -10,22 +10,20 @@ mod connect;
 mod lines;
 mod token;
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::TryStreamExt;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::{Deserialize, de::DeserializeOwned};
+use tower::BoxError;
 
 pub use lines::Lines;
 
 use crate::{
-    causes,
+    causes, clock,
     kubeconfig::Source,
     manifest::Kind,
     metrics::{Metrics, Requests},
@@ -214,7 +212,7 @@ impl fmt::Debug for ApiServer {
 impl ApiServer {
     /// Reads the kubeconfig and prepares a client; nothing is sent yet.
     pub async fn connect(source: &Source, program: &str) -> Result<Self, Error> {
-        let user_agent: Arc<str> = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
+        let user_agent = user_agent(program);
         let source = source.clone();
         // A program that gives credentials takes its time, and kube panics over a token that no header can carry.
         let made = tokio::task::spawn_blocking(move || Self::made(&source, user_agent)).await;
@@ -237,6 +235,26 @@ impl ApiServer {
         let client = kube::Client::try_from(config).map_err(|error| wrong(&error))?;
         let token = token.map(Arc::new);
         Ok(Self { client, user_agent, default_namespace, url, token, acting_as, requests: None })
+    }
+
+    /// Over any HTTP service; [`ApiServer::connect`] is this over the network. A test's service answers in process.
+    pub fn over<S, B>(service: S, program: &str) -> Self
+    where
+        S: tower::Service<Request<Body>, Response = http::Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: BodyExt<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self {
+            client: kube::Client::new(service, "default"),
+            user_agent: user_agent(program),
+            default_namespace: "default".into(),
+            url: "in process".into(),
+            token: None,
+            acting_as: None,
+            requests: None,
+        }
     }
 
     /// The same connection, its requests counted.
@@ -308,11 +326,11 @@ impl ApiServer {
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.header());
         }
-        let (method, begun) = (request.method().clone(), now());
+        let (method, begun) = (request.method().clone(), clock::now());
         let sent = self.client.send(request).await;
         if let Some(requests) = &self.requests {
             let code = sent.as_ref().ok().map(http::Response::status);
-            requests.sent(&method, code, now().saturating_duration_since(begun));
+            requests.sent(&method, code, clock::now().saturating_duration_since(begun));
         }
         sent.map_err(|error| Error::Connection(error.into()))
     }
@@ -338,6 +356,10 @@ impl ApiServer {
             .body(body)
             .map_err(|error| Error::Request(format!("cannot build the request: {error}")))
     }
+}
+
+fn user_agent(program: &str) -> Arc<str> {
+    format!("{program}/{}", env!("CARGO_PKG_VERSION")).into()
 }
 
 async fn refuse_unless_ok(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
@@ -384,11 +406,6 @@ async fn read(response: http::Response<Body>) -> Result<String, Error> {
     let body = http_body_util::Limited::new(response.into_body(), BODY_LIMIT);
     let bytes = body.collect().await.map_err(broken_off)?.to_bytes();
     String::from_utf8(bytes.into()).map_err(|error| Error::Answer(error.into()))
-}
-
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 fn broken_off(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
@@ -526,6 +543,22 @@ impl ResourceList {
             has_status: self.resources.iter().any(|r| r.name == status),
         })
     }
+}
+
+/// An API server that answers each path and query in one way; `None`: with a body that never comes.
+#[cfg(test)]
+pub(crate) fn answering(
+    answer: impl Fn(&str) -> (u16, Option<String>) + Clone + Send + 'static,
+) -> ApiServer {
+    use axum::body::Body as Answer;
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (code, body) = answer(&request.uri().to_string());
+        let never = || Answer::from_stream(futures::stream::pending::<Result<Bytes, BoxError>>());
+        let mut response = http::Response::new(body.map_or_else(never, Answer::from));
+        *response.status_mut() = StatusCode::from_u16(code).unwrap_or_default();
+        std::future::ready(Ok::<_, BoxError>(response))
+    });
+    ApiServer::over(service, "test")
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
 
 use crate::{
+    clock,
     metrics::{ControllerMetrics, QueueStats, Watched},
     queue::{Backoff, Outcome, Queue, Taken, Urgency},
     watch::ObjectKey,
@@ -50,9 +51,8 @@ impl Inbox {
     }
 
     /// Asks for all of `keys` to run now.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn add_all(&self, keys: impl IntoIterator<Item = ObjectKey>, urgency: Urgency) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut queue = self.queue();
         let mut count = 0;
         for key in keys {
@@ -69,9 +69,8 @@ impl Inbox {
     }
 
     /// Takes the next ready key.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn take(&self) -> Option<Taken<ObjectKey>> {
-        let now = Instant::now();
+        let now = clock::now();
         let mut queue = self.queue();
         let taken = queue.take(now);
         let promoted = queue.take_promoted();
@@ -90,9 +89,8 @@ impl Inbox {
     }
 
     /// The host works from now on: what keys have waited for before is no delay of the queue.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn works(&self) {
-        *self.works_since() = Some(Instant::now());
+        *self.works_since() = Some(clock::now());
     }
 
     fn works_since(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -100,9 +98,8 @@ impl Inbox {
     }
 
     /// Ends a run.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn done(&self, key: &ObjectKey, outcome: Outcome) {
-        self.queue().done(key, outcome, Instant::now());
+        self.queue().done(key, outcome, clock::now());
         if let (Some(metrics), false) = (self.metrics.get(), outcome == Outcome::Done) {
             metrics.retries.inc();
         }
@@ -110,9 +107,8 @@ impl Inbox {
     }
 
     /// Whether a key is ready, or when the next one will be.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn next_due(&self) -> Option<Duration> {
-        let now = Instant::now();
+        let now = clock::now();
         Some(self.queue().next_due(now)?.saturating_duration_since(now))
     }
 
@@ -132,9 +128,8 @@ impl Inbox {
 }
 
 impl Watched for Inbox {
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn stats(&self) -> QueueStats {
-        let now = Instant::now();
+        let now = clock::now();
         let queue = self.queue();
         let ages: Vec<_> = queue
             .in_flight()
@@ -153,15 +148,15 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    #[test]
-    fn what_keys_of_a_standby_have_waited_for_is_no_delay_of_the_queue() {
+    #[tokio::test(start_paused = true)]
+    async fn what_keys_of_a_standby_have_waited_for_is_no_delay_of_the_queue() {
         let metrics = Metrics::default();
         let inbox = Inbox::new(|inbox| {
             let inbox: std::sync::Weak<Inbox> = Arc::downgrade(inbox);
             metrics.controller("a/b", inbox)
         });
         inbox.add(&ObjectKey::new(None, "x"), Urgency { priority: 0, is_news: true });
-        std::thread::sleep(Duration::from_millis(60));
+        tokio::time::advance(Duration::from_secs(159)).await;
         inbox.works();
         assert!(inbox.take().is_some());
         let page = metrics.page().unwrap();

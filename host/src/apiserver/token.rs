@@ -11,6 +11,8 @@ use std::{
 
 use http::HeaderValue;
 
+use crate::clock;
+
 /// How old what was read may be, as client-go has it.
 const READ_EVERY: Duration = Duration::from_secs(50);
 
@@ -34,12 +36,12 @@ impl TokenFile {
             let wrong = format!("cannot read the token in {}: {error}", path.display());
             inline.and_then(|token| bearer(&token)).ok_or(wrong)
         })?;
-        Ok(Self { path, read: Mutex::new((header, now())) })
+        Ok(Self { path, read: Mutex::new((header, clock::now())) })
     }
 
     /// The header for a request now.
     pub(super) fn header(&self) -> HeaderValue {
-        self.header_at(now())
+        self.header_at(clock::now())
     }
 
     fn header_at(&self, now: Instant) -> HeaderValue {
@@ -74,11 +76,6 @@ fn bearer(token: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,7 +86,7 @@ mod tests {
         let path = folder.path().join("token");
         fs::write(&path, "one\n").unwrap();
         let file = TokenFile::open(path.clone(), Some("inline".into())).unwrap();
-        let start = now();
+        let start = clock::now();
         let at = |seconds| file.header_at(start + Duration::from_secs(seconds));
         assert_eq!(at(0), "Bearer one");
         fs::write(&path, "  two \r\n").unwrap();

@@ -8,12 +8,15 @@
 //! `an_account_without_a_right_reads_nothing`, `a_second_run_without_a_change_writes_nothing`.
 
 mod answer;
+mod apply;
 mod flow;
 mod noop;
 mod object;
 mod own;
+mod owners;
 mod read;
 mod send;
+mod shown;
 mod write;
 
 use std::{
@@ -32,6 +35,7 @@ use crate::{
     authority::Authority,
     barrier::Barrier,
     budget::{Budget, Exceeded},
+    clock,
     events::{Event, Recorder},
     fence::Fence,
     fight::{Fights, Place},
@@ -57,10 +61,10 @@ pub enum Error {
     /// Another writer, another owner or a failed precondition.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// The account may not; the text is the missing rule.
+    /// The account lacks a right; the text is the server's.
     #[error("forbidden: {0}")]
     Forbidden(String),
-    /// The object or the arguments are wrong.
+    /// The object or the arguments are wrong, or something in the cluster refuses them as they are.
     #[error("invalid: {0}")]
     Invalid(String),
     /// The manifest does not declare it.
@@ -105,6 +109,8 @@ pub enum Ownership {
     Standard,
     /// Forced.
     Force,
+    /// Forced, and an object that the primary does not own becomes its own.
+    Adopt,
 }
 
 /// A patch.
@@ -256,6 +262,8 @@ pub struct Run {
     pub request: ObjectKey,
     /// Its uid when the run began; `None` if it was gone.
     pub uid: Option<Arc<str>>,
+    /// Whether no cache shows it, so that the guest reads it from the API server.
+    pub is_hidden: bool,
     /// Whether it may write.
     pub fence: Fence,
     /// Goes out with every request.
@@ -275,6 +283,11 @@ impl Client {
             obstacles: Mutex::default(),
             wrote: Mutex::default(),
         }))
+    }
+
+    /// Whether no cache shows the primary, which is there.
+    pub fn is_hidden(&self) -> bool {
+        self.0.run.is_hidden
     }
 
     /// Waits until every write that was sent has been answered or given up.
@@ -332,7 +345,7 @@ impl Client {
         }
     }
 
-    fn resource(&self, kind: &Kind) -> Result<&Resource, Error> {
+    fn resource(&self, kind: &Kind) -> Result<Arc<Resource>, Error> {
         self.0
             .view
             .resource(kind)
@@ -340,7 +353,7 @@ impl Client {
     }
 
     /// Grant: the manifest names the verb, and the kind is none that no guest may touch.
-    fn may_write(&self, kind: &Kind, verb: Verb) -> Result<&Resource, Error> {
+    fn may_write(&self, kind: &Kind, verb: Verb) -> Result<Arc<Resource>, Error> {
         if !self.0.view.manifest().verbs(kind).contains(&verb) {
             return Err(Error::NotDeclared(format!(
                 "the manifest does not declare {verb:?} on {kind}"
@@ -354,9 +367,8 @@ impl Client {
     }
 
     /// Whether this may be written at present, as far as somebody else keeps changing it back.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn may_fight(&self, at: &(Target, Kind, ObjectKey)) -> Result<(), Error> {
-        let now = Instant::now();
+        let now = clock::now();
         let Err(Exceeded(wait)) = self.fights().write(&write::place(at), now) else {
             return Ok(());
         };
@@ -368,10 +380,9 @@ impl Client {
         )))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn took_back(&self, place: Place) {
         let (kind, key, side) = place.clone();
-        if self.fights().took_back(place, Instant::now()) {
+        if self.fights().took_back(place, clock::now()) {
             tracing::warn!(
                 controller = self.0.account.controller,
                 kind = %kind,
@@ -386,10 +397,9 @@ impl Client {
         self.0.account.fights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn spend(&self, verb: Verb) -> Result<(), Error> {
         let mut budget = self.0.account.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
+        let now = clock::now();
         let (quota, result) = match verb {
             Verb::Delete => ("deletes", budget.delete(now)),
             _ => ("writes", budget.write(now)),

@@ -17,6 +17,7 @@ use http::Method;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tracing::{Instrument, trace_span};
 
 use self::series::{Filter, Order};
 use crate::{
@@ -104,7 +105,8 @@ impl Sender {
                 instance: self.instance.clone(),
                 began: began.clone(),
             };
-            workers.spawn(writer.run(waiting));
+            workers
+                .spawn(writer.run(waiting).instrument(trace_span!("loop", of = "events-writer")));
             orders
         });
         let mut looks = tokio::time::interval(LOOK_EVERY);

@@ -14,7 +14,7 @@ use std::{
 use serde_json::{Map, Value};
 use tracing::Span;
 
-use crate::metrics::ControllerMetrics;
+use crate::{clock, metrics::ControllerMetrics};
 
 /// The longest line, fields included.
 const LINE: usize = 4 << 10;
@@ -56,9 +56,19 @@ impl LogQuota {
         Self { metrics, bucket: Mutex::new(Bucket { left: RATE, at: None }) }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn take(&self, bytes: usize) -> bool {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now())
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, clock::now())
+    }
+}
+
+impl LogQuota {
+    /// Whether so many bytes may be logged for the guest now; what may not is counted as dropped.
+    pub fn allows(&self, bytes: usize) -> bool {
+        let fits = self.take(bytes);
+        if !fits {
+            self.metrics.log_dropped(bytes as u64);
+        }
+        fits
     }
 }
 

@@ -17,6 +17,7 @@ mod limits;
 mod loaded;
 mod log;
 mod machine;
+mod native;
 mod program;
 mod run;
 mod wasi;
@@ -31,7 +32,7 @@ use wasmtime::{Engine, component::Linker};
 
 use self::{
     cache::CodeCache, compile::Compiler, engine::Role, idle::Idle, imports::State, limits::TICK,
-    loaded::Loaded, machine::Reset,
+    loaded::Loaded, machine::Reset, native::Natives,
 };
 pub use self::{
     compile::{CompilerConfig, SUBCOMMAND, child_main},
@@ -40,6 +41,7 @@ pub use self::{
     limits::RunLimits,
     log::LogQuota,
     machine::Mappings,
+    native::{Native, NativeCall},
     program::Program,
     run::{Action, NoManifest, Run},
 };
@@ -145,6 +147,7 @@ struct Inner {
     reset: Reset,
     idle: Idle,
     loaded: Loaded,
+    natives: Natives,
     control: Handle,
     guests: Option<Runtime>,
 }
@@ -197,6 +200,7 @@ impl Sandbox {
             reset,
             idle: Idle::start(config.quiet, &control),
             loaded: Loaded::default(),
+            natives: Natives::default(),
             control,
             guests: Some(guests),
         })))

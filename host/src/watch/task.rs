@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     apiserver::{self, Call, Lines, TooLarge, query},
-    causes,
+    causes, clock,
     manifest::Projection,
     queue::{self, Urgency},
 };
@@ -479,9 +479,8 @@ fn fault(error: &apiserver::Error) -> Fault {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
 fn now() -> Instant {
-    Instant::now()
+    clock::now()
 }
 
 /// Spreads the watches' pauses; it need not be hard to guess.

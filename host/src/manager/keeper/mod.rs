@@ -26,6 +26,7 @@ use super::{
     running::{Running, Setup},
     stage::{Host, Refusal, Staging},
     status::{self, Facts, Standing},
+    unfit::Looks,
 };
 use crate::{
     apiserver::{ApiServer, Error},
@@ -88,6 +89,8 @@ pub(super) struct Keeper {
     staging: JoinSet<(String, Result<Executor, Refusal>)>,
     /// What is being staged, and how many modules had arrived when that began.
     staged: BTreeMap<String, (AbortHandle, u64)>,
+    /// Whether the primary kind has a place for the condition of a refused object.
+    looks: Looks,
 }
 
 /// The loop of a controller ended by itself: the host must not go on with half of it.
@@ -133,6 +136,7 @@ impl Keeper {
             refusals: BTreeMap::new(),
             staging: JoinSet::new(),
             staged: BTreeMap::new(),
+            looks: Looks::default(),
         }
     }
 
@@ -211,7 +215,10 @@ impl Keeper {
     }
 
     async fn pass(&mut self) -> Result<Next, Error> {
-        let Some(mut controller) = self.latest() else { return Ok(Next::Gone) };
+        let holds = self.claim.borrow().as_ref().is_some_and(Claim::holds);
+        let Some(mut controller) = self.latest() else {
+            return if holds { self.leave().await } else { Ok(Next::Gone) };
+        };
         if !self.claim.borrow().as_ref().is_some_and(Claim::holds) {
             return Ok(self.keep_warm(&controller).await);
         }
@@ -238,7 +245,11 @@ impl Keeper {
         }
         self.name_digests(&plan, &known);
         self.set_up(&controller).await;
+        self.drop_outdated().await;
         self.stage(&controller, &plan, &known);
+        let live = plan::status(&controller).active;
+        let live = live.and_then(|name| self.executors.get(&name)).cloned();
+        self.looks.look(&self.estate.api, live.as_ref().map(|live| &*live.view)).await;
         self.decide(&controller, &plan).await?;
         let controller = self.latest().unwrap_or(controller);
         self.tell_revisions(&controller, &plan, &known).await;
@@ -248,7 +259,9 @@ impl Keeper {
             self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
-        let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
+        // Without its account nothing is staged: a time that has come would come again at once, for ever.
+        let account = has_account(&self.estate, &controller);
+        let soonest = resting.filter_map(|(_, (_, retry))| *retry).min().filter(|_| account);
         let primary = plan::status(&controller).primary;
         let contested = primary.is_some_and(|it| self.estate.staging.primaries.is_contested(&it));
         let latest = Instant::now() + if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY };
@@ -354,6 +367,19 @@ impl Keeper {
         if running.set(controller, !has_account(estate, controller) || conflict) {
             self.refusals.retain(|_, (refusal, _)| refusal.waits);
         }
+    }
+
+    /// Whether a kind is served in another way than when a revision was staged: that one watches a place where nothing
+    /// comes any more, and must be staged again.
+    async fn drop_outdated(&mut self) {
+        for executor in self.executors.values() {
+            let missing = executor.view.blind().filter(|blind| blind.code == 404);
+            let Some(blind) = missing else { continue };
+            if let Ok(Some(resource)) = self.estate.guests.discover(&blind.kind).await {
+                executor.view.learn(resource);
+            }
+        }
+        self.executors.retain(|_, executor| !executor.view.is_outdated());
     }
 
     /// Loads what the plan wants and is not loaded; drops what it no longer wants.
@@ -484,6 +510,9 @@ impl Keeper {
             blind: self.running.as_ref().and_then(Running::blind),
             fight: self.running.as_ref().and_then(Running::fight),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
+            outdated: self.running.as_ref().and_then(Running::outdated),
+            failing: self.running.as_ref().and_then(Running::failing),
+            unfit: self.looks.found(),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
