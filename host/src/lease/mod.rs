@@ -427,7 +427,7 @@ mod tests {
             name: "nagaya".to_owned(),
             identity: "me".to_owned(),
             profile: Profile::FAST,
-            kubeconfig: None,
+            kubeconfig: Source::default(),
         };
         let work = Work {
             election: Election::new("me".to_owned(), options.profile, 1),
