@@ -21,6 +21,12 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["crd", "kubeconfig", "lease"]),
+    // stored: an object that only is shown is read as far as it can be.
+    (
+        "cli",
+        &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox", "stored"],
+    ),
+    ("config", &["crd", "lease"]),
     (
         "app",
         &[
@@ -80,7 +86,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("sandbox", &["client", "cpu", "crd", "manifest", "module"]),
+    // places: whose turn it is to compile.
+    ("sandbox", &["client", "cpu", "crd", "manifest", "module", "places"]),
     (
         "client",
         &[
@@ -111,6 +118,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("kubeconfig", &[]),
     // The path of a version.
     ("crd", &["manifest"]),
+    ("stored", &["crd"]),
     ("manifest", &["watch"]),
     ("module", &["crd"]),
     (
@@ -135,6 +143,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "rollout",
             "run",
             "sandbox",
+            "stored",
             "strays",
             "view",
             "watch",
@@ -167,6 +176,8 @@ pub(crate) const PURE: &[&str] = &[
     "budget.rs",
     "fight.rs",
     "manifest.rs",
+    "stored.rs",
+    "module/garbage.rs",
     "causes.rs",
     "kubeconfig/choose.rs",
     "kubeconfig/file.rs",
