@@ -12,4 +12,3 @@ mod keeping;
 mod loops;
 mod native;
 mod path;
-mod servers;

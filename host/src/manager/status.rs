@@ -395,7 +395,7 @@ fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
             ),
         ),
         // An answer that is none: see `Fault::number`.
-        0 => ("WatchFailing", failing(message)),
+        0 => ("WatchFailing", failing(&message)),
         _ => ("WatchFailing", failing(&format!("{code} {message}"))),
     }
 }
