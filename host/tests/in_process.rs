@@ -12,3 +12,4 @@ mod keeping;
 mod loops;
 mod native;
 mod path;
+mod runs;
