@@ -14,3 +14,4 @@ mod native;
 mod path;
 mod rights;
 mod runs;
+mod writes;

@@ -3,6 +3,7 @@
 //! One table for all controllers: accounts that ask the same share the answer. Whoever holds an [`Interest`] has its
 //! rights asked again before they grow old, so that a cached read rarely waits (R53–R55).
 
+mod constraint;
 mod round;
 
 use std::{

@@ -223,7 +223,12 @@ impl Host {
         if !of_host.is_empty() {
             let list = listed(of_host);
             words.push(format!("the host may not act as {account}: it lacks {list}"));
-            documents.push(grant::rbac_for_impersonation(account, &self.user, used));
+            let whole = of_host.iter().any(|right| &*right.verb == "impersonate");
+            documents.push(if whole {
+                grant::rbac_for_whole_impersonation(account, &self.user)
+            } else {
+                grant::rbac_for_impersonation(account, &self.user, used)
+            });
         }
         let (words, yaml) = (words.join("; "), documents.join("---\n"));
         (!words.is_empty()).then(|| format!("{words}. This gives the right:\n{yaml}"))
@@ -249,10 +254,14 @@ impl Host {
         account: &Identity,
         used: &BTreeSet<Right>,
     ) -> Result<BTreeSet<Right>, Error> {
-        if let Some(right) = Right::to_impersonate(account, "impersonate", "")
-            && self.authority.ask(&Identity::Host, &right).await?
+        let whole = Right::to_impersonate(account, "impersonate", "");
+        if let Some(right) = &whole
+            && self.authority.ask(&Identity::Host, right).await?
         {
             return Ok(BTreeSet::new());
+        }
+        if !self.authority.knows_limited_impersonation(account).await? {
+            return Ok(whole.into_iter().collect());
         }
         let be =
             Right::to_impersonate(account, "impersonate:serviceaccount", "authentication.k8s.io");

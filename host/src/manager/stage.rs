@@ -122,6 +122,7 @@ impl Staging {
         if let Some(claim) = claim {
             claim.keep();
         }
+        self.shared.account.metrics.revision(&self.name);
         Ok(Executor { name: self.name, digest, config: self.config, program, view: Arc::new(view) })
     }
 
