@@ -19,6 +19,7 @@ use crate::{
     module::Digest,
     queue::{Outcome, Taken},
     sandbox::{Action, Failure, LogQuota, Program, Returned, Run, RunLimits, Sandbox},
+    text,
     view::View,
     watch::{Entry, ObjectKey},
 };
@@ -105,7 +106,11 @@ impl Start {
         let result = self.call(&client, primary.as_deref(), span.clone()).await;
         if let Err(failure) = &result {
             let seconds = started.elapsed().as_secs_f64();
-            span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
+            // What the guest says is on one line, and within its log's limit.
+            let failure = text::line(&failure.to_string(), text::MESSAGE).into_owned();
+            if self.shared.log.admits(failure.len()) {
+                span.in_scope(|| tracing::warn!(failure, seconds, "the run failed"));
+            }
         }
         client.settle().await;
         let (mut outcome, mut end) = self.judge(&client, primary.as_deref(), &result).await;

@@ -77,7 +77,8 @@ mod tests {
             random ^= random << 17;
             random % below
         };
-        let all = ["a", "ä", "…", "😀", "\n", "\r", "\u{1b}", "\0", "\u{85}", "\u{2028}", "\u{202e}"];
+        let all =
+            ["a", "ä", "…", "😀", "\n", "\r", "\u{1b}", "\0", "\u{85}", "\u{2028}", "\u{202e}"];
         (0..2_000).map(move |_| {
             let length = next(60);
             (0..length).map(|_| all[usize::try_from(next(11)).unwrap()]).collect()

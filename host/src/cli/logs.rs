@@ -1,6 +1,10 @@
 //! Where log lines go: stderr, as text or JSON, filtered by `NAGAYA_LOG`.
+//!
+//! Whatever is in it, an event is one line: what is quoted of guests and servers forges no other.
+//!
+//! Invariant: `an_event_is_one_line`.
 
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -23,12 +27,81 @@ pub fn start(format: Format, default: &str) {
     let started = match format {
         Format::Text => {
             let colours = std::io::stderr().is_terminal();
-            let lines = fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
+            let lines = fmt::layer().with_ansi(colours).with_writer(|| OneLine(io::stderr()));
             registry.with(lines).try_init()
         }
-        Format::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+        Format::Json => registry.with(fmt::layer().json().with_writer(io::stderr)).try_init(),
     };
     if started.is_err() {
         tracing::debug!("logging was started already");
+    }
+}
+
+/// Takes each event as a whole, as the text layer writes it, and shows line ends within it.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let (text, end) = match event.split_last() {
+            Some((b'\n', text)) => (text, &b"\n"[..]),
+            _ => (event, &[][..]),
+        };
+        if text.iter().any(|byte| matches!(byte, b'\n' | b'\r')) {
+            let mut line = Vec::with_capacity(event.len() + 16);
+            for byte in text {
+                match byte {
+                    b'\n' => line.extend(b"\\n"),
+                    b'\r' => line.extend(b"\\r"),
+                    other => line.push(*other),
+                }
+            }
+            line.extend(end);
+            self.0.write_all(&line)?;
+        } else {
+            self.0.write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Seen(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Seen {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line() {
+        let seen = Seen::default();
+        let writer = seen.clone();
+        let layer = fmt::layer().with_ansi(false).with_writer(move || OneLine(writer.clone()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let forged = "no\n2020-01-01T00:00:00Z ERROR nagaya: forged\r\n";
+            tracing::warn!(error = forged, display = %forged, "{forged}");
+            tracing::warn!("plain");
+        });
+        let text = String::from_utf8(seen.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(
+            text.contains("no\\n2020") && text.ends_with("plain\n") && !text.contains('\r'),
+            "{text}"
+        );
     }
 }

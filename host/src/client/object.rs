@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{client::Error, manifest::Kind, watch::ObjectKey};
+use crate::{client::Error, manifest::Kind, text::NAME, watch::ObjectKey};
 
 /// A guest's object may not be larger (TN8).
 const LIMIT: usize = 1 << 20;
@@ -62,6 +62,20 @@ impl Object {
         let head: Head<'_> = serde_json::from_str(&text).map_err(wrong)?;
         let raw = head.metadata.get();
         let metadata: Metadata = serde_json::from_str(raw).map_err(wrong)?;
+        // A name that the server cannot have would be in every message about it.
+        for (what, name, most) in [
+            ("metadata.name", metadata.name.as_deref(), NAME),
+            ("metadata.generateName", metadata.generate_name.as_deref(), NAME),
+            ("metadata.namespace", metadata.namespace.as_deref(), NAME),
+            ("metadata.uid", metadata.uid.as_deref(), NAME),
+            ("apiVersion", Some(&*head.api_version), 2 * NAME),
+            ("kind", Some(&*head.kind), NAME),
+        ] {
+            if let Some(bytes) = name.map(str::len).filter(|bytes| *bytes > most) {
+                let text = format!("{what} has {bytes} bytes, and there may be at most {most}");
+                return Err(Error::Invalid(text));
+            }
+        }
         let start = raw.as_ptr().addr() - text.as_ptr().addr();
         let inner = raw.trim_start_matches('{').trim();
         Ok(Self {

@@ -19,6 +19,7 @@ use crate::{
     apiserver::{self, Call, Status},
     fail,
     manifest::Kind,
+    text,
     watch::ObjectKey,
 };
 
@@ -263,7 +264,7 @@ impl Client {
 
     /// Remembers a right that the account turned out to lack.
     pub(super) fn lacks(&self, text: &str) {
-        self.obstacles().forbidden = Some(text.to_owned());
+        self.obstacles().forbidden = Some(text::line(text, text::MESSAGE).into_owned());
     }
 
     /// Remembers when the budget allows what was refused.

@@ -15,6 +15,7 @@ use super::{
     limits::HOSTCALL_FUEL,
     wasi::WaitedTooLong,
 };
+use crate::text;
 
 /// The longest report of a trap: it ends in an Event and in a condition.
 const REPORT: usize = 900;
@@ -129,7 +130,8 @@ fn judge_text(text: &str, is_in_guest: bool, state: &State) -> Failure {
     let is_hosts = ["concurrent limit", "os error", "host bug", "the host has no randomness"]
         .iter()
         .any(|words| text.contains(words));
-    if is_hosts { Failure::Host(text.to_owned()) } else { Failure::Trap(cut(text.to_owned())) }
+    let text = cut(text);
+    if is_hosts { Failure::Host(text) } else { Failure::Trap(text) }
 }
 
 fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_lines: &str) -> String {
@@ -156,11 +158,10 @@ fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_lines: &str) -> St
             None => drop(write!(text, "{before} function {}", frame.func_index())),
         }
     }
-    cut(text)
+    cut(&text)
 }
 
-fn cut(mut text: String) -> String {
-    let end = (0..=REPORT.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.truncate(end);
-    text
+/// Names of functions and log lines are the guest's.
+fn cut(text: &str) -> String {
+    text::line(text, REPORT).into_owned()
 }

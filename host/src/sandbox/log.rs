@@ -14,7 +14,7 @@ use std::{
 
 use tracing::Span;
 
-use crate::metrics::ControllerMetrics;
+use crate::{metrics::ControllerMetrics, text};
 
 /// The longest line, fields included.
 const LINE: usize = 4 << 10;
@@ -54,6 +54,16 @@ impl LogQuota {
     /// A full quota; what goes beyond it is counted in `metrics`.
     pub fn new(metrics: ControllerMetrics) -> Self {
         Self { metrics, bucket: Mutex::new(Bucket { left: RATE, at: None }) }
+    }
+
+    /// Whether a line about the controller that the host itself writes, of so many bytes, still fits: what a guest answers
+    /// is in it. One that does not is counted as dropped.
+    pub fn admits(&self, bytes: usize) -> bool {
+        let fits = self.take(bytes);
+        if !fits {
+            self.metrics.log_dropped(bytes as u64);
+        }
+        fits
     }
 
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
@@ -200,16 +210,16 @@ impl Drop for Lines {
 }
 
 fn joined(fields: &[(String, String)], room: usize) -> String {
-    let mut text = String::new();
+    let mut all = String::new();
     for (key, value) in fields {
-        let space = if text.is_empty() { "" } else { " " };
+        let space = if all.is_empty() { "" } else { " " };
         // Writing to a String cannot fail.
-        let _ = write!(text, "{space}{key}={value}");
-        if text.len() > room {
+        let _ = write!(all, "{space}{}={}", text::cut(key, room + 1), text::cut(value, room + 1));
+        if all.len() > room {
             break;
         }
     }
-    clean(&text, room)
+    clean(&all, room)
 }
 
 /// At most `room` bytes of `text` without escape sequences and control characters; line ends are shown as `\n`.

@@ -10,6 +10,7 @@ mod cache;
 mod compile;
 mod describe;
 mod engine;
+mod entrance;
 mod failure;
 mod idle;
 mod imports;

@@ -35,6 +35,7 @@ use crate::{
     client::Client,
     cpu::Turned,
     manifest::{self, Manifest},
+    text,
 };
 
 /// CPU time of a turn below which a tick says nothing about it.
@@ -91,7 +92,7 @@ impl Sandbox {
                 async move { guest.nagaya_controller_guest().call_describe(store).await }.boxed()
             })
             .await?;
-        let manifest: Manifest = answer.map_err(NoManifest::Refused)?.into();
+        let manifest: Manifest = answer.map_err(|text| NoManifest::Refused(said(text)))?.into();
         manifest.check()?;
         Ok(manifest)
     }
@@ -117,9 +118,9 @@ impl Sandbox {
                 Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
             }
             Err(failure) => Err(Failure::Returned(match failure {
-                wit::Failure::Retry(text) => Returned::Retry(text),
-                wit::Failure::Terminal(text) => Returned::Terminal(text),
-                wit::Failure::Invalid(text) => Returned::Invalid(text),
+                wit::Failure::Retry(text) => Returned::Retry(said(text)),
+                wit::Failure::Terminal(text) => Returned::Terminal(said(text)),
+                wit::Failure::Invalid(text) => Returned::Invalid(said(text)),
             })),
         }
     }
@@ -182,6 +183,11 @@ impl Sandbox {
             Err(_) => Err(Failure::Drained),
         }
     }
+}
+
+/// What a guest answers ends in conditions, Events and the log, and may have megabytes.
+fn said(text: String) -> String {
+    text::cut_owned(text, text::MESSAGE)
 }
 
 /// A store for one call.

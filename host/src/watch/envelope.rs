@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::intern::{Interner, Labels};
-use crate::manifest::Kind;
+use crate::{manifest::Kind, text};
 
 /// Namespace and name of an object of a known kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -226,7 +226,12 @@ pub fn line(text: &str, kind: &Kind, interner: &mut Interner) -> Result<Line, Er
         }
         "ERROR" => {
             let RawStatus { code, reason, message, details } = serde_json::from_str(object)?;
-            Ok(Line::Error { code, reason, message, retry_after: details.retry_after_seconds })
+            Ok(Line::Error {
+                code,
+                reason: text::cut_owned(reason, text::NAME),
+                message: text::line(&message, text::MESSAGE).into_owned(),
+                retry_after: details.retry_after_seconds,
+            })
         }
         _ => Ok(Line::Changed(entry(object, Some(kind), interner)?)),
     }

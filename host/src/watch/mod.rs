@@ -10,6 +10,7 @@ pub mod cache;
 pub mod envelope;
 pub mod fingerprint;
 mod health;
+mod index;
 pub mod intern;
 mod life;
 mod proof;

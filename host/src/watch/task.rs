@@ -22,6 +22,7 @@ use crate::{
     apiserver::{self, Call, Lines, query},
     manifest::Projection,
     queue::{self, Urgency},
+    text,
 };
 
 /// How long a watch without users stays open (R40).
@@ -451,12 +452,13 @@ async fn sleep_until(at: Option<Instant>) {
 fn fault(error: &apiserver::Error) -> Fault {
     let apiserver::Error::Refused(status) = error else {
         let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        return Fault { message: format!("{error}{cause}"), ..Fault::default() };
+        let message = text::line(&format!("{error}{cause}"), text::MESSAGE).into_owned();
+        return Fault { message, ..Fault::default() };
     };
     Fault {
         code: Some(status.code),
         reason: status.reason.clone(),
-        message: status.message.clone(),
+        message: text::line(&status.message, text::MESSAGE).into_owned(),
         retry_after: error.retry_after(),
     }
 }
