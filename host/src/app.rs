@@ -80,6 +80,8 @@ impl App {
             memory_ceiling: config.memory_ceiling,
             ..SandboxConfig::new(folder("code"))
         };
+        let guest_memory = config.guest_memory.unwrap_or(sandbox.guest_memory);
+        let sandbox = SandboxConfig { guest_memory, ..sandbox };
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
         let metrics = Metrics::default();
         metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));

@@ -28,7 +28,7 @@ pub(super) struct Index {
 }
 
 /// The part of a set that is asked for.
-type From<'a> = (Bound<&'a ObjectKey>, Bound<&'a ObjectKey>);
+type Range<'a> = (Bound<&'a ObjectKey>, Bound<&'a ObjectKey>);
 
 impl Index {
     /// Puts an object under its values.
@@ -62,7 +62,7 @@ impl Index {
     }
 
     /// The first `count` keys in a range that may have `value`, in their order.
-    pub(super) fn some(&self, value: &str, range: From<'_>, count: usize) -> Vec<&ObjectKey> {
+    pub(super) fn some(&self, value: &str, range: Range<'_>, count: usize) -> Vec<&ObjectKey> {
         let sure =
             self.keys.get(value).into_iter().flat_map(|keys| keys.range::<ObjectKey, _>(range));
         let mut found: Vec<_> =
@@ -86,7 +86,7 @@ fn is_wide<T: AsRef<str>>(values: &[T]) -> bool {
 mod tests {
     use super::*;
 
-    const ALL: From<'_> = (Bound::Unbounded, Bound::Unbounded);
+    const ALL: Range<'_> = (Bound::Unbounded, Bound::Unbounded);
 
     fn key(name: &str) -> ObjectKey {
         ObjectKey::new(None, name)

@@ -150,6 +150,7 @@ pub(crate) const PURE: &[&str] = &[
     "text.rs",
     "watch/envelope.rs",
     "watch/fingerprint.rs",
+    "watch/index.rs",
     "watch/selector.rs",
     "watch/stream.rs",
     "watch/trigger.rs",
@@ -157,10 +158,12 @@ pub(crate) const PURE: &[&str] = &[
     "lease/record.rs",
     "client/answer.rs",
     "client/flow.rs",
+    "events/lanes.rs",
     "events/lru.rs",
     "events/series.rs",
     "client/noop.rs",
     "client/object.rs",
+    "sandbox/entrance.rs",
 ];
 
 /// What shows that a file does something: waits, reads a clock, speaks to the world.
@@ -194,6 +197,10 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("schemars", &["crd", "manifest"]),
     // HTTP: served in two places, sent in one.
     ("axum", &["api", "admin", "app"]),
+    // Below axum: it lets no client be slow, or one too many.
+    ("hyper", &["api/door"]),
+    ("hyper_util", &["api/door"]),
+    ("tower", &["api/door"]),
     ("reqwest", &["cli/upload"]),
     ("http", ANYWHERE),
     ("http_body_util", ANYWHERE),
