@@ -26,7 +26,7 @@ use crate::{
     metrics::{Metrics, WatchStats},
     module::Modules,
     places::Places,
-    sandbox::{Mappings, Sandbox, SandboxConfig},
+    sandbox::{Mappings, Sandbox, SandboxConfig, division},
     watch::Hub,
 };
 
@@ -203,6 +203,7 @@ async fn work(
         user,
         controllers: app.config.controllers.clone(),
         memory_ceiling: app.config.memory_ceiling,
+        team_caches: app.config.team_caches.unwrap_or_else(|| division().caches_of_a_team),
     };
     let (manager, mut synced) = Manager::new(needs).context("reading --controllers")?;
     let sandbox = app.sandbox;

@@ -8,6 +8,7 @@ mod news;
 mod objects;
 mod plan;
 mod primaries;
+mod room;
 mod running;
 mod stage;
 mod status;
@@ -79,6 +80,8 @@ pub struct Needs {
     pub controllers: Option<String>,
     /// No guest may have more memory, in bytes.
     pub memory_ceiling: usize,
+    /// No team may have more bytes in caches.
+    pub team_caches: usize,
 }
 
 /// Keeps all WasmControllers of this host.
@@ -154,6 +157,7 @@ impl Manager {
                 modules: needs.modules,
                 user: needs.user,
                 memory_ceiling: needs.memory_ceiling,
+                team_caches: needs.team_caches,
                 primaries: Arc::new(Primaries::new(controllers.cache().clone())),
             },
             api: needs.api,

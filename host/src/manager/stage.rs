@@ -11,7 +11,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::primaries::{Claimant, Primaries};
+use super::{
+    primaries::{Claimant, Primaries},
+    room::{self, Room},
+};
 use crate::{
     apiserver::{Error as CallError, Identity, Resource},
     authority::Authority,
@@ -43,6 +46,8 @@ pub(super) struct Host {
     pub(super) user: Arc<str>,
     /// No guest may have more memory.
     pub(super) memory_ceiling: usize,
+    /// No team may have more in caches.
+    pub(super) team_caches: usize,
     /// Who has which kind for itself.
     pub(super) primaries: Arc<Primaries>,
 }
@@ -98,7 +103,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    fn failed(reason: &'static str, message: impl Into<String>) -> Self {
+    pub(super) fn failed(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), waits: false, retry: None }
     }
 
@@ -147,6 +152,8 @@ impl Staging {
         self.check_claims(&manifest)?;
         fail::point("describe");
         let resources = self.resources(&manifest).await?;
+        let watched = manifest.all_watches().filter_map(|watch| resource(&resources, &watch.kind));
+        room::check_count(watched.map(|resource| self.scopes(resource).len()).sum())?;
         self.check_rights(&manifest, &resources).await?;
         let view = self.watch(manifest, resources).await?;
         Ok(Executor { name: self.name, digest, config: self.config, program, view: Arc::new(view) })
@@ -412,6 +419,9 @@ impl Staging {
         let Some(primary) = resource(&resources, &manifest.primary.kind).cloned() else {
             return Err(Refusal::failed("ManifestRefused", "the manifest has no primary kind"));
         };
+        let team = self.shared.account.team();
+        let room = Room::of(&self.host.hub, team, self.host.team_caches);
+        let deadline = tokio::time::Instant::now() + SYNC_LIMIT;
         let mut sights = vec![];
         for watch in manifest.all_watches() {
             let Some(resource) = resource(&resources, &watch.kind) else { continue };
@@ -443,20 +453,37 @@ impl Staging {
                     wakes: gate.clone(),
                     indexes: indexes.map(|index| index.path.clone()).collect(),
                 };
-                let subscription = self.host.hub.subscribe(&key, subscriber);
+                let subscription = self.host.hub.subscribe(&key, subscriber).charged_to(team);
                 sights.push(Sight::new(watch.clone(), namespace, subscription, gate));
+                if sights.len().is_multiple_of(room::AT_ONCE) {
+                    sights = fitting(sights, &room, deadline).await?;
+                }
             }
         }
-        synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription))).await?;
+        let sights = fitting(sights, &room, deadline).await?;
         Ok(View::new((account, self.host.authority.clone()), manifest, resources, sights, live))
     }
 }
 
-/// Waits until every watch has a complete first state; the error has the real cause (R12).
+/// The same sights, once they are synced, if there is room for them; else what they read is dropped at once.
+async fn fitting(
+    sights: Vec<Sight>,
+    room: &Room,
+    deadline: tokio::time::Instant,
+) -> Result<Vec<Sight>, Refusal> {
+    synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription)), deadline).await?;
+    if let Err(refusal) = room.check() {
+        sights.into_iter().for_each(|sight| sight.subscription.forsake());
+        return Err(refusal);
+    }
+    Ok(sights)
+}
+
+/// Waits until every watch has a complete first state and the indexes; the error has the real cause (R12).
 async fn synced<'a>(
     watches: impl Iterator<Item = (&'a Kind, &'a Subscription)>,
+    deadline: tokio::time::Instant,
 ) -> Result<(), Refusal> {
-    let deadline = tokio::time::Instant::now() + SYNC_LIMIT;
     for (kind, subscription) in watches {
         let mut state = subscription.state();
         let settled = tokio::time::timeout_at(deadline, state.wait_for(is_settled)).await;
@@ -466,6 +493,7 @@ async fn synced<'a>(
             Err(_) => subscription.state().borrow().clone(),
         };
         if state.synced {
+            subscription.barrier().await;
             continue;
         }
         let cause = state.trouble.map_or_else(|| "no answer yet".to_owned(), |fault| fault.message);
