@@ -485,13 +485,7 @@ async fn synced<'a>(
     deadline: tokio::time::Instant,
 ) -> Result<(), Refusal> {
     for (kind, subscription) in watches {
-        let mut state = subscription.state();
-        let settled = tokio::time::timeout_at(deadline, state.wait_for(is_settled)).await;
-        let state = match settled {
-            Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) => State::default(),
-            Err(_) => subscription.state().borrow().clone(),
-        };
+        let state = settled(subscription, deadline).await;
         if state.synced {
             subscription.barrier().await;
             continue;
@@ -503,6 +497,16 @@ async fn synced<'a>(
         ));
     }
     Ok(())
+}
+
+/// How the watch is once it has settled, or at the deadline.
+async fn settled(subscription: &Subscription, deadline: tokio::time::Instant) -> State {
+    let mut state = subscription.state();
+    match tokio::time::timeout_at(deadline, state.wait_for(is_settled)).await {
+        Ok(Ok(state)) => state.clone(),
+        Ok(Err(_)) => State::default(),
+        Err(_) => subscription.state().borrow().clone(),
+    }
 }
 
 /// Synced, or refused in a way that waiting does not mend.

@@ -175,7 +175,7 @@ impl Cache {
             return;
         }
         // Nothing changes meanwhile: the only writer is here.
-        let mut index = Index { users: 1, ..Index::default() };
+        let mut index = Index::used();
         for entry in self.entries() {
             index.insert(&envelope::field(entry.body(), path), entry.key());
         }

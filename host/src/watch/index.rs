@@ -31,6 +31,11 @@ pub(super) struct Index {
 type Range<'a> = (Bound<&'a ObjectKey>, Bound<&'a ObjectKey>);
 
 impl Index {
+    /// An empty one with one user.
+    pub(super) fn used() -> Self {
+        Self { users: 1, ..Self::default() }
+    }
+
     /// Puts an object under its values.
     pub(super) fn insert<T: AsRef<str>>(&mut self, values: &[T], key: &ObjectKey) {
         if is_wide(values) {

@@ -196,7 +196,7 @@ mod tests {
         for (bad, why) in [
             (format!("{most},!a"), "65 requirements"),
             (vec!["a=b"; 200_000].join(","), "799999 bytes"),
-            (format!("{long:<1$}", BYTES + 1), "4097 bytes"),
+            (format!("{long:<width$}", width = BYTES + 1), "4097 bytes"),
             (format!("a={}", "b".repeat(4_000)), "no label value"),
             ("k".repeat(KEY + 1), "no label key"),
         ] {
