@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::component::Component;
-use e2e::controller::Controller;
 use e2e::memory::MIB;
-use e2e::{Test, host, test_in_turn};
+use e2e::{Test, test_in_turn};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
@@ -42,7 +41,7 @@ fn greedy_manifests_are_refused_with_a_sentence() -> Result<()> {
         let component = Component::load("hostile")?;
         let greedy = test.bare_controller("greedy", "hostile", json!({})).await?;
         let mut problems = vec![];
-        for (name, describe, words) in GREED {
+        for &(name, describe, words) in GREED {
             let window = arena.bystander.window()?;
             arena.memory.forget_peak()?;
             let began = Instant::now();
@@ -89,14 +88,14 @@ fn eighty_slow_describes_delay_no_other_team() -> Result<()> {
         }
         let arena = Arena::start(test).await?;
         let table = Table::begin("slow describes", arena.alone, arena.base);
-        let component = Component::load("hostile")?;
-        let slow = async |number: usize| -> Result<(Controller, String)> {
+        let (shared, component) = (&*test, &Component::load("hostile")?);
+        let slow = |number: usize| async move {
             let name = format!("slow-{number}");
-            let controller = test.bare_controller(&name, "hostile", json!({})).await?;
+            let controller = shared.bare_controller(&name, "hostile", json!({})).await?;
             let describe = "sleep:4000,sleep:4000,sleep:4000";
             let config = json!({"describe": describe, "number": number});
-            let revision = controller.push_config(&component, &config).await?;
-            Ok((controller, revision))
+            controller.push_config(component, &config).await?;
+            anyhow::Ok(controller)
         };
         let window = arena.bystander.window()?;
         let began = Instant::now();
@@ -112,7 +111,7 @@ fn eighty_slow_describes_delay_no_other_team() -> Result<()> {
         let (fault, name, ends) = ("C3", "slow describes of one team", format!("{count} of them"));
         let took = vec![newcomer];
         table.print(&Row { fault, name, ends, took, bystander, peak, after: peak, traces: None });
-        for (controller, _) in &all {
+        for controller in &all {
             controller.delete().await?;
         }
         none(&wrong)
@@ -144,7 +143,7 @@ fn the_memory_of_48_slots_stays_within_what_the_host_gives_guests() -> Result<()
         test.host.stop().await?;
         let mut options = test.options();
         options.arguments.extend(["--guest-memory", "256Mi"].map(str::to_owned));
-        test.start_host_as(host::Options { ..options }).await?;
+        test.start_host_as(options).await?;
         let arena = Arena::start(test).await?;
         let table = Table::begin("memory of all", arena.alone, arena.base);
         let limits = json!({"deadline": "5s", "concurrency": OBJECTS, "writesPerMinute": 6_000});
