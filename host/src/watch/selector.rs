@@ -80,6 +80,11 @@ impl Selector {
     }
 }
 
+/// A part of a selector as it is quoted.
+fn shown(text: &str) -> String {
+    format!("{:?}", text::cut(text, SHOWN / 4))
+}
+
 /// Splits at the commas outside parentheses.
 fn split(text: &str) -> Result<Vec<&str>, String> {
     let (mut parts, mut start, mut inside) = (vec![], 0, false);
@@ -114,14 +119,15 @@ fn requirement(part: &str) -> Result<Requirement, String> {
         return Ok(Requirement { key: label_key(key)?, test: Test::Missing });
     }
     if let Some(list) = part.strip_suffix(')') {
-        let (head, values) =
-            list.split_once('(').ok_or_else(|| format!("{part:?} has no opening parenthesis"))?;
+        let (head, values) = list
+            .split_once('(')
+            .ok_or_else(|| format!("{} has no opening parenthesis", shown(part)))?;
         let words: Vec<_> = head.split_whitespace().collect();
         let values = values.split(',').map(label_value).collect::<Result<_, _>>()?;
         return match words[..] {
             [key, "in"] => Ok(Requirement { key: label_key(key)?, test: Test::In(values) }),
             [key, "notin"] => Ok(Requirement { key: label_key(key)?, test: Test::NotIn(values) }),
-            _ => Err(format!("{part:?} is neither `key in (…)` nor `key notin (…)`")),
+            _ => Err(format!("{} is neither `key in (…)` nor `key notin (…)`", shown(part))),
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
@@ -141,7 +147,7 @@ fn label_key(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let fits = text.len() <= KEY && text.chars().all(good) && text.matches('/').count() <= 1;
     if text.is_empty() || !fits {
-        return Err(format!("{text:?} is no label key"));
+        return Err(format!("{} is no label key", shown(text)));
     }
     Ok(text.to_owned())
 }
@@ -150,7 +156,7 @@ fn label_value(text: &str) -> Result<String, String> {
     let text = text.trim();
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.len() > 63 || !text.chars().all(good) {
-        return Err(format!("{text:?} is no label value"));
+        return Err(format!("{} is no label value", shown(text)));
     }
     Ok(text.to_owned())
 }
