@@ -7,9 +7,11 @@
 //! Invariants, on a real server: `promote_moves_every_object_and_one_writer_remains`,
 //! `a_deleted_controller_drains_its_runs`, `a_suspended_controller_starts_no_run`.
 
+mod report;
+
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
+    collections::HashMap,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -23,27 +25,27 @@ use crate::{
     client::Client,
     fail,
     fence::{Claim, Fence, Gate},
-    health::Health,
     inbox::Inbox,
     places::{Guest, Place, Places},
-    queue::Outcome,
+    queue::{BACKGROUND, Outcome, Urgency},
     rollout::Rollout,
-    run::{End, Executor, SERVER_PAUSE, Shared, Start},
+    run::{End, Executor, SERVER_PAUSE, Shared, Start, told},
     sandbox::RunLimits,
-    view::Blind,
+    strays,
     watch::ObjectKey,
 };
+use report::Report;
+pub use report::Trouble;
 
 /// How long runs of a replaced revision, or of a deleted controller, may go on.
 pub const DRAIN: Duration = Duration::from_secs(30);
-/// More refused objects are not remembered: one is enough to tell.
-const REFUSED: usize = 1_000;
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
-/// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
-const BLIND_TIMES: u32 = 3;
 /// How often every object is delivered once more, a tenth of it sooner or later (R7).
 const RESYNC: Duration = Duration::from_secs(10 * 3_600);
+/// How often objects that nobody saw leave are looked for, after the first time; and after a look that failed.
+const SEARCH: Duration = Duration::from_secs(3_600);
+const SEARCH_AGAIN: Duration = Duration::from_secs(30);
 
 /// What acts at once and is no part of a revision.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,19 +56,6 @@ pub struct Settings {
     pub concurrency: usize,
     /// Ceilings of one run.
     pub limits: RunLimits,
-}
-
-/// What the team should know of.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Trouble {
-    /// A right that the account does not have.
-    pub forbidden: Option<String>,
-    /// How the live revision keeps breaking down.
-    pub illness: Option<String>,
-    /// An object that another writer keeps changing back, and what to do about it (R69).
-    pub fight: Option<String>,
-    /// A kind that cannot be watched at present, and why (R43).
-    pub blind: Option<Blind>,
 }
 
 /// The handle of a running controller.
@@ -123,15 +112,14 @@ impl Controller {
             flights: HashMap::new(),
             drain_until: None,
             parked: JoinSet::new(),
-            health: Health::default(),
-            lost: None,
-            blind: None,
-            refused: BTreeMap::new(),
+            report: Report::default(),
             closing: JoinSet::new(),
             fresh: None,
             opened: 0,
             refreshing: JoinSet::new(),
             resync_at: Instant::now() + resync_after(share()),
+            search_at: None,
+            searching: JoinSet::new(),
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
     }
@@ -194,14 +182,7 @@ pub struct Loop {
     drain_until: Option<Instant>,
     /// Keys whose last run's writes the cache has not shown yet.
     parked: JoinSet<(ObjectKey, Outcome)>,
-    /// Of the live revision.
-    health: Health,
-    /// A right to read that the account has lost.
-    lost: Option<String>,
-    /// A watch that fails, and how often in a row it was seen like that.
-    blind: Option<(Blind, u32)>,
-    /// What each object's last run was refused, until one of its runs is not.
-    refused: BTreeMap<ObjectKey, String>,
+    report: Report,
     /// Replaced views, until the new one is sure to have missed nothing.
     closing: JoinSet<Arc<Executor>>,
     /// The executor generation of the newest run.
@@ -211,6 +192,10 @@ pub struct Loop {
     refreshing: JoinSet<(Claim, Arc<Executor>)>,
     /// When every object is delivered once more.
     resync_at: Instant,
+    /// When objects are looked for that have left what is selected; `None`: under another claim or revision.
+    search_at: Option<Instant>,
+    /// Whether it went well.
+    searching: JoinSet<bool>,
 }
 
 #[derive(Debug)]
@@ -304,42 +289,38 @@ impl Loop {
     }
 
     fn finish(&mut self, ended: Result<(Id, End), tokio::task::JoinError>) {
-        let (id, outcome, forbidden, client) = match ended {
+        match ended {
             Ok((id, end)) => {
-                self.judge_health(id, &end);
                 if end.server_is_down {
                     self.paused_until = Some(Instant::now() + SERVER_PAUSE);
                 }
-                (id, end.outcome, end.forbidden, Some(end.client))
+                if let Some(flight) = self.flights.remove(&id) {
+                    self.note(&flight, &end);
+                    self.park(flight.key, end.outcome, Some(end.client));
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "a run ended in a panic of the host");
-                (error.id(), Outcome::Failed, None, None)
-            }
-        };
-        if let Some(flight) = self.flights.remove(&id) {
-            self.park(flight.key.clone(), outcome, client);
-            match forbidden {
-                Some(right) if self.refused.len() < REFUSED => {
-                    self.refused.insert(flight.key, right);
+                if let Some(flight) = self.flights.remove(&error.id()) {
+                    self.park(flight.key, Outcome::Failed, None);
                 }
-                None if outcome != Outcome::Failed => {
-                    self.refused.remove(&flight.key);
-                }
-                Some(_) | None => (),
             }
-            self.report();
         }
+        self.tell();
         self.count_workers();
         self.raise_floor_if_drained();
     }
 
-    /// A run that was not tried says nothing, and one of a replaced revision nothing about the live one.
-    fn judge_health(&mut self, id: Id, end: &End) {
-        let is_live = |flight: &Flight| flight.generation == self.current.generation;
-        let was_tried = !matches!(end.outcome, Outcome::Postponed(_) | Outcome::Held(_));
-        if (was_tried || end.broken.is_some()) && self.flights.get(&id).is_some_and(is_live) {
-            self.health.ran(end.broken.as_deref(), Instant::now().into_std());
+    /// What a run says of the controller; an object whose runs keep failing hears of it.
+    fn note(&mut self, flight: &Flight, end: &End) {
+        let is_live = flight.generation == self.current.generation;
+        let now = Instant::now().into_std();
+        let told = self.report.ended(&flight.key, end, is_live, now);
+        if let (Some(note), Some(active)) = (told, &self.current.active) {
+            let account = &self.parts.shared.account;
+            let kind = &active.view.manifest().primary.kind;
+            let object = (kind, &flight.key, end.uid.as_deref());
+            account.recorder.record(told::on_object(account, object, "ReconcileFailing", note));
         }
     }
 
@@ -384,8 +365,8 @@ impl Loop {
             });
         }
         if replaced {
-            self.health = Health::default();
-            self.report();
+            self.report.begin();
+            self.tell();
         }
         if replaced && !self.flights.is_empty() {
             self.drain_until = Some(Instant::now() + DRAIN);
@@ -408,6 +389,7 @@ impl Loop {
     /// Before anything runs under a claim, the live revision's caches must have what its last holder wrote.
     fn refresh(&mut self) {
         self.fresh = None;
+        self.search_at = None;
         self.refreshing.abort_all();
         let claim = self.parts.claim.borrow().clone();
         let (Some(claim), Some(active)) = (claim, self.current.active.clone()) else { return };
@@ -473,26 +455,54 @@ impl Loop {
             self.resync_at = Instant::now() + resync_after(share());
             active.view.resync();
         }
-        let blind = active.view.blind();
-        self.blind = match self.blind.take() {
-            Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
-            _ => blind.map(|blind| (blind, 1)),
-        };
-        self.lost = active
-            .view
-            .lost_right()
-            .map(|right| format!("{} may not {right}", self.parts.shared.account.identity));
-        self.report();
+        let shared = &self.parts.shared;
+        let account = shared.account.identity.to_string();
+        let strays = shared.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        self.report.look(&active.view, &strays, &account, Instant::now().into_std());
+        drop(strays);
+        self.search();
+        self.tell();
     }
 
-    /// A lost right to read concerns every object; a refusal of one run the object.
-    fn report(&mut self) {
-        let forbidden = self.lost.clone().or_else(|| self.refused.values().next().cloned());
-        let illness = self.health.illness(Instant::now().into_std()).map(str::to_owned);
-        let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
-        let blind = blind.map(|(blind, _)| blind.clone());
-        let fight = self.parts.shared.account.fight(Instant::now().into_std());
-        let now = Trouble { forbidden, illness, fight, blind };
+    /// Looks for objects that left while nobody saw it: the host was away, or another revision was live.
+    fn search(&mut self) {
+        let Some(active) = self.current.active.clone() else { return };
+        if let Some(Ok(went_well)) = self.searching.try_join_next() {
+            let pause = if went_well { SEARCH } else { SEARCH_AGAIN };
+            self.search_at = self.search_at.map(|_| Instant::now() + pause);
+        }
+        let is_due = self.search_at.is_none_or(|at| Instant::now() >= at);
+        if !is_due || self.fresh.is_none() || !strays::are_possible(&active.view) {
+            return;
+        }
+        self.search_at = Some(Instant::now() + SEARCH);
+        self.searching.abort_all();
+        let (account, inbox) = (self.parts.shared.account.clone(), self.parts.inbox.clone());
+        self.searching.spawn(async move {
+            let found = strays::find(&account.api, &account.identity, &active.view).await;
+            match found {
+                Ok(strays) => {
+                    inbox.add_all(strays, Urgency::news(BACKGROUND));
+                    true
+                }
+                Err(error) => {
+                    let error = crate::causes::all(&error);
+                    tracing::debug!(
+                        controller = account.controller,
+                        error,
+                        "cannot look for strays"
+                    );
+                    false
+                }
+            }
+        });
+    }
+
+    fn tell(&mut self) {
+        let now = Instant::now().into_std();
+        let fight = self.parts.shared.account.fight(now);
+        let view = self.current.active.as_ref().map(|active| &*active.view);
+        let now = self.report.trouble(view, fight, now);
         self.trouble.send_if_modified(|trouble| {
             let changed = *trouble != now;
             *trouble = now;

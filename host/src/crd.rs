@@ -222,7 +222,10 @@ pub struct WasmControllerStatus {
     /// Other controllers of this host with the same primary kind.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shares_primary_with: Vec<String>,
-    /// Ready, Progressing, Degraded.
+    /// How many objects' runs keep failing; none where none do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_objects: Option<i64>,
+    /// Ready, Progressing, Degraded; `ObjectsFailing` while the runs of some objects keep failing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -16,6 +16,7 @@
 //! - `failures_back_off_and_success_forgets`
 //! - `a_failure_counts_only_if_half_of_its_delay_had_passed`
 //! - `only_news_cut_a_backoff`
+//! - `what_may_pass_is_tried_slowly_and_apart_from_failures`
 //! - `nothing_cuts_a_hold`
 //! - `a_key_that_waited_a_minute_comes_up`
 //! - `retries_share_a_rate_and_first_runs_do_not`
@@ -41,6 +42,10 @@ const AGES_AFTER: Duration = Duration::from_secs(60);
 const RETRIES: (f64, f64) = (10.0, 100.0);
 /// No delay is longer: beyond it a clock may end.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
+/// How long a key waits whose run was refused for a state that others may change: nobody is to be asked much, and
+/// nobody is to wait for half a day.
+const SLOW: Backoff = Backoff { base: Duration::from_secs(15), max: Duration::from_secs(10 * 60) };
 
 /// The keys of one controller that are to run.
 #[derive(Debug)]
@@ -110,6 +115,9 @@ pub enum Outcome {
     RequeueAfter(Duration),
     /// Run again after the backoff.
     Failed,
+    /// Run again after a slow backoff of its own: it was refused for a state that others may change, of which nobody
+    /// may tell.
+    Slow,
     /// Run again after this long, or sooner after a change, without counting a failure: the run could not even be tried.
     Postponed(Duration),
     /// The same, and not sooner whatever happens: a server has asked for it (R67).
@@ -133,6 +141,8 @@ struct Entry {
     /// What was asked for while in flight.
     again: Option<(Instant, Urgency)>,
     failures: u32,
+    /// The same of refusals that may pass: the two back off apart from each other.
+    refusals: u32,
     /// When the last failure was, and how long it was to wait then.
     planned: Option<(Instant, Duration)>,
     /// Whether another failure of this run counts.
@@ -206,7 +216,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         entry.counts = entry
             .planned
             .is_none_or(|(failed, delay)| now.saturating_duration_since(failed) >= delay / 2);
-        let failures = entry.failures;
+        let failures = entry.failures.saturating_add(entry.refusals);
         self.remove(place);
         self.in_flight.insert(key.clone(), now);
         Some(Taken { key, waited: now.saturating_duration_since(since), failures })
@@ -222,24 +232,19 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             Outcome::Done => None,
             Outcome::RequeueAfter(delay) | Outcome::Postponed(delay) => Some((delay, Until::Woken)),
             Outcome::Held(delay) => Some((delay, Until::Due)),
-            Outcome::Failed => {
-                if entry.counts || entry.failures == 0 {
-                    entry.failures = entry.failures.saturating_add(1);
-                }
-                let delay = self.backoff.delay(entry.failures);
-                entry.planned = Some((now, delay));
-                Some((delay, Until::News))
-            }
+            Outcome::Failed => Some(entry.failed(self.backoff, now)),
+            Outcome::Slow => Some(entry.refused(now)),
         };
+        let wait = wait.map(|(delay, until)| (delay.min(LONGEST), until));
         if matches!(outcome, Outcome::Done | Outcome::RequeueAfter(_)) {
-            (entry.failures, entry.planned) = (0, None);
+            entry.forget_failures();
         }
         let again = entry.again.take();
         if again.is_none() && wait.is_none() {
             self.entries.remove(key);
         }
         if let Some((delay, until)) = wait {
-            let due = now + delay.min(LONGEST);
+            let due = now + delay;
             self.put_or_keep(key, Urgency::touch(priority), (due, until), now);
         }
         if let Some((due, urgency)) = again {
@@ -249,9 +254,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     /// Forgets all failures (R83): the next failure starts again at the base delay.
     pub fn forget_failures(&mut self) {
-        for entry in self.entries.values_mut() {
-            (entry.failures, entry.planned) = (0, None);
-        }
+        self.entries.values_mut().for_each(Entry::forget_failures);
     }
 
     /// When [`Queue::take`] next has a reason to be called; `now` or earlier if a key is ready.
@@ -399,6 +402,31 @@ impl<K: Clone + Eq + Hash> Queue<K> {
 
     fn waiting(&mut self, until: Until) -> &mut BTreeMap<(Instant, u64), K> {
         if until == Until::News { &mut self.retrying } else { &mut self.waiting }
+    }
+}
+
+impl Entry {
+    fn failed(&mut self, backoff: Backoff, now: Instant) -> (Duration, Until) {
+        if self.counts || self.failures == 0 {
+            self.failures = self.failures.saturating_add(1);
+        }
+        self.wait(backoff.delay(self.failures), now)
+    }
+
+    fn refused(&mut self, now: Instant) -> (Duration, Until) {
+        if self.counts || self.refusals == 0 {
+            self.refusals = self.refusals.saturating_add(1);
+        }
+        self.wait(SLOW.delay(self.refusals), now)
+    }
+
+    fn wait(&mut self, delay: Duration, now: Instant) -> (Duration, Until) {
+        self.planned = Some((now, delay));
+        (delay, Until::News)
+    }
+
+    fn forget_failures(&mut self) {
+        (self.failures, self.refusals, self.planned) = (0, 0, None);
     }
 }
 
@@ -559,6 +587,40 @@ mod tests {
     }
 
     #[test]
+    fn what_may_pass_is_tried_slowly_and_apart_from_failures() {
+        let (mut queue, mut now) = queue();
+        queue.add(&1, NEWS, now, now);
+        for (refusals, expected) in [15, 30, 60, 120, 240, 480, 600, 600].into_iter().enumerate() {
+            assert_eq!(queue.take(now).unwrap().failures as usize, refusals);
+            queue.done(&1, Outcome::Slow, now);
+            queue.add(&1, TOUCH, now, now);
+            assert_eq!(take(&mut queue, now), None, "only news cut it short");
+            assert_eq!(queue.next_due(now), Some(now + SECOND * expected));
+            now += SECOND * expected;
+        }
+        assert!(queue.take(now).is_some());
+        queue.done(&1, Outcome::Failed, now);
+        assert_eq!(queue.next_due(now), Some(now + SECOND), "a first failure is no ninth");
+        now += SECOND;
+        assert!(queue.take(now).is_some());
+        queue.done(&1, Outcome::Slow, now);
+        assert_eq!(queue.next_due(now), Some(now + SECOND * 600), "and the refusals still count");
+        queue.add(&1, NEWS, now, now);
+        assert!(queue.take(now).is_some());
+        queue.done(&1, Outcome::Done, now);
+        assert!(queue.is_empty());
+        queue.add(&1, NEWS, now, now);
+        for _ in 0..9 {
+            assert!(queue.take(now).is_some());
+            queue.done(&1, Outcome::Slow, now);
+            queue.add(&1, NEWS, now, now);
+        }
+        assert!(queue.take(now).is_some());
+        queue.done(&1, Outcome::Slow, now);
+        assert_eq!(queue.next_due(now), Some(now + SECOND * 15), "cut short they do not add up");
+    }
+
+    #[test]
     fn nothing_cuts_a_hold() {
         let (mut queue, now) = queue();
         queue.add(&1, NEWS, now, now);
@@ -649,10 +711,11 @@ mod tests {
                     }
                     _ if model.in_flight.contains_key(&key) => {
                         let delay = SECOND * u32::try_from(random.below(6)).unwrap();
-                        let outcome = match random.below(5) {
+                        let outcome = match random.below(6) {
                             0 | 1 => Outcome::Done,
                             2 => Outcome::RequeueAfter(delay),
                             3 => Outcome::Held(delay),
+                            4 => Outcome::Slow,
                             _ => Outcome::Failed,
                         };
                         queue.done(&key, outcome, now);
@@ -665,7 +728,7 @@ mod tests {
                 queue.done(&key, Outcome::Done, now);
                 model.done(key, Outcome::Done, now);
             }
-            now += SECOND * 100;
+            now += SECOND * 1_000;
             while let Some(key) = take(&mut queue, now) {
                 model.take(key, now);
                 queue.done(&key, Outcome::Done, now);
@@ -686,8 +749,11 @@ mod tests {
     struct Model {
         owed: HashMap<u64, (Instant, i32, Until)>,
         in_flight: HashMap<u64, InFlight>,
-        failures: HashMap<u64, (u32, Instant, Duration)>,
+        failures: HashMap<u64, Failures>,
     }
+
+    /// Failures, refusals, when the last was, and how long it was to wait then.
+    type Failures = (u32, u32, Instant, Duration);
 
     impl Model {
         fn add(&mut self, key: u64, urgency: Urgency, due: Instant) {
@@ -718,7 +784,7 @@ mod tests {
             let priority = self.priority(key, now);
             self.owed.remove(&key);
             let counts =
-                self.failures.get(&key).is_none_or(|(_, at, delay)| now - *at >= *delay / 2);
+                self.failures.get(&key).is_none_or(|(_, _, at, delay)| now - *at >= *delay / 2);
             let twice = self.in_flight.insert(key, (priority.unwrap_or_default(), vec![], counts));
             assert!(twice.is_none(), "{key} is twice in flight");
             priority
@@ -734,11 +800,14 @@ mod tests {
                     self.failures.extend(failures.map(|failed| (key, failed)));
                     Some((delay, Until::Due))
                 }
-                Outcome::Failed => {
-                    let before = failures.map_or(0, |(count, ..)| count);
-                    let count = if counts { before + 1 } else { before.max(1) };
-                    let delay = (SECOND * 2_u32.pow(count - 1)).min(SECOND * 60);
-                    self.failures.insert(key, (count, now, delay));
+                Outcome::Failed | Outcome::Slow => {
+                    let (mut failed, mut refused) = failures.map_or((0, 0), |(f, r, ..)| (f, r));
+                    let is_slow = outcome == Outcome::Slow;
+                    let (count, base, most) =
+                        if is_slow { (&mut refused, 15, 600) } else { (&mut failed, 1, 60) };
+                    *count = if counts { *count + 1 } else { (*count).max(1) };
+                    let delay = (SECOND * base * 2_u32.pow((*count - 1).min(9))).min(SECOND * most);
+                    self.failures.insert(key, (failed, refused, now, delay));
                     Some((delay, Until::News))
                 }
             };

@@ -1,28 +1,35 @@
 //! One run: the finalizer before the first side effect, the guest, and what its answer means to the queue.
+//!
+//! Gone means gone: an object that the watches do not show because it is not selected any more is no reason to tell the
+//! guest so. It is left alone; if it carries the controller's finalizer, the guest is run for it once it is deleted.
+
+mod accepted;
+mod condition;
+pub(crate) mod told;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use ring::rand::{SecureRandom, SystemRandom};
-use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
-    client::{Account, Client, ObjectReference, Run as ClientRun, Severity},
-    crd::{self, hex},
-    events::Event,
+    client::{self, Account, Client, Run as ClientRun},
+    crd::hex,
     fence::Fence,
+    health::Ended,
     metrics::RunEnd,
     module::Digest,
     queue::{Outcome, Taken},
     sandbox::{Action, Failure, LogQuota, Program, Returned, Run, RunLimits, Sandbox},
+    strays::Strays,
     text,
     view::View,
     watch::{Entry, ObjectKey},
 };
+pub use accepted::Ledger;
 
 /// How long nothing runs after a run has found the API server down.
 pub const SERVER_PAUSE: Duration = Duration::from_secs(1);
@@ -51,8 +58,10 @@ pub struct Shared {
     pub account: Arc<Account>,
     /// What is left of the guest's log this second.
     pub log: Arc<LogQuota>,
-    /// Objects that the guest called invalid: uid and message of the condition that was written.
-    pub invalid: Mutex<HashMap<ObjectKey, (String, String)>>,
+    /// Objects that the guest has called invalid, and what was said of it.
+    pub accepted: Mutex<Ledger>,
+    /// Objects that have left what the controller selects, and carry its finalizer.
+    pub strays: Mutex<Strays>,
 }
 
 /// One run about to start.
@@ -77,14 +86,30 @@ pub struct Start {
 pub struct End {
     /// What the queue hears.
     pub outcome: Outcome,
-    /// How the guest broke down, if it did.
-    pub broken: Option<String>,
+    /// What its health hears.
+    pub ended: Ended,
+    /// The object's uid; `None`: it was gone.
+    pub uid: Option<Arc<str>>,
     /// A right that the account turned out not to have.
     pub forbidden: Option<String>,
+    /// What the code writes and the cluster's schema does not have.
+    pub outdated: Option<String>,
     /// The API server is down, and with it every run (R46).
     pub server_is_down: bool,
     /// Knows whether the cache has what the run wrote.
     pub client: Client,
+}
+
+/// Where the object of a run is.
+enum Whereabouts {
+    /// In a cache.
+    Shown(Arc<Entry>),
+    /// Not selected any more, and being deleted with the controller's finalizer on it.
+    Going(Arc<Entry>),
+    /// Not selected any more, with the controller's finalizer on it or without.
+    Left { carries: bool },
+    /// Nowhere.
+    Gone,
 }
 
 impl Start {
@@ -97,19 +122,35 @@ impl Start {
             "reconcile",
             controller = self.shared.account.controller,
             revision = self.executor.name,
-            object = %self.taken.key,
+            object = %text::line(&self.taken.key.to_string(), text::MESSAGE),
             attempt = self.taken.failures + 1,
             reconcile_id = id,
         );
-        let primary = self.executor.view.primary(&self.taken.key);
-        let client = self.client(primary.as_deref(), &id);
-        let result = self.call(&client, primary.as_deref(), span.clone()).await;
+        let (primary, result, client) = match self.find(&id).await {
+            Ok(Whereabouts::Left { carries }) => return self.leave(carries, &id),
+            Ok(found) => {
+                let (primary, is_hidden) = match found {
+                    Whereabouts::Shown(entry) => (Some(entry), false),
+                    Whereabouts::Going(entry) => (Some(entry), true),
+                    Whereabouts::Left { .. } | Whereabouts::Gone => (None, false),
+                };
+                let client = self.client(primary.as_deref(), is_hidden, &id);
+                let result = self.call(&client, primary.as_deref(), span.clone()).await;
+                (primary, result, client)
+            }
+            Err((error, client)) => {
+                let words = format!(
+                    "cannot find out whether the object is gone or only not selected any more: {error}"
+                );
+                (None, Err(Failure::Returned(Returned::Retry(words))), client)
+            }
+        };
         if let Err(failure) = &result {
-            let seconds = started.elapsed().as_secs_f64();
-            // What the guest says is on one line, and within its log's limit.
             let failure = text::line(&failure.to_string(), text::MESSAGE).into_owned();
-            if self.shared.log.admits(failure.len()) {
-                span.in_scope(|| tracing::warn!(failure, seconds, "the run failed"));
+            let seconds = started.elapsed().as_secs_f64();
+            // What a guest says counts as its log, wherever it is written.
+            if self.shared.log.allows(failure.len()) {
+                span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
             }
         }
         client.settle().await;
@@ -119,16 +160,65 @@ impl Start {
             (outcome, end) = (Outcome::Postponed(SERVER_PAUSE), RunEnd::Requeue);
         }
         self.shared.account.metrics.ran(end, started.elapsed());
-        let broken = match &result {
-            Err(failure) if failure.is_breakdown() && !server_is_down => {
-                Some(format!("object {}: {failure}", self.taken.key))
-            }
-            _ => None,
-        };
-        End { outcome, broken, forbidden: client.forbidden(), server_is_down, client }
+        let ended = if server_is_down { Ended::Untold } else { ended(&result, outcome) };
+        let uid = primary.map(|entry| entry.uid().into());
+        let (forbidden, outdated) = (client.forbidden(), None);
+        End { outcome, ended, uid, forbidden, outdated, server_is_down, client }
     }
 
-    fn client(&self, primary: Option<&Entry>, id: &str) -> Client {
+    /// Where the object is, by the caches; by the API server where they need not show what is there.
+    async fn find(&self, id: &str) -> Result<Whereabouts, (client::Error, Client)> {
+        let (key, view) = (&self.taken.key, &self.executor.view);
+        if let Some(entry) = view.primary(key) {
+            self.strays().forget(key);
+            return Ok(Whereabouts::Shown(entry));
+        }
+        let manifest = view.manifest();
+        let primary = &manifest.primary;
+        let covers = |namespace| view.sights(&primary.kind).any(|sight| sight.covers(namespace));
+        let shows_all = primary.label_selector.is_none()
+            && primary.field_selector.is_none()
+            && covers(key.namespace.as_deref());
+        let found = if shows_all {
+            None
+        } else {
+            let client = self.client(None, false, id);
+            client.look().await.map_err(|error| (error, client))?
+        };
+        let Some(entry) = found else {
+            self.strays().forget(key);
+            return Ok(Whereabouts::Gone);
+        };
+        let finalizer = manifest.finalizer.as_deref();
+        let carries = entry.finalizers().any(|name| Some(name) == finalizer);
+        if carries && entry.is_deleting() {
+            return Ok(Whereabouts::Going(entry));
+        }
+        Ok(Whereabouts::Left { carries })
+    }
+
+    /// The object is somebody else's now. What it carries of the controller is looked for again.
+    fn leave(&self, carries: bool, id: &str) -> End {
+        self.ledger().forget(&self.taken.key);
+        let outcome = if carries {
+            Outcome::RequeueAfter(self.strays().found(&self.taken.key))
+        } else {
+            self.strays().forget(&self.taken.key);
+            Outcome::Done
+        };
+        let client = self.client(None, false, id);
+        End {
+            outcome,
+            ended: Ended::Left,
+            uid: None,
+            forbidden: None,
+            outdated: None,
+            server_is_down: false,
+            client,
+        }
+    }
+
+    fn client(&self, primary: Option<&Entry>, is_hidden: bool, id: &str) -> Client {
         let account = &self.shared.account;
         let key = Digest::of(self.taken.key.to_string().as_bytes());
         let user_agent = format!(
@@ -143,6 +233,7 @@ impl Start {
         let run = ClientRun {
             request: self.taken.key.clone(),
             uid: primary.map(|entry| entry.uid().into()),
+            is_hidden,
             fence: self.fence.clone(),
             user_agent,
         };
@@ -200,23 +291,52 @@ impl Start {
                 (Outcome::Done, RunEnd::Terminal)
             }
             Err(Failure::Returned(Returned::Invalid(message))) => {
-                self.call_invalid(client, primary, message).await;
-                (Outcome::Done, RunEnd::Terminal)
+                let wait = match primary {
+                    Some(entry) => self.refuse(client, entry, message).await,
+                    None => None,
+                };
+                (wait.map_or(Outcome::Done, Outcome::RequeueAfter), RunEnd::Terminal)
             }
             Err(Failure::Returned(Returned::Retry(_)) | Failure::Host(_)) => {
                 (Outcome::Failed, RunEnd::Error)
             }
             Err(failure) => (Outcome::Failed, self.broke(failure)),
         };
-        if result.is_ok() {
-            self.call_valid(client, primary).await;
-        }
+        let outcome = self.again(client, primary, result, outcome).await;
         let is_for_good = outcome == Outcome::Done && result.is_err();
         match (client.held(), client.over_budget()) {
             _ if is_for_good => (outcome, end),
             (Some(wait), _) => (Outcome::Held(wait), RunEnd::Requeue),
             (None, Some(wait)) => (Outcome::Postponed(wait), RunEnd::Requeue),
             (None, None) => (outcome, end),
+        }
+    }
+
+    /// The outcome with what the object itself still needs: its condition, and a look at one that no watch shows.
+    async fn again(
+        &self,
+        client: &Client,
+        primary: Option<&Entry>,
+        result: &Result<Action, Failure>,
+        outcome: Outcome,
+    ) -> Outcome {
+        let key = &self.taken.key;
+        let Some(entry) = primary else {
+            self.ledger().forget(key);
+            return outcome;
+        };
+        let mut wait = None;
+        if result.is_ok() {
+            wait = self.accept(client, entry).await;
+        }
+        if client.is_hidden() {
+            let look = self.strays().found(key);
+            wait = Some(wait.map_or(look, |wait| wait.min(look)));
+        }
+        match (outcome, wait) {
+            (Outcome::Done, Some(wait)) => Outcome::RequeueAfter(wait),
+            (Outcome::RequeueAfter(delay), Some(wait)) => Outcome::RequeueAfter(delay.min(wait)),
+            (outcome, _) => outcome,
         }
     }
 
@@ -242,102 +362,41 @@ impl Start {
             }
         };
         let note = format!("revision {revision}, object {}: {failure}", self.taken.key);
-        self.shared.account.recorder.record(self.event_on_controller("Trapped", note));
+        let account = &self.shared.account;
+        account.recorder.record(told::on_controller(account, "Trapped", note));
         end
     }
 
-    fn event_on_controller(&self, reason: &str, note: String) -> Event {
-        let account = &self.shared.account;
-        let (namespace, name) =
-            account.controller.split_once('/').unwrap_or(("", &account.controller));
-        Event {
-            identity: crate::apiserver::Identity::Host,
-            controller: account.controller.clone(),
-            regarding: ObjectReference {
-                kind: crd::own_watch("WasmController").kind,
-                namespace: Some(namespace.to_owned()),
-                name: name.to_owned(),
-            },
-            uid: None,
-            severity: Severity::Warning,
-            reason: reason.to_owned(),
-            action: "Reconcile".to_owned(),
-            note,
-        }
-    }
-
     fn tell(&self, primary: Option<&Entry>, reason: &str, note: &str) {
-        let ObjectKey { namespace, name } = &self.taken.key;
         let account = &self.shared.account;
-        account.recorder.record(Event {
-            identity: account.identity.clone(),
-            controller: account.controller.clone(),
-            regarding: ObjectReference {
-                kind: self.executor.view.manifest().primary.kind.clone(),
-                namespace: namespace.as_deref().map(str::to_owned),
-                name: name.to_string(),
-            },
-            uid: primary.map(|entry| entry.uid().to_owned()),
-            severity: Severity::Warning,
-            reason: reason.to_owned(),
-            action: "Reconcile".to_owned(),
-            note: note.to_owned(),
-        });
-    }
-
-    /// `invalid(message)`: a condition on the object under a second field manager; an Event where that cannot be.
-    async fn call_invalid(&self, client: &Client, primary: Option<&Entry>, message: &str) {
-        let Some(entry) = primary else { return };
-        let said = (entry.uid().to_owned(), message.to_owned());
-        if self.invalid().get(&self.taken.key) == Some(&said) {
-            return;
-        }
-        let condition = json!({ "conditions": [{
-            "type": "Accepted", "status": "False", "reason": "Invalid", "message": message,
-            "observedGeneration": entry.generation(),
-            "lastTransitionTime": k8s_openapi::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        }] });
-        let resource = self.executor.view.resource(&self.executor.view.manifest().primary.kind);
-        let written = match resource.filter(|resource| resource.has_status) {
-            Some(_) => client.apply_condition(self.status(entry, &condition)).await,
-            None => Err(crate::client::Error::Invalid("the kind has no status".to_owned())),
-        };
-        if let Err(error) = written {
-            tracing::debug!(%error, object = %self.taken.key, "no condition, an event instead");
-            self.tell(primary, "Invalid", message);
-        }
-        self.invalid().insert(self.taken.key.clone(), said);
-    }
-
-    /// Takes the condition back once the guest accepts the object.
-    async fn call_valid(&self, client: &Client, primary: Option<&Entry>) {
-        let known = self.invalid().remove(&self.taken.key).is_some();
-        let Some(entry) = primary else { return };
-        let marked = entry.body().contains(r#""type":"Accepted""#)
-            && entry.body().contains(r#""reason":"Invalid""#);
-        if !known && !marked {
-            return;
-        }
-        if let Err(error) = client.apply_condition(self.status(entry, &json!({}))).await {
-            tracing::debug!(%error, object = %self.taken.key, "cannot take back the condition");
-        }
-    }
-
-    fn status(&self, entry: &Entry, status: &serde_json::Value) -> String {
         let kind = &self.executor.view.manifest().primary.kind;
-        let ObjectKey { namespace, name } = &self.taken.key;
-        let mut object = json!({
-            "apiVersion": kind.api_version(), "kind": kind.kind,
-            "metadata": { "name": name, "uid": entry.uid() }, "status": status,
-        });
-        if let Some(namespace) = namespace {
-            object["metadata"]["namespace"] = json!(namespace);
-        }
-        object.to_string()
+        let object = (kind, &self.taken.key, primary.map(Entry::uid));
+        account.recorder.record(told::on_object(account, object, reason, note.to_owned()));
     }
 
-    fn invalid(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, (String, String)>> {
-        self.shared.invalid.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.shared.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn strays(&self) -> MutexGuard<'_, Strays> {
+        self.shared.strays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a run says of its revision and its object.
+fn ended(result: &Result<Action, Failure>, outcome: Outcome) -> Ended {
+    let was_tried = !matches!(outcome, Outcome::Postponed(_) | Outcome::Held(_));
+    match result {
+        Err(failure) if failure.is_breakdown() => Ended::Broke(failure.to_string()),
+        _ if !was_tried => Ended::Untold,
+        Err(Failure::Drained) => Ended::Untold,
+        Ok(_) if outcome == Outcome::Failed => Ended::Failed(
+            "the answer to a write is not known, or other writers of an object were faster every time"
+                .to_owned(),
+        ),
+        Ok(_) | Err(Failure::Returned(Returned::Invalid(_))) => Ended::Well,
+        Err(Failure::Returned(Returned::Terminal(text))) => Ended::Refused(text.clone()),
+        Err(failure) => Ended::Failed(failure.to_string()),
     }
 }
 

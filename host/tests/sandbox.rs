@@ -220,6 +220,34 @@ async fn what_a_run_returns_is_data() {
 }
 
 #[tokio::test]
+async fn what_a_guest_returns_is_one_line_of_a_kibibyte() {
+    let hostile = Hostile::new().await;
+    let evil = format!("first\nERROR nagaya: forged\r\u{1b}[31m{}", "x".repeat(1 << 20));
+    let is_fit = |text: &str| {
+        assert!(text.len() <= 1_024 && text.starts_with("first\\nERROR"), "{}", text.len());
+        assert!(!text.contains(char::is_control), "{text:?}");
+    };
+    for failure in ["retry", "terminal", "invalid"] {
+        let run = hostile.run(&json!({"reconcile": failure, "message": evil}));
+        let result = hostile.sandbox.reconcile(&hostile.program, run, Some("demo"), "a").await;
+        match result {
+            Err(Failure::Returned(
+                Returned::Retry(text) | Returned::Terminal(text) | Returned::Invalid(text),
+            )) => is_fit(&text),
+            other => panic!("{failure}: {other:?}"),
+        }
+    }
+    let refused = hostile.configured(json!({"describe": "refuse", "message": evil})).await;
+    let Err(NoManifest::Refused(text)) = refused else { panic!("{refused:?}") };
+    is_fit(&text);
+    // A panic's words have come through the log, which shows line ends in its own way.
+    let run = hostile.run(&json!({"reconcile": "panic", "message": evil}));
+    let result = hostile.sandbox.reconcile(&hostile.program, run, Some("demo"), "a").await;
+    let Err(Failure::Trap(text)) = result else { panic!("{result:?}") };
+    assert!(text.len() <= 1_024 && !text.contains(char::is_control), "{text:?}");
+}
+
+#[tokio::test]
 async fn an_instance_lives_for_one_call() {
     let hostile = Hostile::new().await;
     for _ in 0..20 {

@@ -95,7 +95,7 @@ fn objects(mut items: Vec<Value>, output: Output) -> Result<String> {
 }
 
 fn table(controllers: &[WasmController], with_namespace: bool, now: Timestamp) -> String {
-    let head = ["NAMESPACE", "NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "AGE"];
+    let head = ["NAMESPACE", "NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "FAILING", "AGE"];
     let rows = controllers.iter().map(|controller| {
         let meta = &controller.metadata;
         let status = controller.status.clone().unwrap_or_default();
@@ -108,6 +108,7 @@ fn table(controllers: &[WasmController], with_namespace: bool, now: Timestamp) -
             or_dash(status.active.as_deref()),
             or_dash(status.candidate.as_deref()),
             or_dash(ready.map(|ready| ready.status.as_str())),
+            status.failing_objects.map_or_else(|| "-".to_owned(), |count| count.to_string()),
             print::age(meta.creation_timestamp.as_ref().map(|time| time.0), now),
         ]
     });
@@ -125,12 +126,24 @@ mod tests {
         let controllers = [seen().controller];
         let text = table(&controllers, false, Timestamp::now());
         let head: Vec<_> = text.lines().next().unwrap().split_whitespace().collect();
-        assert_eq!(head, ["NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "AGE"]);
+        assert_eq!(head, ["NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "FAILING", "AGE"]);
         let text = table(&controllers, true, Timestamp::now());
         let mut lines =
             text.lines().map(|line| line.split_whitespace().take(3).collect::<Vec<_>>());
         assert_eq!(lines.next().unwrap(), ["NAMESPACE", "NAME", "PHASE"]);
         assert_eq!(lines.next().unwrap(), ["demo", "web", "Pending"]);
+    }
+
+    #[test]
+    fn the_table_counts_objects_whose_runs_fail() {
+        let mut controller = seen().controller;
+        let row = |controller: &WasmController| {
+            let text = table(std::slice::from_ref(controller), false, Timestamp::now());
+            text.lines().nth(1).unwrap().split_whitespace().nth(5).unwrap().to_owned()
+        };
+        assert_eq!(row(&controller), "-");
+        controller.status.as_mut().unwrap().failing_objects = Some(3);
+        assert_eq!(row(&controller), "3");
     }
 
     #[test]

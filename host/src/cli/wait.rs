@@ -127,13 +127,13 @@ pub(super) fn overdue(seen: &Seen, generation: i64, revision: &str) -> String {
     text
 }
 
-/// Whether a condition tells of a problem: Degraded, or not Ready.
+/// Whether a condition tells of a problem: Degraded, not Ready, or one that is there only while something is wrong.
 pub(super) fn is_trouble(
     condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition,
 ) -> bool {
     match condition.type_.as_str() {
-        "Degraded" => condition.status == "True",
-        "Ready" => condition.status != "True",
+        "Degraded" | "ObjectsFailing" => condition.status == "True",
+        "Ready" | "ModuleStored" => condition.status != "True",
         _ => false,
     }
 }

@@ -256,6 +256,8 @@ pub struct Run {
     pub request: ObjectKey,
     /// Its uid when the run began; `None` if it was gone.
     pub uid: Option<Arc<str>>,
+    /// Whether no cache shows it, so that the guest reads it from the API server.
+    pub is_hidden: bool,
     /// Whether it may write.
     pub fence: Fence,
     /// Goes out with every request.
@@ -275,6 +277,11 @@ impl Client {
             obstacles: Mutex::default(),
             wrote: Mutex::default(),
         }))
+    }
+
+    /// Whether no cache shows the primary, which is there.
+    pub fn is_hidden(&self) -> bool {
+        self.0.run.is_hidden
     }
 
     /// Waits until every write that was sent has been answered or given up.

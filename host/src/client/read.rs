@@ -28,6 +28,9 @@ impl Client {
     ) -> Result<Arc<str>, Error> {
         let key = ObjectKey::new(namespace, name);
         let sights = self.readable(kind, namespace).await?;
+        if self.0.run.is_hidden && self.0.view.is_primary(kind) && key == self.0.run.request {
+            return self.get_live(kind, namespace, name).await.map(Into::into);
+        }
         if self.catch_up(kind, &key).await? {
             return self.get_live(kind, namespace, name).await.map(Into::into);
         }
@@ -95,6 +98,26 @@ impl Client {
         Ok(object.body().to_string())
     }
 
+    /// The primary as the API server has it; `None`: it is gone.
+    pub async fn look(&self) -> Result<Option<Arc<Entry>>, Error> {
+        let key = &self.0.run.request;
+        let resource = self.resource(&self.0.view.manifest().primary.kind)?;
+        let path = resource
+            .path(key.namespace.as_deref(), Some(&key.name), None)
+            .map_err(|error| answer::error(&error))?;
+        match self.read(self.call(Method::GET, path)).await {
+            Ok(text) => match envelope::object(&text) {
+                Ok(entry) => Ok(Some(Arc::new(entry))),
+                Err(error) => Err(Error::Unavailable(error.to_string())),
+            },
+            Err(error) if is_gone(&error) => Ok(None),
+            Err(error) => match self.heard(&error) {
+                Error::NotFound => Err(Error::Unavailable("the kind is not served".to_owned())),
+                error => Err(error),
+            },
+        }
+    }
+
     /// A call in the name of this run.
     pub(super) fn call(&self, method: Method, path: String) -> Call {
         Call {
@@ -147,6 +170,13 @@ impl Client {
             ))),
         }
     }
+}
+
+/// Whether the object does not exist; of a kind that is not served at present nobody knows.
+fn is_gone(error: &apiserver::Error) -> bool {
+    let apiserver::Error::Refused(status) = error else { return false };
+    let is_kind = status.message == "the server could not find the requested resource";
+    status.code == 404 && status.reason == "NotFound" && !is_kind
 }
 
 fn page(found: BTreeMap<ObjectKey, Arc<Entry>>, limit: usize, more: bool) -> Page {

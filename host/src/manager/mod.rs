@@ -12,6 +12,7 @@ mod room;
 mod running;
 mod stage;
 mod status;
+mod unfit;
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,7 @@ use tokio::{
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
     authority::Authority,
-    crd::own_watch,
+    crd::{FINALIZER, own_watch},
     events::Recorder,
     fence::Claim,
     inbox::Inbox,
@@ -37,13 +38,17 @@ use crate::{
     places::Places,
     queue::{CHANGE, Outcome, Urgency},
     sandbox::Sandbox,
+    strays,
     watch::{
-        Cache, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey, selector,
+        Cache, Entry, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey,
+        selector,
     },
 };
 use keeper::{Died, Estate, Keeper};
 use primaries::Primaries;
 
+/// How often controllers are looked for that nobody keeps.
+const ORPHANS_EVERY: Duration = Duration::from_secs(60);
 /// Where a WasmController names its account.
 const ACCOUNT: &str = "spec.serviceAccountName";
 
@@ -97,6 +102,10 @@ pub struct Manager {
     keepers: HashMap<ObjectKey, Arc<Notify>>,
     keys: HashMap<Id, ObjectKey>,
     tasks: JoinSet<Result<(), Died>>,
+    /// Whether the host keeps some WasmControllers only.
+    selects: bool,
+    /// Controllers that are being deleted and not selected: perhaps nobody's.
+    orphans: JoinSet<Vec<ObjectKey>>,
 }
 
 /// Takes the wake-ups of the host's own watches.
@@ -182,6 +191,8 @@ impl Manager {
             keepers: HashMap::new(),
             keys: HashMap::new(),
             tasks: JoinSet::new(),
+            selects: needs.controllers.is_some(),
+            orphans: JoinSet::new(),
         };
         Ok((manager, is_ready))
     }
@@ -200,6 +211,7 @@ impl Manager {
         self.estate.staging.modules.synced();
         self.ready.send_replace(true);
         self.claim.mark_changed();
+        let mut looks = tokio::time::interval(ORPHANS_EVERY);
         while !*stop.borrow() {
             let due = self.bell.inbox.next_due();
             let unconfirmed = self.unconfirmed();
@@ -214,6 +226,12 @@ impl Manager {
                 () = sleep(due) => self.knock(&stop),
                 () = self.bell.inbox.changed() => (),
                 Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
+                _ = looks.tick(), if self.selects => self.look_for_orphans(),
+                Some(Ok(found)) = self.orphans.join_next(), if !self.orphans.is_empty() => {
+                    for key in found {
+                        self.keep(key, &stop);
+                    }
+                }
                 Ok(()) = stop.changed() => (),
             }
         }
@@ -236,15 +254,41 @@ impl Manager {
             if let Some(keeper) = self.keepers.get(&key) {
                 keeper.notify_one();
             } else if self.estate.controllers.get(&key).is_some() {
-                let wake = Arc::new(Notify::new());
-                let keeper =
-                    Keeper::new(key.clone(), self.estate.clone(), wake.clone(), stop.clone());
-                let id = self.tasks.spawn(keeper.run()).id();
-                self.keys.insert(id, key.clone());
-                self.keepers.insert(key.clone(), wake);
+                self.keep(key.clone(), stop);
             }
             self.bell.inbox.done(&key, Outcome::Done);
         }
+    }
+
+    fn keep(&mut self, key: ObjectKey, stop: &watch::Receiver<bool>) {
+        if self.keepers.contains_key(&key) {
+            return;
+        }
+        let wake = Arc::new(Notify::new());
+        let keeper = Keeper::new(key.clone(), self.estate.clone(), wake.clone(), stop.clone());
+        let id = self.tasks.spawn(keeper.run()).id();
+        self.keys.insert(id, key.clone());
+        self.keepers.insert(key, wake);
+    }
+
+    /// A controller may have left the selector while no host was there; deleted, it would wait for one for ever.
+    fn look_for_orphans(&mut self) {
+        if self.confirmed.borrow().is_none() || !self.orphans.is_empty() {
+            return;
+        }
+        let (api, cache) = (self.estate.api.clone(), self.estate.controllers.clone());
+        self.orphans.spawn(async move {
+            let has = |name: &str| name == FINALIZER;
+            let waits = |entry: &Entry| entry.is_deleting() && entry.finalizers().any(has);
+            let all = (&objects::controllers(), None);
+            let found = strays::those(&api, all, Identity::Host, waits).await;
+            let found = found.unwrap_or_else(|error| {
+                let error = crate::causes::all(&error);
+                tracing::debug!(error, "cannot look for controllers that nobody keeps");
+                vec![]
+            });
+            found.into_iter().filter(|key| cache.get(key).is_none()).collect()
+        });
     }
 
     fn bury(

@@ -2,6 +2,7 @@
 //!
 //! Invariant: `a_swap_is_told_once_and_by_its_name`.
 
+use super::status::FAILING;
 use crate::{
     apiserver::Identity,
     client::{ObjectReference, Severity},
@@ -58,6 +59,13 @@ pub(super) fn between(
     if let Some((reason, message)) = degraded(new).filter(|new| degraded(old).as_ref() != Some(new))
     {
         say(Severity::Warning, &reason, "Keep", message);
+    }
+    let failing = |status: &WasmControllerStatus| {
+        let found = status.conditions.iter().find(|condition| condition.type_ == FAILING);
+        found.map(|condition| condition.message.clone())
+    };
+    if let (Some(message), None) = (failing(new), failing(old)) {
+        say(Severity::Warning, FAILING, "Keep", message);
     }
     if new.phase != old.phase && new.phase == crd::Phase::Suspended {
         say(

@@ -9,7 +9,7 @@ use crate::{
     apiserver::{ApiServer, Call, Error, Media, Resource},
     crd::{self, WasmController, WasmRevision},
     fence::Claim,
-    watch::Entry,
+    watch::{Entry, ObjectKey},
 };
 
 /// The API server, for WasmControllers and WasmRevisions: written only while the host holds its claim.
@@ -65,6 +65,19 @@ impl Objects {
         let path =
             controllers().path(meta.namespace.as_deref(), meta.name.as_deref(), Some("status"))?;
         self.fenced()?.fetch(merge(path, &body)).await
+    }
+
+    /// The controller as the API server has it, whatever is watched; `None`: it is gone.
+    pub(super) async fn controller(
+        &self,
+        key: &ObjectKey,
+    ) -> Result<Option<WasmController>, Error> {
+        let path = controllers().path(key.namespace.as_deref(), Some(&key.name), None)?;
+        match self.api.fetch(Call::new(Method::GET, path)).await {
+            Ok(controller) => Ok(Some(controller)),
+            Err(error) if error.code() == Some(404) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sets the finalizers, if the object is still the one that was read.

@@ -12,6 +12,7 @@ use crate::{
     client::{Account, Applied},
     controller::{Controller, Parts, Settings, Trouble},
     crd::{LimitsSpec, WasmController},
+    health::Failing,
     inbox::Inbox,
     metrics::Watched,
     module::Digest,
@@ -113,7 +114,8 @@ impl Running {
             sandbox: estate.staging.sandbox.clone(),
             account: Arc::new(account),
             log: Arc::new(LogQuota::new(metrics)),
-            invalid: Mutex::default(),
+            accepted: Mutex::default(),
+            strays: Mutex::default(),
         });
         let parts =
             Parts { shared, inbox, places: estate.places.clone(), claim: estate.claim.clone() };
@@ -170,6 +172,16 @@ impl Running {
     /// How the live revision keeps breaking down.
     pub(super) fn illness(&self) -> Option<String> {
         self.trouble.borrow().illness.clone()
+    }
+
+    /// What the live revision writes and the cluster's schema does not have.
+    pub(super) fn outdated(&self) -> Option<String> {
+        self.trouble.borrow().outdated.clone()
+    }
+
+    /// Objects whose runs keep failing.
+    pub(super) fn failing(&self) -> Option<Failing> {
+        self.trouble.borrow().failing.clone()
     }
 
     /// Starts no more runs and waits for the last one.

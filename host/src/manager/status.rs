@@ -1,19 +1,26 @@
 //! What a WasmController and its WasmRevisions say of themselves; pure.
 //!
-//! Invariants: `nothing_new_is_the_same_status`, `every_trouble_is_said_with_its_remedy`.
+//! Invariants: `nothing_new_is_the_same_status`, `every_trouble_is_said_with_its_remedy`,
+//! `failing_objects_are_told_and_the_controller_stays_ready`.
 
 use serde_json::Value;
 
-use super::stage::Refusal;
+use super::{stage::Refusal, unfit::Unfit};
 use crate::{
     crd::{
         Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
         set_condition,
     },
+    health::Failing,
     manifest::Kind,
     rollout::{Decision, Problem},
     view::Blind,
 };
+
+/// The condition of a controller some of whose objects' runs keep failing.
+pub(super) const FAILING: &str = "ObjectsFailing";
+/// The condition of a controller whose primary kind has no fit place for the condition `Accepted`.
+const ACCEPTED: &str = "AcceptedWritable";
 
 /// Where a revision stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,8 +56,14 @@ pub(super) struct Facts<'a> {
     pub(super) over_ceiling: Option<String>,
     /// An object that another writer keeps changing back.
     pub(super) fight: Option<String>,
+    /// What the live revision writes and the cluster's schema does not have.
+    pub(super) outdated: Option<String>,
     /// How the live revision keeps breaking down.
     pub(super) illness: Option<String>,
+    /// Objects whose runs keep failing.
+    pub(super) failing: Option<Failing>,
+    /// Why the host cannot say on an object that the guest refuses it.
+    pub(super) unfit: Option<Unfit>,
     /// A kind that cannot be watched at present.
     pub(super) blind: Option<Blind>,
     /// The stored bytes of the active revision are gone.
@@ -78,27 +91,39 @@ impl Facts<'_> {
             primary: self.primary.clone(),
             finalizer: self.finalizer.clone(),
             shares_primary_with: self.shares_primary_with.clone(),
+            failing_objects: self.failing.as_ref().and_then(|it| i64::try_from(it.objects).ok()),
             conditions: old.conditions,
         };
-        let mut say = |kind: &str, holds: bool, (reason, message): Saying| {
-            set_condition(
-                &mut status.conditions,
-                condition(kind, holds, reason, &message, generation),
-            );
-        };
         let (ready, why) = self.ready(trouble.as_ref());
-        say("Ready", ready, why);
-        let (progressing, why) = self.progressing();
-        say("Progressing", progressing, why);
+        let (progressing, how) = self.progressing();
         let well = ("AsExpected", "nothing keeps the controller from working".to_owned());
-        say("Degraded", trouble.is_some(), trouble.unwrap_or(well));
-        if self.module_lost {
-            let message = "the active revision runs, but its stored component is gone: after a restart of the host it could not be loaded. Send it again: nagaya push";
-            say("ModuleStored", false, ("Lost", message.to_owned()));
-        } else {
-            status.conditions.retain(|condition| condition.type_ != "ModuleStored");
+        let lasting = [
+            ("Ready", ready, Some(why)),
+            ("Progressing", progressing, Some(how)),
+            ("Degraded", trouble.is_some(), Some(trouble.unwrap_or(well))),
+        ];
+        for (kind, holds, saying) in lasting.into_iter().chain(self.passing()) {
+            match saying {
+                Some((reason, message)) => set_condition(
+                    &mut status.conditions,
+                    condition(kind, holds, reason, &message, generation),
+                ),
+                None => status.conditions.retain(|condition| condition.type_ != kind),
+            }
         }
         status
+    }
+
+    /// What is said only while it is so, with whether the condition then holds.
+    fn passing(&self) -> [(&'static str, bool, Option<Saying>); 3] {
+        // Objects' trouble is not the controller's: it is told apart.
+        let failing = self.failing.as_ref().map(|failing| ("RunsFail", failing.message.clone()));
+        let lost = self.module_lost.then(|| {
+            let message = "the active revision runs, but its stored component is gone: after a restart of the host it could not be loaded. Send it again: nagaya push";
+            ("Lost", message.to_owned())
+        });
+        let unfit = self.unfit.as_ref().map(|unfit| (unfit.reason, unfit.message.clone()));
+        [(FAILING, true, failing), ("ModuleStored", false, lost), (ACCEPTED, false, unfit)]
     }
 
     fn phase(&self) -> Phase {
@@ -118,7 +143,7 @@ impl Facts<'_> {
 
     /// Whether a revision that could run does not do its work.
     fn lost_its_way(&self) -> bool {
-        let words = [&self.conflict, &self.forbidden, &self.illness];
+        let words = [&self.conflict, &self.forbidden, &self.outdated, &self.illness];
         let is_told = words.into_iter().any(Option::is_some);
         self.account_missing || self.blind.is_some() || is_told
     }
@@ -143,7 +168,10 @@ impl Facts<'_> {
                 self.controller.metadata.name.as_deref().unwrap_or_default(),
                 self.controller.metadata.namespace.as_deref().unwrap_or_default(),
             ),
-            (None, Some(active)) => format!("{active} is live"),
+            (None, Some(active)) => match &self.failing {
+                Some(failing) => format!("{active} is live, but {}", failing.message),
+                None => format!("{active} is live"),
+            },
             (None, None) => "no revision is live: the one of the spec is rejected".to_owned(),
         }
     }
@@ -217,6 +245,13 @@ impl Facts<'_> {
         }
         if let Some(blind) = &self.blind {
             return Some(unwatched(blind));
+        }
+        if let (Some(active), Some(gap)) = (&self.decision.active, &self.outdated) {
+            let text = format!(
+                "{active} writes what the cluster's schema does not have: {gap}. Apply the CustomResourceDefinition that it was built with. {}",
+                self.remedy()
+            );
+            return Some(("SchemaMismatch", text));
         }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
             return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
@@ -369,7 +404,10 @@ mod tests {
             forbidden: None,
             over_ceiling: None,
             fight: None,
+            outdated: None,
             illness: None,
+            failing: None,
+            unfit: None,
             blind: None,
             module_lost: false,
             deleting: false,
@@ -459,6 +497,13 @@ mod tests {
                 "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
             ),
             (
+                Facts { outdated: Some(".status.x: field not declared".into()), ..base() },
+                Phase::Degraded,
+                "False",
+                "SchemaMismatch",
+                "does not have: .status.x: field not declared. Apply the CustomResourceDefinition",
+            ),
+            (
                 Facts { fight: Some("another writer keeps".into()), ..base() },
                 Phase::Running,
                 "True",
@@ -497,6 +542,25 @@ mod tests {
         let status = facts(&controller, &unknown).status();
         assert_eq!(is(&status, "Degraded").1, "UnknownRevision");
         assert_eq!(status.phase, Phase::Running, "what runs goes on");
+    }
+
+    #[test]
+    fn failing_objects_are_told_and_the_controller_stays_ready() {
+        let mut controller = controller();
+        let live = Decision { active: Some("web-1".into()), ..Decision::default() };
+        let failing =
+            Failing { objects: 3, message: "the runs of 3 objects keep failing".to_owned() };
+        let told = Facts { failing: Some(failing), ..facts(&controller, &live) }.status();
+        assert_eq!((told.phase, told.failing_objects), (Phase::Running, Some(3)));
+        assert_eq!(is(&told, "Ready").0, "True");
+        assert_eq!(is(&told, "Degraded").0, "False");
+        assert_eq!(is(&told, FAILING), ("True".to_owned(), "RunsFail".to_owned()));
+        let message = told.message.clone().unwrap();
+        assert_eq!(message, "web-1 is live, but the runs of 3 objects keep failing");
+        controller.status = Some(told);
+        let well = facts(&controller, &live).status();
+        assert_eq!(well.failing_objects, None);
+        assert!(well.conditions.iter().all(|condition| condition.type_ != FAILING));
     }
 
     #[test]

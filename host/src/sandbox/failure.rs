@@ -1,9 +1,11 @@
 //! How a run ends badly, as data: what the guest said, what it did, or what ran out.
 //!
-//! Languages differ (a `QuickJS` throw is an answer, a Python exception a trap); they all end in this one set.
+//! Languages differ (a `QuickJS` throw is an answer, a Python exception a trap); they all end in this one set. Every text
+//! of a guest is cut and made one line here, where it enters: it goes into logs, conditions and Events of others.
 //!
 //! Invariants, held by `tests/sandbox.rs`: `an_endless_loop_ends_at_its_deadline`, `a_memory_bomb_is_called_memory`,
-//! `a_huge_answer_is_too_large`, `an_exit_is_a_failure`, `a_panic_is_a_trap_with_its_words`.
+//! `a_huge_answer_is_too_large`, `an_exit_is_a_failure`, `a_panic_is_a_trap_with_its_words`,
+//! `what_a_guest_returns_is_one_line_of_a_kibibyte`.
 
 use std::fmt::Write;
 
@@ -20,6 +22,8 @@ use crate::text;
 
 /// The longest report of a trap: it ends in an Event and in a condition.
 const REPORT: usize = 900;
+/// The longest name of a function in it: a component may name its functions as it likes.
+const FUNCTION: usize = 120;
 /// Frames of a report.
 const FRAMES: usize = 4;
 /// So many equal frames are a recursion: wasmtime keeps twenty.
@@ -143,7 +147,7 @@ fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_lines: &str) -> St
     let functions: Vec<u32> = frames.iter().map(wasmtime::FrameInfo::func_index).collect();
     let most = functions.iter().map(|f| functions.iter().filter(|other| *other == f).count()).max();
     let is_recursion = most.unwrap_or(0) >= RECURSION;
-    let mut text = match trap {
+    let mut report = match trap {
         Trap::UnreachableCodeReached => "it panicked or aborted".to_owned(),
         // The shadow stack runs below address 0 long before the real one ends.
         Trap::MemoryOutOfBounds | Trap::StackOverflow if is_recursion => {
@@ -153,19 +157,23 @@ fn report(trap: Trap, backtrace: Option<&WasmBacktrace>, last_lines: &str) -> St
     };
     if !last_lines.is_empty() {
         // Writing to a String cannot fail.
-        let _ = write!(text, "; its last log lines: {last_lines}");
+        let _ = write!(report, "; its last log lines: {last_lines}");
     }
     for (number, frame) in frames.iter().take(FRAMES).enumerate() {
         let before = if number == 0 { "; at" } else { " <-" };
         match frame.func_name() {
-            Some(name) => drop(write!(text, "{before} {name}")),
-            None => drop(write!(text, "{before} function {}", frame.func_index())),
+            Some(name) => drop(write!(report, "{before} {}", text::line(name, FUNCTION))),
+            None => drop(write!(report, "{before} function {}", frame.func_index())),
         }
     }
-    cut(&text)
+    cut(&report)
 }
 
-/// Names of functions and log lines are the guest's.
+/// What a guest has said, as it may be told.
+pub(super) fn said(text: &str) -> String {
+    text::line(text, text::MESSAGE).into_owned()
+}
+
 fn cut(text: &str) -> String {
     text::line(text, REPORT).into_owned()
 }

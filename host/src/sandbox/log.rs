@@ -62,7 +62,7 @@ impl LogQuota {
     /// Whether a line of so many bytes that the host writes about a run still fits: what the guest answered is in it. One
     /// that does not is counted as dropped. What the guest logs itself takes nothing away from these.
     #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-    pub fn admits(&self, bytes: usize) -> bool {
+    pub fn allows(&self, bytes: usize) -> bool {
         let mut bucket = self.of_host.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = bucket.take(bytes, Instant::now());
         drop(bucket);
@@ -388,7 +388,7 @@ pub(super) mod tests {
     fn what_the_host_says_about_runs_has_a_limit_too() {
         let (_, page) = seen(|log| {
             let quota = &log.0.quota;
-            let kept = (0..5_000).filter(|_| quota.admits(1_000)).count();
+            let kept = (0..5_000).filter(|_| quota.allows(1_000)).count();
             assert!((61..200).contains(&kept), "{kept}");
             log.line(Level::Info, "said by the guest", &[]);
         });

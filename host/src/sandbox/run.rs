@@ -93,7 +93,8 @@ impl Sandbox {
                 async move { guest.nagaya_controller_guest().call_describe(store).await }.boxed()
             })
             .await?;
-        let manifest: Manifest = answer.map_err(|text| NoManifest::Refused(said(text)))?.into();
+        let manifest: Manifest =
+            answer.map_err(|text| NoManifest::Refused(failure::said(&text)))?.into();
         manifest.check()?;
         Ok(manifest)
     }
@@ -119,9 +120,9 @@ impl Sandbox {
                 Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
             }
             Err(failure) => Err(Failure::Returned(match failure {
-                wit::Failure::Retry(text) => Returned::Retry(said(text)),
-                wit::Failure::Terminal(text) => Returned::Terminal(said(text)),
-                wit::Failure::Invalid(text) => Returned::Invalid(said(text)),
+                wit::Failure::Retry(text) => Returned::Retry(failure::said(&text)),
+                wit::Failure::Terminal(text) => Returned::Terminal(failure::said(&text)),
+                wit::Failure::Invalid(text) => Returned::Invalid(failure::said(&text)),
             })),
         }
     }
@@ -188,11 +189,6 @@ impl Sandbox {
             Err(_) => Err(Failure::Drained),
         }
     }
-}
-
-/// What a guest answers ends in conditions, Events and the log, and may have megabytes.
-fn said(text: String) -> String {
-    text::cut_owned(text, text::MESSAGE)
 }
 
 /// A store for one call.

@@ -1,6 +1,8 @@
 //! The end of a controller: drained, what it leaves behind counted and told, and then let go.
 
-use http::Method;
+use std::{sync::Arc, time::Duration};
+
+use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
@@ -8,17 +10,41 @@ use super::{
     AT_LEAST_EVERY, Keeper, Next,
 };
 use crate::{
-    apiserver::{ApiServer, Call, Error, Identity, Resource, query},
-    crd::{FINALIZER, WasmController},
+    apiserver::{ApiServer, Error, Identity},
+    crd::{FINALIZER, Phase, WasmController},
     manifest::Kind,
     rollout::Decision,
-    watch::{envelope, intern::Interner},
+    run::Executor,
+    strays::{self, carriers},
 };
 
-const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
-const PAGE: &str = "500";
+/// A controller that is being deleted for so long, and that no host drains, was some host's before.
+const ORPHAN_AFTER: Duration = Duration::from_secs(120);
 
 impl Keeper {
+    /// The object is not this host's any more: it is gone, or `--controllers` does not select it. Then its runs are
+    /// drained and it is let go, so that another host, or nobody, keeps it.
+    pub(super) async fn leave(&mut self) -> Result<Next, Error> {
+        let Some(controller) = self.objects.controller(&self.key).await? else {
+            return Ok(Next::Gone);
+        };
+        if self.estate.controllers.get(&self.key).is_some() {
+            return Ok(Next::At(Instant::now()));
+        }
+        if controller.metadata.deletion_timestamp.is_some() {
+            let is_ours = self.running.is_some() || is_orphan(&controller, Timestamp::now());
+            return if is_ours { self.delete(&controller).await } else { Ok(Next::Gone) };
+        }
+        tracing::info!(controller = %self.key, "a controller is not selected any more: it is drained and let go");
+        self.end().await;
+        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
+        if finalizers.iter().any(|name| name == FINALIZER) {
+            finalizers.retain(|name| name != FINALIZER);
+            self.objects.set_finalizers(&controller, &finalizers).await?;
+        }
+        Ok(Next::Gone)
+    }
+
     /// Drains, warns of what stays behind, and lets the object go.
     pub(super) async fn delete(&mut self, controller: &WasmController) -> Result<Next, Error> {
         let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
@@ -61,7 +87,9 @@ impl Keeper {
     async fn left(&self, controller: &WasmController) -> Option<(Option<usize>, String)> {
         let status = plan::status(controller);
         let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
-        if let Some(executor) = self.executors.values().next() {
+        // A selector may hide some that carry it.
+        let sees_all = |executor: &&Arc<Executor>| !strays::are_possible(&executor.view);
+        if let Some(executor) = self.executors.values().next().filter(sees_all) {
             let carriers =
                 executor.view.primaries().filter(|e| e.finalizers().any(|name| *name == finalizer));
             return Some((Some(carriers.count()), finalizer));
@@ -74,6 +102,15 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Whether a controller that no watch of this host shows waits for a host in vain: one that keeps it would have begun to
+/// drain it.
+fn is_orphan(controller: &WasmController, now: Timestamp) -> bool {
+    let deleted = controller.metadata.deletion_timestamp.as_ref();
+    let waited = deleted.map(|at| now.duration_since(at.0).unsigned_abs());
+    let is_drained_elsewhere = plan::status(controller).phase == Phase::Deleting;
+    waited.is_some_and(|waited| waited >= ORPHAN_AFTER) && !is_drained_elsewhere
 }
 
 /// How many objects of `primary` in the controller's scope carry `finalizer`.
@@ -94,35 +131,42 @@ async fn count(
     let mut count = 0;
     for namespace in namespaces {
         // A shared kind is the host's to read, another only the account's.
-        let own = in_namespace(api, &resource, namespace, Identity::Host, finalizer).await;
-        count += match own {
+        let place = (&resource, namespace);
+        let own = carriers(api, place, Identity::Host, finalizer).await;
+        let found = match own {
             Err(error) if error.code() == Some(403) => {
-                in_namespace(api, &resource, namespace, setup.account.clone(), finalizer).await?
+                carriers(api, place, setup.account.clone(), finalizer).await?
             }
             result => result?,
         };
+        count += found.len();
     }
     Ok(count)
 }
 
-async fn in_namespace(
-    api: &ApiServer,
-    resource: &Resource,
-    namespace: Option<&str>,
-    identity: Identity,
-    finalizer: &str,
-) -> Result<usize, Error> {
-    let path = resource.path(namespace, None, None)?;
-    let (mut count, mut next) = (0, Some(String::new()));
-    while let Some(page) = next {
-        let path = query(&path, [("limit", PAGE), ("continue", &page)]);
-        let call = Call::new(Method::GET, path).identity(identity.clone());
-        let text = api.call(Call { accept: Some(METADATA_LIST), ..call }).await?;
-        let list = envelope::list(&text, &resource.kind, &mut Interner::default())
-            .map_err(|error| Error::Answer(error.into()))?;
-        let carriers = list.entries.iter().filter(|e| e.finalizers().any(|name| name == finalizer));
-        count += carriers.count();
-        next = list.next;
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::crd::{WasmControllerSpec, WasmControllerStatus};
+
+    #[test]
+    fn only_what_no_host_drains_is_an_orphan() {
+        let now = Timestamp::now();
+        let mut controller = WasmController::new("web", WasmControllerSpec::default());
+        assert!(!is_orphan(&controller, now), "nobody deletes it");
+        for (ago, phase, expected) in [
+            (10, Phase::Running, false),
+            (119, Phase::Running, false),
+            (121, Phase::Running, true),
+            (9_999, Phase::Pending, true),
+            (9_999, Phase::Deleting, false),
+        ] {
+            controller.metadata.deletion_timestamp = Some(Time(now - Duration::from_secs(ago)));
+            let status = WasmControllerStatus { phase, ..WasmControllerStatus::default() };
+            controller.status = Some(status);
+            assert_eq!(is_orphan(&controller, now), expected, "{ago} s, {phase:?}");
+        }
     }
-    Ok(count)
 }

@@ -26,6 +26,7 @@ use super::{
     running::{Running, Setup},
     stage::{Host, Refusal, Staging},
     status::{self, Facts, Standing},
+    unfit::Looks,
 };
 use crate::{
     apiserver::{ApiServer, Error},
@@ -88,6 +89,8 @@ pub(super) struct Keeper {
     staging: JoinSet<(String, Result<Executor, Refusal>)>,
     /// What is being staged, and how many modules had arrived when that began.
     staged: BTreeMap<String, (AbortHandle, u64)>,
+    /// Whether the primary kind has a place for the condition of a refused object.
+    looks: Looks,
 }
 
 /// The loop of a controller ended by itself: the host must not go on with half of it.
@@ -133,6 +136,7 @@ impl Keeper {
             refusals: BTreeMap::new(),
             staging: JoinSet::new(),
             staged: BTreeMap::new(),
+            looks: Looks::default(),
         }
     }
 
@@ -208,7 +212,10 @@ impl Keeper {
     }
 
     async fn pass(&mut self) -> Result<Next, Error> {
-        let Some(mut controller) = self.latest() else { return Ok(Next::Gone) };
+        let holds = self.claim.borrow().as_ref().is_some_and(Claim::holds);
+        let Some(mut controller) = self.latest() else {
+            return if holds { self.leave().await } else { Ok(Next::Gone) };
+        };
         if !self.claim.borrow().as_ref().is_some_and(Claim::holds) {
             return Ok(self.keep_warm(&controller).await);
         }
@@ -236,6 +243,9 @@ impl Keeper {
         self.name_digests(&plan, &known);
         self.set_up(&controller).await;
         self.stage(&controller, &plan, &known);
+        let live = plan::status(&controller).active;
+        let live = live.and_then(|name| self.executors.get(&name)).cloned();
+        self.looks.look(&self.estate.api, live.as_ref().map(|live| &*live.view)).await;
         self.decide(&controller, &plan).await?;
         let controller = self.latest().unwrap_or(controller);
         self.tell_revisions(&controller, &plan, &known).await;
@@ -481,6 +491,9 @@ impl Keeper {
             blind: self.running.as_ref().and_then(Running::blind),
             fight: self.running.as_ref().and_then(Running::fight),
             illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
+            outdated: self.running.as_ref().and_then(Running::outdated),
+            failing: self.running.as_ref().and_then(Running::failing),
+            unfit: self.looks.found(),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),

@@ -1,0 +1,132 @@
+//! What a controller tells of its work: collected from its runs, its watches and its rights.
+//!
+//! Whatever is told of an object is forgotten when the object is gone or well.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use crate::{
+    health::{Failing, Health},
+    queue::Outcome,
+    run::End,
+    strays::Strays,
+    view::{Blind, View},
+    watch::ObjectKey,
+};
+
+/// Of more objects it is not remembered what stood in their way: one is enough to tell.
+const REMEMBERED: usize = 1_000;
+/// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
+const BLIND_TIMES: u32 = 3;
+
+/// What the team should know of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// A right that the account does not have.
+    pub forbidden: Option<String>,
+    /// What the code writes and the cluster's schema does not have.
+    pub outdated: Option<String>,
+    /// How the live revision keeps breaking down.
+    pub illness: Option<String>,
+    /// Objects whose runs keep failing.
+    pub failing: Option<Failing>,
+    /// An object that another writer keeps changing back, and what to do about it (R69).
+    pub fight: Option<String>,
+    /// A kind that cannot be watched at present, and why (R43).
+    pub blind: Option<Blind>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Of the live revision.
+    health: Health<ObjectKey>,
+    /// A right to read that the account has lost.
+    lost: Option<String>,
+    /// A watch that fails, and how often in a row it was seen like that.
+    blind: Option<(Blind, u32)>,
+    /// What each object's last run was refused, until one of its runs is not.
+    refused: BTreeMap<ObjectKey, String>,
+    /// The same of what did not fit the cluster's schema.
+    outdated: BTreeMap<ObjectKey, String>,
+}
+
+impl Report {
+    /// Another revision is live: its runs are another matter.
+    pub(super) fn begin(&mut self) {
+        self.health = Health::default();
+        self.outdated.clear();
+    }
+
+    /// A run has ended; the words with which its object is to be told, if it is. One of a replaced revision says nothing
+    /// of the live one.
+    pub(super) fn ended(
+        &mut self,
+        key: &ObjectKey,
+        end: &End,
+        is_live: bool,
+        now: Instant,
+    ) -> Option<String> {
+        remember(&mut self.refused, key, end.forbidden.as_deref(), end.outcome);
+        if !is_live {
+            return None;
+        }
+        remember(&mut self.outdated, key, end.outdated.as_deref(), end.outcome);
+        self.health.ran(key, &end.ended, end.uid.is_some(), now)
+    }
+
+    /// Looks at what no run tells of.
+    pub(super) fn look(&mut self, view: &View, strays: &Strays, account: &str, now: Instant) {
+        let exists = |key: &ObjectKey| view.primary(key).is_some() || strays.has(key);
+        self.health.forget(exists, now);
+        self.refused.retain(|key, _| exists(key));
+        self.outdated.retain(|key, _| exists(key));
+        let blind = view.blind();
+        self.blind = match self.blind.take() {
+            Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
+            _ => blind.map(|blind| (blind, 1)),
+        };
+        self.lost = view.lost_right().map(|right| format!("{account} may not {right}"));
+    }
+
+    /// A lost right to read concerns every object; a refusal of one run the object.
+    pub(super) fn trouble(
+        &mut self,
+        view: Option<&View>,
+        fight: Option<String>,
+        now: Instant,
+    ) -> Trouble {
+        let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
+        Trouble {
+            forbidden: self.lost.clone().or_else(|| self.refused.values().next().cloned()),
+            outdated: self.outdated.values().next().cloned(),
+            illness: self.health.illness(view.map_or(0, objects), now).map(str::to_owned),
+            failing: self.health.failing(now),
+            fight,
+            blind: blind.map(|(blind, _)| blind.clone()),
+        }
+    }
+}
+
+/// What stood in the way of an object's last run, until a run of it meets nothing of the kind.
+fn remember(
+    known: &mut BTreeMap<ObjectKey, String>,
+    key: &ObjectKey,
+    found: Option<&str>,
+    outcome: Outcome,
+) {
+    match found {
+        Some(found) if known.len() < REMEMBERED => {
+            known.insert(key.clone(), found.to_owned());
+        }
+        None if outcome != Outcome::Failed => {
+            known.remove(key);
+        }
+        Some(_) | None => (),
+    }
+}
+
+/// How many objects the revision has.
+fn objects(view: &View) -> usize {
+    let primary = &view.manifest().primary;
+    let sights = view.all_sights().iter().filter(|sight| sight.watch == *primary);
+    sights.map(|sight| sight.cache().len()).sum()
+}
