@@ -8,11 +8,13 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::{AsyncBufReadExt, TryStreamExt, stream::BoxStream};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::{Deserialize, de::DeserializeOwned};
+use tower::BoxError;
 
 use crate::{manifest::Kind, text};
 
@@ -225,8 +227,24 @@ impl ApiServer {
         let default_namespace = config.default_namespace.as_str().into();
         let url = config.cluster_url.to_string().into();
         let client = kube::Client::try_from(config).map_err(|e| wrong(e.into()))?;
-        let user_agent = format!("{program}/{}", env!("CARGO_PKG_VERSION")).into();
-        Ok(Self { client, user_agent, default_namespace, url })
+        Ok(Self { client, user_agent: user_agent(program), default_namespace, url })
+    }
+
+    /// Over any HTTP service; [`ApiServer::connect`] is this over the network. A test's service answers in process.
+    pub fn over<S, B>(service: S, program: &str) -> Self
+    where
+        S: tower::Service<Request<Body>, Response = http::Response<B>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: BodyExt<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Self {
+            client: kube::Client::new(service, "default"),
+            user_agent: user_agent(program),
+            default_namespace: "default".into(),
+            url: "in process".into(),
+        }
     }
 
     /// Where the API server is.
@@ -307,6 +325,10 @@ impl ApiServer {
             .body(body)
             .map_err(|error| Error::Request(format!("cannot build the request: {error}")))
     }
+}
+
+fn user_agent(program: &str) -> Arc<str> {
+    format!("{program}/{}", env!("CARGO_PKG_VERSION")).into()
 }
 
 /// The file that the current context names for the API server's authorities.
@@ -478,6 +500,22 @@ impl ResourceList {
             has_status: self.resources.iter().any(|r| r.name == status),
         })
     }
+}
+
+/// An API server that answers each path and query in one way; `None`: with a body that never comes.
+#[cfg(test)]
+pub(crate) fn answering(
+    answer: impl Fn(&str) -> (u16, Option<String>) + Clone + Send + 'static,
+) -> ApiServer {
+    use axum::body::Body as Answer;
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (code, body) = answer(&request.uri().to_string());
+        let never = || Answer::from_stream(futures::stream::pending::<Result<Bytes, BoxError>>());
+        let mut response = http::Response::new(body.map_or_else(never, Answer::from));
+        *response.status_mut() = StatusCode::from_u16(code).unwrap_or_default();
+        std::future::ready(Ok::<_, BoxError>(response))
+    });
+    ApiServer::over(service, "test")
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     api::{self, Uploads},
     apiserver::{ApiServer, Call, Media},
     authority::Authority,
-    causes,
+    causes, clock,
     config::Config,
     crd, events,
     fence::Claim,
@@ -262,11 +262,10 @@ async fn reason_to_end(
 }
 
 /// How each watch is doing, asked at every scrape.
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
 fn watch_metrics(metrics: &Metrics, hub: &Hub) {
     let hub = hub.clone();
     metrics.watches(move || {
-        let stats = hub.stats(std::time::Instant::now());
+        let stats = hub.stats(clock::now());
         stats
             .into_iter()
             .map(|stats| WatchStats {

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use crate::{
     apiserver::{ApiServer, Call, Error, Identity, Media},
+    clock,
     grant::{ALLOW_VALID, Answers, Right, Verdict},
 };
 
@@ -51,9 +52,8 @@ impl Authority {
     }
 
     /// What is known now, without asking.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn verdict(&self, account: &Identity, right: &Right) -> Verdict {
-        self.state().answers.verdict(account, right, Instant::now())
+        self.state().answers.verdict(account, right, clock::now())
     }
 
     /// Whether `account` has `right`, by an answer that is at most [`ALLOW_VALID`] old.
@@ -66,9 +66,8 @@ impl Authority {
     }
 
     /// Asks the API server, whatever is known.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub async fn ask(&self, account: &Identity, right: &Right) -> Result<bool, Error> {
-        let asked = Instant::now();
+        let asked = clock::now();
         let review: Review = self.api.fetch(review(account, right)).await?;
         self.state().answers.learn(account, right, review.status.allowed, asked);
         Ok(review.status.allowed)
@@ -85,12 +84,11 @@ impl Authority {
     }
 
     /// Renews what somebody is interested in, for ever.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub async fn run(self) {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            for (account, right) in self.due(Instant::now()) {
+            for (account, right) in self.due(clock::now()) {
                 if let Err(error) = self.ask(&account, &right).await {
                     tracing::debug!(%account, %right, %error, "cannot review a right");
                     break;

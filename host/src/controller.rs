@@ -20,6 +20,7 @@ use tokio::{
     task::{Id, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
+use tracing::{Instrument, trace_span};
 
 use crate::{
     client::Client,
@@ -329,10 +330,11 @@ impl Loop {
         match client.filter(Client::has_unseen) {
             None => self.parts.inbox.done(&key, outcome),
             Some(client) => {
-                self.parked.spawn(async move {
+                let seen = async move {
                     client.seen().await;
                     (key, outcome)
-                });
+                };
+                self.parked.spawn(seen.instrument(trace_span!("loop", of = "own-writes")));
             }
         }
     }

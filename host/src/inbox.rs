@@ -4,12 +4,13 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
 
 use crate::{
+    clock,
     metrics::{ControllerMetrics, QueueStats, Watched},
     queue::{Backoff, Outcome, Queue, Taken, Urgency},
     watch::ObjectKey,
@@ -47,9 +48,8 @@ impl Inbox {
     }
 
     /// Asks for all of `keys` to run now.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn add_all(&self, keys: impl IntoIterator<Item = ObjectKey>, urgency: Urgency) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut queue = self.queue();
         let mut count = 0;
         for key in keys {
@@ -66,10 +66,9 @@ impl Inbox {
     }
 
     /// Takes the next ready key.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn take(&self) -> Option<Taken<ObjectKey>> {
         let mut queue = self.queue();
-        let taken = queue.take(Instant::now());
+        let taken = queue.take(clock::now());
         let promoted = queue.take_promoted();
         drop(queue);
         let metrics = self.metrics.get();
@@ -84,9 +83,8 @@ impl Inbox {
     }
 
     /// Ends a run.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn done(&self, key: &ObjectKey, outcome: Outcome) {
-        self.queue().done(key, outcome, Instant::now());
+        self.queue().done(key, outcome, clock::now());
         if let (Some(metrics), false) = (self.metrics.get(), outcome == Outcome::Done) {
             metrics.retries.inc();
         }
@@ -94,9 +92,8 @@ impl Inbox {
     }
 
     /// Whether a key is ready, or when the next one will be.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn next_due(&self) -> Option<Duration> {
-        let now = Instant::now();
+        let now = clock::now();
         Some(self.queue().next_due(now)?.saturating_duration_since(now))
     }
 
@@ -116,9 +113,8 @@ impl Inbox {
 }
 
 impl Watched for Inbox {
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn stats(&self) -> QueueStats {
-        let now = Instant::now();
+        let now = clock::now();
         let queue = self.queue();
         let ages: Vec<_> = queue
             .in_flight()

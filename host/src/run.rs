@@ -9,7 +9,7 @@ pub(crate) mod told;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use ring::rand::{SecureRandom, SystemRandom};
@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     client::{self, Account, Client, Run as ClientRun},
+    clock,
     crd::hex,
     fence::Fence,
     health::Ended,
@@ -114,9 +115,8 @@ enum Whereabouts {
 
 impl Start {
     /// Runs the guest once and waits for its last write.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub async fn run(self) -> End {
-        let started = Instant::now();
+        let started = clock::now();
         let id = reconcile_id();
         let span = tracing::info_span!(
             "reconcile",
@@ -147,7 +147,7 @@ impl Start {
         };
         if let Err(failure) = &result {
             let failure = text::line(&failure.to_string(), text::MESSAGE).into_owned();
-            let seconds = started.elapsed().as_secs_f64();
+            let seconds = clock::now().saturating_duration_since(started).as_secs_f64();
             // What a guest says counts as its log, wherever it is written.
             if self.shared.log.allows(failure.len()) {
                 span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
@@ -159,7 +159,7 @@ impl Start {
         if server_is_down {
             (outcome, end) = (Outcome::Postponed(SERVER_PAUSE), RunEnd::Requeue);
         }
-        self.shared.account.metrics.ran(end, started.elapsed());
+        self.shared.account.metrics.ran(end, clock::now().saturating_duration_since(started));
         let ended = if server_is_down { Ended::Untold } else { ended(&result, outcome) };
         let uid = primary.map(|entry| entry.uid().into());
         let (forbidden, outdated) = (client.forbidden(), None);

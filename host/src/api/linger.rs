@@ -69,3 +69,45 @@ async fn discard(mut rest: BodyDataStream) {
         left = less;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, task::Waker};
+
+    use futures::stream;
+
+    use super::*;
+
+    #[test]
+    fn a_body_that_does_not_come_is_not_asked_for() {
+        let mut asked = 0;
+        let mut pieces =
+            vec![Poll::Ready(None), Poll::Pending, Poll::Ready(Some("a")), Poll::Pending];
+        let source = stream::poll_fn(move |_| {
+            asked += 1;
+            assert!(asked <= 4, "once a poll");
+            pieces.pop().unwrap_or(Poll::Pending).map(|piece| piece.map(Ok::<_, axum::Error>))
+        });
+        let mut lingering = Lingering { body: Some(Body::from_stream(source).into_data_stream()) };
+        let mut context = Context::from_waker(Waker::noop());
+        let mut poll = || lingering.poll_next_unpin(&mut context);
+        assert!(poll().is_pending());
+        assert!(matches!(poll(), Poll::Ready(Some(Ok(_)))));
+        assert!(poll().is_pending());
+        assert!(matches!(poll(), Poll::Ready(None)));
+        assert!(matches!(poll(), Poll::Ready(None)), "an end is an end");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_body_is_not_woken() {
+        let body = Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>());
+        let mut lingering = Lingering { body: Some(body.into_data_stream()) };
+        let mut polls = 0;
+        let counted = poll_fn(|context| {
+            polls += 1;
+            lingering.poll_next_unpin(context)
+        });
+        assert!(timeout(Duration::from_millis(50), counted).await.is_err());
+        assert!(polls <= 2, "{polls} polls");
+    }
+}

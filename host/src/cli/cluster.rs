@@ -309,10 +309,47 @@ mod tests {
 
     use super::super::wish::tests::{revision, seen};
     use super::*;
-    use crate::crd::RevisionPhase;
+    use crate::{apiserver::answering, crd::RevisionPhase};
 
     fn change(what: &str, object: impl serde::Serialize) -> Change {
         Change { what: what.into(), object: serde_json::to_value(object).unwrap() }
+    }
+
+    /// The polls of an hour of waiting for a controller that nobody changes; `None`: its watches say nothing.
+    async fn an_hour(watch: Option<&'static str>) -> u64 {
+        let controller = json!({
+            "apiVersion": "nagaya.dev/v1alpha1", "kind": "WasmController",
+            "metadata": { "name": "web", "namespace": "demo", "resourceVersion": "1" },
+            "spec": { "serviceAccountName": "web", "module": { "digest": "sha256:0" } },
+        });
+        let list = json!({ "metadata": { "resourceVersion": "1" }, "items": [] });
+        let api = answering(move |path| {
+            if path.contains("watch=true") {
+                return (200, watch.map(str::to_owned));
+            }
+            let body = if path.ends_with("/wasmcontrollers/web") { &controller } else { &list };
+            (200, Some(body.to_string()))
+        });
+        let cluster = Cluster { api, namespace: "demo".to_owned() };
+        let deadline = Instant::now() + Duration::from_secs(3_600);
+        let never = |_: &Seen| Ok(ControlFlow::<()>::Continue(()));
+        let mut waiting = Box::pin(cluster.until("web", deadline, never));
+        let mut polls = 0;
+        let counted = std::future::poll_fn(|context| {
+            polls += 1;
+            waiting.as_mut().poll(context)
+        });
+        assert_eq!(counted.await.unwrap(), None, "time is up");
+        polls
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_follows_a_quiet_controller_waits() {
+        let polls = an_hour(None).await;
+        assert!(polls <= 30, "{polls} polls");
+        // Each look costs a few requests, and there is a pause between two.
+        let polls = an_hour(Some("")).await;
+        assert!(polls <= 20 * 3_600_000 / 300, "{polls} polls");
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::{
     authority::Authority,
     barrier::Barrier,
     budget::{Budget, Exceeded},
+    clock,
     events::{Event, Recorder},
     fence::Fence,
     fight::{Fights, Place},
@@ -361,9 +362,8 @@ impl Client {
     }
 
     /// Whether this may be written at present, as far as somebody else keeps changing it back.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn may_fight(&self, at: &(Target, Kind, ObjectKey)) -> Result<(), Error> {
-        let now = Instant::now();
+        let now = clock::now();
         let Err(Exceeded(wait)) = self.fights().write(&write::place(at), now) else {
             return Ok(());
         };
@@ -375,10 +375,9 @@ impl Client {
         )))
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn took_back(&self, place: Place) {
         let (kind, key, side) = place.clone();
-        if self.fights().took_back(place, Instant::now()) {
+        if self.fights().took_back(place, clock::now()) {
             tracing::warn!(
                 controller = self.0.account.controller,
                 kind = %kind,
@@ -393,10 +392,9 @@ impl Client {
         self.0.account.fights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn spend(&self, verb: Verb) -> Result<(), Error> {
         let mut budget = self.0.account.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
+        let now = clock::now();
         let (quota, result) = match verb {
             Verb::Delete => ("deletes", budget.delete(now)),
             _ => ("writes", budget.write(now)),

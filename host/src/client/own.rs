@@ -171,9 +171,12 @@ impl Client {
 
     /// Asks the API server what a write that was given up has left (server-facts.md).
     async fn find_out(&self, kind: &Kind, key: &ObjectKey) {
-        let Some(resource) = self.0.view.resource(kind) else { return };
-        let Ok(path) = resource.path(key.namespace.as_deref(), Some(&key.name), None) else {
-            return;
+        let path = self.0.view.resource(kind).and_then(|resource| {
+            resource.path(key.namespace.as_deref(), Some(&key.name), None).ok()
+        });
+        let Some(path) = path else {
+            // Who waits asks again at once: what cannot be asked must count as answered.
+            return self.0.account.own.send_modify(|own| own.found_out(kind, key, None));
         };
         let call = Call::new(Method::GET, path).identity(self.0.account.identity.clone());
         let version = match self.read(call).await {

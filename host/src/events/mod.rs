@@ -25,6 +25,7 @@ use tokio::{
     task::{self, JoinSet},
     time::Instant,
 };
+use tracing::{Instrument, trace_span};
 
 use self::{
     lanes::Lanes,
@@ -218,7 +219,9 @@ impl Sender {
         while let Some((lane, order)) =
             self.orders.pop(|lane| self.busy.values().all(|busy| **busy != *lane))
         {
-            let id = self.writes.spawn(self.writer.clone().write(order)).id();
+            let write = self.writer.clone().write(order);
+            let write = write.instrument(trace_span!("loop", of = "events-writer"));
+            let id = self.writes.spawn(write).id();
             self.busy.insert(id, lane);
         }
     }

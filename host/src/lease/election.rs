@@ -94,6 +94,8 @@ pub struct Election {
     /// The highest count of transitions ever seen: a Lease that somebody deletes does not set epochs back.
     highest: Option<i64>,
     next_try: Duration,
+    /// Writes in a row that met another one.
+    outruns: u32,
     random: u64,
 }
 
@@ -107,6 +109,7 @@ impl Election {
             leading: None,
             highest: None,
             next_try: Duration::ZERO,
+            outruns: 0,
             random: seed | 1,
         }
     }
@@ -171,6 +174,9 @@ impl Election {
         if held_by_other {
             self.lose();
         }
+        if record.as_ref().is_some_and(|record| !["", &self.me].contains(&&*record.holder)) {
+            self.outruns = 0;
+        }
         self.see(record, now);
     }
 
@@ -192,14 +198,18 @@ impl Election {
             self.leading = None;
         }
         self.see(Some(record), now);
+        self.outruns = 0;
         self.next_try = now + self.profile.retry;
         self.expire(now);
     }
 
     /// Somebody else has written meanwhile: what is there now must be read.
-    pub fn outrun(&mut self) {
+    ///
+    /// At once the first time. A server that refuses every write must not be asked without end.
+    pub fn outrun(&mut self, now: Duration) {
         self.seen = None;
-        self.next_try = Duration::ZERO;
+        self.next_try = if self.outruns == 0 { Duration::ZERO } else { now + self.pause() };
+        self.outruns = self.outruns.saturating_add(1);
     }
 
     /// A request has failed, and what it did is unknown.
@@ -315,7 +325,7 @@ mod tests {
             Step::Read => election.read(server.record.clone(), now),
             Step::Write(record) => match server.write(record) {
                 Some(record) => election.written(record, now, now),
-                None => election.outrun(),
+                None => election.outrun(now),
             },
         }
         None
@@ -460,7 +470,7 @@ mod tests {
                             Answer::Written(Some(record)) if here => {
                                 election.written(record, sent.begun, now);
                             }
-                            Answer::Written(None) if here => election.outrun(),
+                            Answer::Written(None) if here => election.outrun(now),
                             _ => *flight = Some(sent),
                         }
                     }

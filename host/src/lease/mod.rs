@@ -32,7 +32,7 @@ pub use election::Profile;
 use crate::{
     apiserver::{self, ApiServer, Call, Lines, Media, query},
     causes,
-    clock::since_boot,
+    clock::{self, since_boot},
     fence::Claim,
     metrics::Metrics,
 };
@@ -210,7 +210,7 @@ impl Work {
                 gauge.set(1);
                 // If nobody else has led meanwhile, nobody else has written.
                 let again = self.led.filter(|(led, _)| *led == epoch);
-                let since = again.map_or_else(now, |(_, since)| since);
+                let since = again.map_or_else(clock::now, |(_, since)| since);
                 self.led = Some((epoch, since));
                 *claim = Some(Claim::new(epoch, since, until));
                 true
@@ -256,9 +256,13 @@ impl Work {
         let begun = since_boot();
         match self.call(self.write_call(&record)).await {
             Ok(record) => self.election.written(record, begun, since_boot()),
+            // To make it, its namespace must be there: that is nobody who was faster.
+            Err(error) if error.code() == Some(404) && record.version.is_empty() => {
+                self.failed("make", &error);
+            }
             Err(error) if matches!(error.code(), Some(404 | 409)) => {
                 self.metrics.lease_slow_path(&self.options.name).inc();
-                self.election.outrun();
+                self.election.outrun(since_boot());
             }
             Err(error) => self.failed("write", &error),
         }
@@ -306,6 +310,7 @@ impl Work {
 
     fn failed(&mut self, what: &str, error: &apiserver::Error) {
         let remedy = match error.code() {
+            Some(404) => "; its namespace must exist, see --lease",
             Some(401 | 403) => {
                 "; the host needs get, create, update and watch on leases of coordination.k8s.io there, see deploy/rbac.yaml"
             }
@@ -368,11 +373,6 @@ fn seed() -> u64 {
     RandomState::new().hash_one(0)
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
-fn now() -> Instant {
-    Instant::now()
-}
-
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
@@ -382,6 +382,72 @@ impl fmt::Display for Options {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever the API server answers, to everything.
+    #[tokio::test]
+    async fn an_election_waits_between_its_turns() {
+        let lease = |holder: &str| {
+            serde_json::json!({
+                "metadata": { "resourceVersion": "1" },
+                "spec": { "holderIdentity": holder, "leaseDurationSeconds": 15, "leaseTransitions": 1,
+                          "renewTime": "2026-01-01T00:00:00.000000Z" },
+            })
+        };
+        let answers = [
+            (200, lease("me")),
+            (200, lease("another")),
+            (200, lease("")),
+            (200, serde_json::json!({})),
+            (401, Value::Null),
+            (403, Value::Null),
+            (404, Value::Null),
+            (409, Value::Null),
+            (410, Value::Null),
+            (429, Value::Null),
+            (503, Value::Null),
+        ];
+        let elections = answers.map(async |(code, body)| {
+            let (polls, calls) = election_over(code, body.to_string()).await;
+            assert!(calls <= 20, "{calls} requests while the answer is {code} {body}");
+            assert!(polls <= 200, "{polls} polls while the answer is {code} {body}");
+        });
+        futures::future::join_all(elections).await;
+    }
+
+    /// The polls and the requests of two seconds.
+    async fn election_over(code: u16, body: String) -> (u64, u64) {
+        let calls = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let asked = calls.clone();
+        let api = crate::apiserver::answering(move |_| {
+            asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            (code, Some(body.clone()))
+        });
+        let options = Options {
+            namespace: "sys".to_owned(),
+            name: "nagaya".to_owned(),
+            identity: "me".to_owned(),
+            profile: Profile::FAST,
+            kubeconfig: None,
+        };
+        let work = Work {
+            election: Election::new("me".to_owned(), options.profile, 1),
+            options,
+            api,
+            claim: watch::channel(None).0,
+            metrics: Metrics::default(),
+            failures: 0,
+            led: None,
+        };
+        let (_keep, release) = oneshot::channel();
+        let mut run = Box::pin(work.run(release));
+        let mut polls = 0;
+        let counted = std::future::poll_fn(|context| {
+            polls += 1;
+            run.as_mut().poll(context)
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(2), counted).await.is_err());
+        (polls, calls.load(std::sync::atomic::Ordering::SeqCst))
+    }
 
     #[test]
     fn a_lease_is_named_with_or_without_its_namespace() {

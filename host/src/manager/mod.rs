@@ -24,6 +24,7 @@ use tokio::{
     sync::{Notify, watch},
     task::{Id, JoinSet},
 };
+use tracing::{Instrument, trace_span};
 
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
@@ -266,7 +267,8 @@ impl Manager {
         }
         let wake = Arc::new(Notify::new());
         let keeper = Keeper::new(key.clone(), self.estate.clone(), wake.clone(), stop.clone());
-        let id = self.tasks.spawn(keeper.run()).id();
+        let kept = keeper.run().instrument(trace_span!("loop", of = "keeper"));
+        let id = self.tasks.spawn(kept).id();
         self.keys.insert(id, key.clone());
         self.keepers.insert(key, wake);
     }

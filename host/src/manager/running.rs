@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::{sync::watch, task::JoinSet};
+use tracing::{Instrument, trace_span};
 
 use super::keeper::Estate;
 use crate::{
@@ -123,7 +124,7 @@ impl Running {
         let settings = settings(controller, true, memory_ceiling);
         let (controller, work) = Controller::new(parts, settings.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(work.run());
+        tasks.spawn(work.run().instrument(trace_span!("loop", of = "controller")));
         let trouble = controller.trouble();
         Self { setup, controller, trouble, tasks, settings, limits, memory_ceiling }
     }

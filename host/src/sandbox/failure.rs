@@ -174,6 +174,6 @@ pub(super) fn said(text: &str) -> String {
     text::line(text, text::MESSAGE).into_owned()
 }
 
-fn cut(text: &str) -> String {
+pub(super) fn cut(text: &str) -> String {
     text::line(text, REPORT).into_owned()
 }

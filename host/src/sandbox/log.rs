@@ -14,7 +14,7 @@ use std::{
 
 use tracing::Span;
 
-use crate::{metrics::ControllerMetrics, text};
+use crate::{clock, metrics::ControllerMetrics, text};
 
 /// The longest line, fields included.
 const LINE: usize = 4 << 10;
@@ -61,10 +61,9 @@ impl LogQuota {
 
     /// Whether a line of so many bytes that the host writes about a run still fits: what the guest answered is in it. One
     /// that does not is counted as dropped. What the guest logs itself takes nothing away from these.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     pub fn allows(&self, bytes: usize) -> bool {
         let mut bucket = self.of_host.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = bucket.take(bytes, Instant::now());
+        let fits = bucket.take(bytes, clock::now());
         drop(bucket);
         if !fits {
             self.metrics.log_dropped(bytes as u64);
@@ -72,9 +71,8 @@ impl LogQuota {
         fits
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn take(&self, bytes: usize) -> bool {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, Instant::now())
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, clock::now())
     }
 }
 

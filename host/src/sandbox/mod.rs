@@ -19,6 +19,7 @@ mod loaded;
 mod log;
 mod machine;
 mod memory;
+mod native;
 mod program;
 mod run;
 mod wasi;
@@ -33,7 +34,7 @@ use wasmtime::{Engine, component::Linker};
 
 use self::{
     cache::CodeCache, compile::Compiler, engine::Role, idle::Idle, imports::State, limits::TICK,
-    loaded::Loaded, machine::Reset, memory::GuestMemory,
+    loaded::Loaded, machine::Reset, memory::GuestMemory, native::Natives,
 };
 pub use self::{
     compile::{CompilerConfig, SUBCOMMAND, child_main},
@@ -42,6 +43,7 @@ pub use self::{
     limits::RunLimits,
     log::LogQuota,
     machine::{Division, Mappings},
+    native::{Native, NativeCall},
     program::Program,
     run::{Action, NoManifest, Run},
 };
@@ -156,6 +158,7 @@ struct Inner {
     reset: Reset,
     idle: Idle,
     loaded: Loaded,
+    natives: Natives,
     control: Handle,
     guests: Option<Runtime>,
 }
@@ -223,6 +226,7 @@ impl Sandbox {
             reset,
             idle: Idle::start(config.quiet, &control),
             loaded: Loaded::default(),
+            natives: Natives::default(),
             control,
             guests: Some(guests),
         })))

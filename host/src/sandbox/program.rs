@@ -18,6 +18,7 @@ use super::{
     idle::{Code, Counted},
     imports::{State, bindings::ReconcilerPre},
     machine::Mappings,
+    native::Native,
 };
 use crate::module::{Digest, screen::screen};
 
@@ -29,17 +30,28 @@ const WORLD: &str = "a reconciler is a component of the world nagaya:controller/
 /// A component ready to run; cheap to clone.
 #[derive(Clone)]
 pub struct Program {
-    pub(super) code: Arc<Code>,
+    pub(super) guest: Guest,
     pub(super) digest: Digest,
+}
+
+/// What answers a call.
+#[derive(Clone)]
+pub(super) enum Guest {
+    Component(Arc<Code>),
+    /// In tests.
+    Native(Arc<dyn Native>),
 }
 
 impl Sandbox {
     /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked. Programs of the
     /// same component share their code.
     pub async fn compile(&self, bytes: Arc<[u8]>, digest: &Digest) -> Result<Program, Error> {
+        if let Some(native) = self.0.natives.get(digest) {
+            return Ok(Program { guest: Guest::Native(native), digest: digest.clone() });
+        }
         let name = self.0.code_name(digest);
         let code = self.0.loaded.get_or_make(&name, self.make(&name, bytes, digest)).await?;
-        Ok(Program { code, digest: digest.clone() })
+        Ok(Program { guest: Guest::Component(code), digest: digest.clone() })
     }
 
     async fn make(

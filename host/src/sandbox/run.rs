@@ -19,6 +19,7 @@ use wasmtime_wasi::WasiCtx;
 use super::{
     Sandbox,
     failure::{self, Failure, Returned},
+    idle::Code,
     imports::{
         AbortOnDrop, Calls, Cut, State,
         bindings::{
@@ -29,14 +30,14 @@ use super::{
     limits::{HANDLES, HOSTCALL_FUEL, Meter, RunLimits},
     log::{GuestLog, LogQuota},
     memory::Share,
-    program::Program,
+    program::{Guest, Program},
     wasi,
 };
 use crate::{
     client::Client,
     cpu::Turned,
     manifest::{self, Manifest},
-    text,
+    module::Digest,
 };
 
 /// CPU time of a turn below which a tick says nothing about it.
@@ -88,13 +89,20 @@ impl Sandbox {
     /// Asks the revision what it needs, and checks it.
     pub async fn describe(&self, program: &Program, run: Run) -> Result<Manifest, NoManifest> {
         let run = Run { client: None, ..run };
-        let answer = self
-            .call(program, run, |guest, store| {
-                async move { guest.nagaya_controller_guest().call_describe(store).await }.boxed()
-            })
-            .await?;
-        let manifest: Manifest =
-            answer.map_err(|text| NoManifest::Refused(failure::said(&text)))?.into();
+        let answer = match &program.guest {
+            Guest::Component(code) => {
+                let call = self.call(code, &program.digest, run, |guest, store| {
+                    async move { guest.nagaya_controller_guest().call_describe(store).await }
+                        .boxed()
+                });
+                call.await?.map(Manifest::from)
+            }
+            Guest::Native(native) => {
+                let work = native.describe(run.config.clone());
+                self.call_native(run, work).await?
+            }
+        };
+        let manifest = answer.map_err(|text| NoManifest::Refused(failure::said(&text)))?;
         manifest.check()?;
         Ok(manifest)
     }
@@ -107,9 +115,16 @@ impl Sandbox {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Action, Failure> {
-        let request = Request { namespace: namespace.map(str::to_owned), name: name.to_owned() };
+        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        let code = match &program.guest {
+            Guest::Component(code) => code,
+            Guest::Native(native) => {
+                return self.reconcile_native(&**native, run, (namespace, name)).await;
+            }
+        };
+        let request = Request { namespace, name };
         let answer = self
-            .call(program, run, move |guest, store| {
+            .call(code, &program.digest, run, move |guest, store| {
                 async move { guest.nagaya_controller_guest().call_reconcile(store, &request).await }
                     .boxed()
             })
@@ -128,7 +143,13 @@ impl Sandbox {
     }
 
     /// One call on the guests' threads. It dies with the caller's future; the writes it has begun do not.
-    async fn call<T, F>(&self, program: &Program, run: Run, call: F) -> Result<T, Failure>
+    async fn call<T, F>(
+        &self,
+        code: &Arc<Code>,
+        digest: &Digest,
+        run: Run,
+        call: F,
+    ) -> Result<T, Failure>
     where
         T: Send + 'static,
         F: for<'a> FnOnce(
@@ -141,8 +162,7 @@ impl Sandbox {
         let Some(guests) = &self.0.guests else { return Err(Failure::Drained) };
         let client = run.client.clone();
         let (open, mut all_answered) = mpsc::channel(1);
-        let (code, permits, stop) =
-            (program.code.clone(), self.0.permits.clone(), run.stop.clone());
+        let (code, permits, stop) = (code.clone(), self.0.permits.clone(), run.stop.clone());
         let (inner, memory_of) = (self.0.clone(), run.team.clone());
         let (engine, control, span) =
             (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
@@ -183,7 +203,7 @@ impl Sandbox {
         match result {
             Ok(result) => result,
             Err(error) if error.is_panic() => {
-                tracing::error!(%error, digest = %program.digest, "the host panicked in a run");
+                tracing::error!(%error, %digest, "the host panicked in a run");
                 Err(Failure::Panicked)
             }
             Err(_) => Err(Failure::Drained),
@@ -238,7 +258,8 @@ fn store(
     store
 }
 
-async fn stopped(mut stop: watch::Receiver<bool>) {
+/// Returns when the run must end.
+pub(super) async fn stopped(mut stop: watch::Receiver<bool>) {
     if stop.wait_for(|stop| *stop).await.is_err() {
         // Whoever could have stopped it is gone.
         std::future::pending::<()>().await;

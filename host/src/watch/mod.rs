@@ -33,6 +33,7 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, oneshot, watch},
 };
+use tracing::{Instrument, trace_span};
 
 pub use cache::{Cache, Change, Query};
 pub use envelope::{Entry, ObjectKey};
@@ -174,7 +175,8 @@ impl Hub {
     /// No watches yet; their tasks run on `control`.
     pub fn new(api: ApiServer, control: Handle) -> Self {
         let health = Health::default();
-        control.spawn(health.clone().run(api.clone()));
+        control
+            .spawn(health.clone().run(api.clone()).instrument(trace_span!("loop", of = "health")));
         Self(Arc::new(Inner {
             api,
             control,
@@ -193,7 +195,7 @@ impl Hub {
         let watching = known.unwrap_or_else(|| {
             let (watching, task) = task::Task::new(self.clone(), key.clone());
             open.insert(key.clone(), watching.clone());
-            self.0.control.spawn(task.run());
+            self.0.control.spawn(task.run().instrument(trace_span!("loop", of = "watch")));
             watching
         });
         // Sent under the lock: the task gives up only under it, and only if nothing was sent.

@@ -10,7 +10,10 @@ use http::Method;
 use serde::Deserialize;
 
 use super::{Message, Subscription, WatchKey, envelope::Version};
-use crate::apiserver::{self, Call, query};
+use crate::{
+    apiserver::{self, Call, query},
+    clock,
+};
 
 /// The pause after a failed question.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -51,9 +54,8 @@ impl Subscription {
     }
 
     /// The newest version there is, and when it was asked for.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     async fn newest(&self) -> Result<(Instant, Version), apiserver::Error> {
-        let begun = Instant::now();
+        let begun = clock::now();
         let WatchKey { resource, namespace, identity, .. } = &self.key;
         let path = resource.path(namespace.as_deref(), None, None)?;
         let selectors = [

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     apiserver::{self, Call, Lines, query},
+    clock,
     manifest::Projection,
     queue::{self, Urgency},
     text,
@@ -472,9 +473,8 @@ fn fault(error: &apiserver::Error) -> Fault {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
 fn now() -> Instant {
-    Instant::now()
+    clock::now()
 }
 
 /// Spreads the watches' pauses; it need not be hard to guess.

@@ -11,7 +11,10 @@ use std::{
 };
 
 use source::{Source, files, relative, root, sources};
-use tables::{BANNED, EDGES, FOR_ALL, FOREIGN, LONG, NO_NAMES, NOT_PURE, PANICS, PURE, TOO_LONG};
+use tables::{
+    BANNED, EDGES, FOR_ALL, FOREIGN, LONG, NO_NAMES, NOT_PURE, PANICS, PURE, TOO_LONG, WAITING,
+    WAITS,
+};
 
 const TABLES: &str = "xtask/tests/tidy/tables.rs";
 
@@ -344,6 +347,47 @@ fn every_mistake_that_is_documented_names_its_test() {
         }
         for name in names.into_iter().filter(|name| !tests.contains(*name)) {
             problems.push(format!("{path}: names the test `{name}`, which does not exist"));
+        }
+    }
+    none(&problems);
+}
+
+#[test]
+fn whoever_waits_for_several_things_has_its_polls_counted() {
+    let (tests, mut problems) = (tests(), vec![]);
+    let rows: BTreeMap<_, _> =
+        WAITS.iter().map(|(file, count, held)| (*file, (*count, *held))).collect();
+    let mut seen = BTreeSet::new();
+    for source in sources("host/src") {
+        let file = source.in_host().unwrap();
+        let found: usize = WAITING.iter().map(|what| source.code.matches(what).count()).sum();
+        let (count, held) = rows.get(file).copied().unwrap_or_default();
+        if found != count {
+            problems.push(format!("{}: {found} places wait for several things or are polled by hand, {count} in WAITS of {TABLES}: count the polls of the new one in a test (host/tests/loops.rs has the way) and change the row", source.path));
+        }
+        for name in held.iter().filter(|name| !tests.contains(**name)) {
+            problems.push(format!("{TABLES}: WAITS names the test `{name}`, which does not exist"));
+        }
+        seen.insert(file.to_owned());
+    }
+    let gone = rows.keys().filter(|file| !seen.contains(**file));
+    problems
+        .extend(gone.map(|file| format!("{TABLES}: WAITS names {file}, which is not in host/src")));
+    none(&problems);
+}
+
+/// Cargo looks for no tests of the host by itself, so that what runs in one process is linked once.
+#[test]
+fn every_test_file_of_the_host_is_built() {
+    let folder = root().join("host/tests");
+    let manifest = fs::read_to_string(root().join("host/Cargo.toml")).unwrap();
+    let modules = fs::read_to_string(folder.join("in_process.rs")).unwrap();
+    let mut problems = vec![];
+    for file in files(&folder).into_iter().filter(|file| file.parent() == Some(&*folder)) {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let is_target = manifest.contains(&format!("[[test]]\nname = \"{name}\"\n"));
+        if !is_target && !modules.contains(&format!("\nmod {name};\n")) {
+            problems.push(format!("host/tests/{name}.rs is built by nobody: add `mod {name};` to host/tests/in_process.rs"));
         }
     }
     none(&problems);

@@ -90,9 +90,9 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("budget", &["rate"]),
     ("fight", &["budget", "manifest", "rate", "watch"]),
     ("barrier", &["manifest", "watch"]),
-    ("fence", &["clock"]),
+    ("fence", &[]),
     ("clock", &[]),
-    ("lease", &["apiserver", "clock", "fence"]),
+    ("lease", &["apiserver", "fence"]),
     ("apiserver", &["manifest"]),
     // The path of a version.
     ("crd", &["manifest"]),
@@ -135,9 +135,9 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("fail", &[]),
 ];
 
-/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, an error's causes
-/// for the log, and how a text from outside is cut.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "text"];
+/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, an error's causes for
+/// the log, the clock, and how a text from outside is cut.
+pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "clock", "text"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
@@ -179,6 +179,7 @@ pub(crate) const NOT_PURE: &[&str] = &[
     "async fn",
     "async move",
     "Instant::now",
+    "clock::now",
     "SystemTime",
     "Timestamp::now",
     "std::env",
@@ -209,6 +210,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("hyper_util", &["api/door"]),
     ("tower", &["api/door"]),
     ("reqwest", &["cli/upload"]),
+    // The client over any service, for tests.
+    ("tower", &["apiserver"]),
     ("http", ANYWHERE),
     ("http_body_util", ANYWHERE),
     ("bytes", ANYWHERE),
@@ -248,6 +251,53 @@ pub(crate) const BANNED: &[(&str, &str)] = &[
     ("native-tls", "rustls is the one TLS library"),
     ("serde_yaml", "deprecated; serde-saphyr is in the tree"),
 ];
+
+/// Every place of `host/src` that waits for several things or is polled by hand, and the tests that count its polls: the file,
+/// how many such places it has, who holds them. A new one needs a test: a loop that spins is as right as one that waits.
+pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
+    // The three of the start and the end wait once; the fourth asks by an interval.
+    ("app.rs", 4, &["a_sandbox_that_must_restart_ends_the_host_with_an_error"]),
+    ("api/linger.rs", 1, &["a_body_that_does_not_come_is_not_asked_for"]),
+    ("cli/cluster.rs", 1, &["what_follows_a_quiet_controller_waits"]),
+    // Waits for the end of the process.
+    ("cli/serve.rs", 2, &[]),
+    ("client/own.rs", 1, &["a_run_that_waits_for_its_own_write_waits"]),
+    (
+        "controller.rs",
+        2,
+        &["an_idle_host_waits", "a_controller_that_may_not_go_on_waits", "a_drain_waits"],
+    ),
+    (
+        "cpu.rs",
+        2,
+        &[
+            "who_waits_is_polled_when_it_is_woken_and_not_before",
+            "a_guest_that_waits_for_one_call_is_polled_at_most_five_times",
+        ],
+    ),
+    ("events/mod.rs", 1, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
+    ("lease/mod.rs", 1, &["an_election_waits_between_its_turns"]),
+    (
+        "manager/keeper/mod.rs",
+        2,
+        &["a_refused_controller_without_its_account_waits", "a_standby_waits"],
+    ),
+    ("manager/mod.rs", 2, &["an_idle_host_waits", "a_host_without_an_api_server_waits"]),
+    ("sandbox/native.rs", 1, &["a_native_guest_ends_at_its_wall"]),
+    ("sandbox/run.rs", 1, &["a_guest_that_waits_for_one_call_is_polled_at_most_five_times"]),
+    (
+        "watch/task.rs",
+        3,
+        &[
+            "an_idle_host_waits",
+            "a_host_that_is_refused_waits",
+            "a_host_whose_watches_end_at_once_waits",
+        ],
+    ),
+];
+
+/// What makes a place wait for several things, or be polled by hand.
+pub(crate) const WAITING: &[&str] = &["select!", "poll_fn(", " Future for ", " Stream for "];
 
 /// What ends a process or a task instead of returning an error.
 pub(crate) const PANICS: &[&str] =

@@ -255,7 +255,9 @@ impl Keeper {
             self.own_revisions.remove(revision.metadata.name.as_deref().unwrap_or_default());
         }
         let resting = self.refusals.iter().filter(|(name, _)| !self.staged.contains_key(*name));
-        let soonest = resting.filter_map(|(_, (_, retry))| *retry).min();
+        // Without its account nothing is staged: a time that has come would come again at once, for ever.
+        let account = has_account(&self.estate, &controller);
+        let soonest = resting.filter_map(|(_, (_, retry))| *retry).min().filter(|_| account);
         let primary = plan::status(&controller).primary;
         let contested = primary.is_some_and(|it| self.estate.staging.primaries.is_contested(&it));
         let latest = Instant::now() + if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY };
