@@ -19,6 +19,12 @@ pub(crate) struct Figure {
     /// At most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) target: Option<f64>,
+    /// Whether a miss is a bug, and not a wish.
+    #[serde(skip)]
+    must: bool,
+    /// Whether it belongs to those that the README shows.
+    #[serde(skip)]
+    headline: bool,
 }
 
 /// How far samples stray.
@@ -34,7 +40,8 @@ pub(crate) enum Worst {
 impl Figure {
     /// A single value.
     pub(crate) fn new(what: impl Into<String>, unit: &'static str, value: f64) -> Self {
-        Self { what: what.into(), unit, value, worst: None, target: None }
+        let what = what.into();
+        Self { what, unit, value, worst: None, target: None, must: false, headline: false }
     }
 
     /// Of many samples, the median and the 90th percentile.
@@ -51,7 +58,27 @@ impl Figure {
 
     /// It should be no more than `target`.
     pub(crate) fn at_most(self, target: f64) -> Self {
-        Self { target: Some(target), ..self }
+        Self { target: Some(target), headline: true, ..self }
+    }
+
+    /// It must be no more than `limit`, or the benchmark fails.
+    pub(crate) fn never_above(self, limit: f64) -> Self {
+        Self { must: true, ..self.at_most(limit) }
+    }
+
+    /// One of those that the README shows.
+    pub(crate) fn headline(self) -> Self {
+        Self { headline: true, ..self }
+    }
+
+    /// Whether the README shows it.
+    pub(crate) fn is_headline(&self) -> bool {
+        self.headline
+    }
+
+    /// Whether it shows a bug.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.must && self.is_met() == Some(false)
     }
 
     /// Whether it is as it should be; none: nothing was asked.
@@ -99,6 +126,9 @@ mod tests {
         let figure = Figure::new("x", "ms", 2.0);
         assert_eq!(figure.is_met(), None);
         assert_eq!(figure.clone().at_most(2.0).is_met(), Some(true));
-        assert_eq!(figure.at_most(1.9).is_met(), Some(false));
+        let missed = figure.clone().at_most(1.9);
+        assert_eq!((missed.is_met(), missed.is_broken()), (Some(false), false));
+        assert!(figure.clone().never_above(1.9).is_broken());
+        assert!(!figure.never_above(2.0).is_broken());
     }
 }

@@ -1,7 +1,7 @@
 //! Measures what Nagaya promises about speed and memory, all of it in one run: `cargo xtask bench`.
 //!
-//! In reading order: [`run`] needs no cluster; [`memory`], [`watches`] and [`swap`] are on a real API server with the
-//! real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
+//! In reading order: [`run`] and [`waits`] need no cluster; [`memory`], [`watches`], [`steady`] and [`swap`] are on a
+//! real API server with the real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
 
 use std::process::ExitCode;
 
@@ -16,7 +16,9 @@ mod process;
 mod report;
 mod run;
 mod server;
+mod steady;
 mod swap;
+mod waits;
 mod watches;
 
 /// Measures Nagaya's speed and memory.
@@ -46,6 +48,8 @@ enum Part {
     Memory,
     /// Many controllers of one kind
     Watches,
+    /// A stream of changes: latency and CPU of each
+    Steady,
     /// Promote and roll back
     Swap,
 }
@@ -69,7 +73,7 @@ fn measure(args: &Args) -> Result<()> {
         let about = "an object of 4,090 bytes is read, a ConfigMap made and applied".to_owned();
         report.add("run", about, || runtime()?.block_on(run::measure()))?;
     }
-    if [Part::Memory, Part::Watches, Part::Swap].into_iter().any(wanted) {
+    if [Part::Memory, Part::Watches, Part::Steady, Part::Swap].into_iter().any(wanted) {
         runtime()?.block_on(server::prepare())?;
     }
     if wanted(Part::Memory) {
@@ -81,14 +85,23 @@ fn measure(args: &Args) -> Result<()> {
             "controllers of Websites that own ConfigMaps, each with its own code".to_owned();
         report.add("watches", about, watches::measure)?;
     }
+    if wanted(Part::Steady) {
+        let about =
+            format!("{} changes a second of 50 objects, one ConfigMap each", steady::CHANGES);
+        report.add("steady", about, steady::measure)?;
+    }
     if wanted(Part::Swap) {
         let about =
             format!("{objects} objects of one ConfigMap each, {swaps} times there and back");
         report.add("swap", about, || swap::measure(objects, swaps))?;
     }
-    let text = if args.json { report.json()? } else { report.table() };
+    let text = if args.json {
+        report.json()?
+    } else {
+        format!("{}\nFor the README:\n\n{}", report.table(), report.markdown())
+    };
     println!("{}", text.trim_end());
-    Ok(())
+    report.verdict()
 }
 
 /// As the host's own for everything that is no guest.

@@ -1,6 +1,6 @@
-//! All figures of a run with their conditions, as a table for people and as JSON.
+//! All figures of a run with their conditions: as a table for people, as the README's table, and as JSON.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::figure::{Figure, Worst};
@@ -85,8 +85,50 @@ impl Report {
     }
 }
 
+impl Report {
+    /// Those figures that the README shows, and under which conditions, as Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let Conditions { at, processor, cores, kernel, .. } = &self.conditions;
+        let mut text = "| | measured | to reach |\n|---|---|---|\n".to_owned();
+        let shown = self.parts.iter().flat_map(|part| &part.figures).filter(|f| f.is_headline());
+        text.extend(shown.map(markdown_row));
+        let loads = self.parts.iter().flat_map(|part| part.load);
+        let [least, most] = [f64::min, f64::max].map(|of| loads.clone().reduce(of).unwrap_or(0.0));
+        text += &format!(
+            "\nConditions: {at}, {cores} cores ({processor}), Linux {kernel}, load {least} to {most}\n"
+        );
+        text
+    }
+
+    /// Fails, naming them, if figures show a bug.
+    pub(crate) fn verdict(&self) -> Result<()> {
+        let figures = self.parts.iter().flat_map(|part| &part.figures);
+        let broken: Vec<_> = figures.filter(|figure| figure.is_broken()).map(row).collect();
+        ensure!(
+            broken.is_empty(),
+            "this is no matter of speed but a bug: a guest that waits is polled, or something else spins\n{}",
+            broken.concat().trim_end()
+        );
+        Ok(())
+    }
+}
+
+fn markdown_row(figure: &Figure) -> String {
+    let Figure { what, unit, value, worst, target, .. } = figure;
+    let worst = match worst {
+        Some(Worst::P90(value)) => format!(" (p90 {})", number(*value)),
+        Some(Worst::Max(value)) => format!(" (worst {})", number(*value)),
+        None => String::new(),
+    };
+    let target = target.map(|target| format!("≤ {} {unit}", number(target))).unwrap_or_default();
+    let missed = if figure.is_met() == Some(false) { "**" } else { "" };
+    let value = format!("{} {unit}", number(*value));
+    let value = value.trim_end();
+    format!("| {what} | {missed}{value}{missed}{worst} | {} |\n", target.trim_end())
+}
+
 fn row(figure: &Figure) -> String {
-    let Figure { what, unit, value, worst, target } = figure;
+    let Figure { what, unit, value, worst, target, .. } = figure;
     let worst = match worst {
         Some(Worst::P90(value)) => format!("p90 {}", number(*value)),
         Some(Worst::Max(value)) => format!("max {}", number(*value)),
@@ -119,6 +161,27 @@ fn load() -> Result<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_readme_gets_the_headlines_and_a_bug_fails() {
+        let mut report = Report::new().unwrap();
+        let figures = || {
+            vec![
+                Figure::of_few("a swap", "ms", &[1.5, 20.25, 150.4]).at_most(20.0),
+                Figure::new("watches", "", 1.0).at_most(1.0),
+                Figure::new("a detail", "s", 3.0),
+            ]
+        };
+        report.add("one", String::new(), || Ok(figures())).unwrap();
+        let text = report.markdown();
+        assert!(text.contains("| a swap | **20.2 ms** (worst 150) | ≤ 20 ms |\n"), "{text}");
+        assert!(text.contains("| watches | 1 | ≤ 1 |\n") && !text.contains("detail"), "{text}");
+        report.verdict().unwrap();
+        let spins = Figure::new("a run that waits, CPU", "µs", 20_000.0).never_above(300.0);
+        report.add("two", String::new(), || Ok(vec![spins])).unwrap();
+        let text = report.verdict().unwrap_err().to_string();
+        assert!(text.contains("a run that waits, CPU") && text.contains("MISSED"), "{text}");
+    }
 
     #[test]
     fn a_row_says_whether_the_target_is_met() {

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::figure::{Figure, median, micros, millis};
 use crate::process::own_cpu_time;
+use crate::waits;
 
 /// Turns of each loop, and runs in a turn: some seconds in all.
 const TURNS: usize = 40;
@@ -52,6 +53,7 @@ pub(crate) async fn measure() -> Result<Vec<Figure>> {
 
     let mut figures = in_turns(&guest).await?;
     figures.extend(at_once(&guest, slots).await?);
+    figures.extend(waits::measure(&guest).await?);
     figures.extend([
         Figure::new("compile the component", "ms", millis(compiled)),
         Figure::new("load it from the cache of code", "ms", millis(loaded)),
@@ -61,15 +63,16 @@ pub(crate) async fn measure() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-async fn compile(sandbox: &Sandbox, component: &Component) -> Result<Program> {
+/// Compiles or loads.
+pub(crate) async fn compile(sandbox: &Sandbox, component: &Component) -> Result<Program> {
     let digest = Digest::of(&component.bytes);
     Ok(sandbox.compile(component.bytes.clone(), &digest).await?)
 }
 
 /// A component that can be run.
 #[derive(Clone)]
-struct Guest {
-    sandbox: Sandbox,
+pub(crate) struct Guest {
+    pub(crate) sandbox: Sandbox,
     program: Program,
     limits: RunLimits,
     log: Arc<LogQuota>,
@@ -94,8 +97,9 @@ impl Guest {
         Self { sandbox, program, limits: RunLimits::default(), log, stop }
     }
 
-    async fn run(&self, config: &Arc<str>) -> Result<()> {
-        let run = Run {
+    /// A call without a cluster.
+    pub(crate) fn prepared(&self, config: &Arc<str>) -> Run {
+        Run {
             client: None,
             team: "bench".into(),
             config: config.clone(),
@@ -103,7 +107,11 @@ impl Guest {
             stop: self.stop.clone(),
             span: tracing::Span::none(),
             log: self.log.clone(),
-        };
+        }
+    }
+
+    async fn run(&self, config: &Arc<str>) -> Result<()> {
+        let run = self.prepared(config);
         let ended = self.sandbox.reconcile(&self.program, run, Some("shop"), "orders").await;
         ended.map(drop).map_err(|failure| anyhow::anyhow!("the guest failed: {failure}"))
     }

@@ -44,7 +44,11 @@ impl Context {
         namespace: impl Into<Option<&'a str>>,
         name: &str,
     ) -> Result<Option<K>, Error> {
-        found(self.0.get_live(&at::<K>(namespace.into(), name)))
+        match found(self.0.get_live(&at::<K>(namespace.into(), name))) {
+            // Nobody tells of a change of it: the next run looks again.
+            Err(Error::Terminal(message)) => Err(Error::Retry(message)),
+            other => other,
+        }
     }
 
     /// Reads objects of a watched kind from the host's cache, in the order of namespace and name.
@@ -64,18 +68,33 @@ impl Context {
     }
 
     /// Server-side apply: the object will have these fields, and those of the controller's last apply that are
-    /// missing here go away. Unset fields, the status and what only the server writes are not sent. A field that
+    /// missing here go away. Fields of a type that are not set, the status and what only the server writes are not
+    /// sent; a null within a free-form value (a `serde_json::Value`, a map, a list) is. A field that
     /// another manager owns is taken over in the primary's children, elsewhere it is a [`Error::Conflict`].
     ///
     /// Apply what you built, not what you read: whoever applies what it read owns all of it. An object with a
     /// resourceVersion is applied only if that is still the current one.
+    ///
+    /// An object that is there and not the primary's does not become its child by accident: with an owner reference
+    /// that it does not have this is a [`Error::Conflict`]; [`Context::adopt`] takes it over.
     pub fn apply<K: Object>(&self, object: &K) -> Result<Stored<K>, Error> {
         Ok(Stored::new(self.0.apply(&encode_main(object)?, Ownership::Standard)?))
     }
 
-    /// As [`Context::apply`], and fields that others own are taken over in any case.
+    /// As [`Context::apply`], and fields that others own are taken over in any case. Objects are not: see
+    /// [`Context::adopt`].
     pub fn apply_forced<K: Object>(&self, object: &K) -> Result<Stored<K>, Error> {
         Ok(Stored::new(self.0.apply(&encode_main(object)?, Ownership::Force)?))
+    }
+
+    /// As [`Context::apply_forced`], and an object that exists and is nobody's becomes the primary's child, to be deleted
+    /// with it: `object` must have the owner reference that [`child`](crate::child) gives it.
+    ///
+    /// Use it where the object's name says that it is meant: data that a user has restored, or a child of a controller
+    /// that this one replaces. In any other call, and for an object that another one controls, it is a
+    /// [`Error::Conflict`], because the garbage collector would delete somebody's data together with the primary.
+    pub fn adopt<K: Object>(&self, object: &K) -> Result<Stored<K>, Error> {
+        Ok(Stored::new(self.0.apply(&encode_main(object)?, Ownership::Adopt)?))
     }
 
     /// Server-side apply of the status of `object`, mostly the primary. State the whole status anew, and the
@@ -148,8 +167,6 @@ impl Context {
         ]);
         match self.0.patch(&reference(object)?, &PatchBody::Json(removal.to_string())) {
             Ok(_) | Err(cluster::Error::NotFound) => Ok(()),
-            // The server calls a failed test invalid; here it means that the object has changed meanwhile.
-            Err(cluster::Error::Invalid(message)) => Err(Error::Conflict(message)),
             Err(error) => Err(error.into()),
         }
     }

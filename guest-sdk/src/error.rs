@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `NotFound`, `AlreadyExists`, `Conflict`, `BudgetExceeded`, `Unavailable` | runs the object again after its backoff: the next run sees another state |
 //! | `Forbidden` | the same: rights come and go without a change that the controller watches, so waiting for one could last forever |
-//! | `Rejected`, `NotDeclared` | waits for a change and says so in an Event: the same call would be refused again |
+//! | `Rejected` | says so in an Event and runs the object again slowly, from 10 s to 10 minutes, and at once after a change: a policy, a quota or a schema may be another by then. What the host itself has refused (no object, too large, an owner that Kubernetes does not allow) only after a change |
+//! | `NotDeclared` | waits for a change and says so in an Event: the same call would be refused again |
 //! | `Retry`, `Terminal`, `Invalid` | what the author decides |
 //!
 //! Invariant: `every_error_has_one_failure`.
@@ -20,13 +21,14 @@ pub enum Error {
     /// `create`: an object of that name exists.
     #[error("already exists: {0}")]
     AlreadyExists(String),
-    /// Somebody else changed the object, owns the field, or a precondition does not hold.
+    /// Somebody else changed the object, owns it or the field, or a precondition does not hold.
     #[error("conflict: {0}")]
     Conflict(String),
     /// The controller's account may not do this.
     #[error("forbidden: {0}")]
     Forbidden(String),
-    /// The API server or the host found the object or the arguments wrong.
+    /// The object or the arguments are wrong, or the API server refuses the object as it is: by the kind's schema, a
+    /// policy, a webhook, a quota, or because its namespace is going away.
     #[error("rejected: {0}")]
     Rejected(String),
     /// The manifest does not declare this kind or verb.

@@ -49,6 +49,7 @@ mod api;
 #[cfg(any(target_family = "wasm", test))]
 mod arena;
 pub mod bindings;
+mod body;
 mod condition;
 mod config;
 mod context;
@@ -58,6 +59,8 @@ mod manifest;
 #[cfg(not(target_family = "wasm"))]
 mod memory;
 mod object;
+#[cfg(not(target_family = "wasm"))]
+mod owners;
 mod predicate;
 mod query;
 mod reconciler;

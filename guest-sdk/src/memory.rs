@@ -4,7 +4,8 @@
 //! selectors, garbage collection. Lists are replaced as a whole.
 //!
 //! Invariants, held by the tests of `testing`: `a_field_that_the_next_apply_leaves_out_goes_away`,
-//! `a_write_that_changes_nothing_is_none`, `what_is_not_declared_is_refused`.
+//! `a_write_that_changes_nothing_is_none`, `what_is_not_declared_is_refused`,
+//! `an_object_of_somebody_else_is_taken_over_only_by_adopting_it`.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
@@ -21,6 +22,7 @@ use crate::{
             types::ObjectReference,
         },
     },
+    owners::{self, Primary},
     selector,
 };
 
@@ -41,6 +43,8 @@ pub(crate) struct State {
     /// What the controller applied last, by object; the second map holds statuses.
     applied: [BTreeMap<Key, Value>; 2],
     pub(crate) manifest: Option<Manifest>,
+    /// What the run is about.
+    pub(crate) primary: Primary,
     pub(crate) writes: u64,
     pub(crate) now: Timestamp,
     pub(crate) config: Value,
@@ -53,6 +57,7 @@ impl Default for State {
             objects: BTreeMap::new(),
             applied: [BTreeMap::new(), BTreeMap::new()],
             manifest: None,
+            primary: Primary::default(),
             writes: 0,
             now: Timestamp::from_second(1_767_225_600).unwrap_or_default(),
             config: Value::Null,
@@ -176,13 +181,27 @@ impl State {
         Ok(object)
     }
 
+    /// Refuses owners that the host would refuse: those that cannot be, and new ones of somebody else's object.
+    fn check_owners(&self, key: &Key, left: &Value, adopts: bool) -> Result<(), Error> {
+        let named = owners::of(left);
+        self.primary.check(named, key)?;
+        if adopts && !self.primary.is_among(named) {
+            let text = format!("{} {} has no owner reference to the primary", key.1, key.3);
+            return Err(Error::Invalid(text));
+        }
+        match self.objects.get(key) {
+            Some(object) => self.primary.keep(named, owners::of(object), key, adopts),
+            None => Ok(()),
+        }
+    }
+
     /// Merges `body` into the object and takes out what the last body had and this one does not.
     fn apply(&mut self, key: &Key, body: &Value, part: usize) -> Result<Value, Error> {
         let mut object = self.current(key, &body["metadata"])?;
         if let Some(last) = self.applied[part].get(key) {
             prune(&mut object, last, body);
         }
-        json_patch::merge(&mut object, body);
+        overlay(&mut object, body);
         self.applied[part].insert(key.clone(), body.clone());
         Ok(self.store(key, object))
     }
@@ -238,11 +257,13 @@ impl Api for Memory {
         Ok(state.objects.get(&key(at)).ok_or(Error::NotFound)?.to_string())
     }
 
-    fn apply(&self, object: &str, _: Ownership) -> Result<String, Error> {
+    fn apply(&self, object: &str, ownership: Ownership) -> Result<String, Error> {
         let (kind, body) = parse(object)?;
         let mut state = self.0.borrow_mut();
         state.may_write(&kind, Verbs::APPLY)?;
-        Ok(state.apply(&key_of(&kind, &body)?, &body, 0)?.to_string())
+        let key = key_of(&kind, &body)?;
+        state.check_owners(&key, &body, ownership == Ownership::Adopt)?;
+        Ok(state.apply(&key, &body, 0)?.to_string())
     }
 
     fn apply_status(&self, object: &str) -> Result<String, Error> {
@@ -251,6 +272,7 @@ impl Api for Memory {
         state.may_write(&kind, Verbs::APPLY_STATUS)?;
         let key = key_of(&kind, &body)?;
         state.objects.get(&key).ok_or(Error::NotFound)?;
+        state.check_owners(&key, &body, false)?;
         Ok(state.apply(&key, &body, 1)?.to_string())
     }
 
@@ -267,6 +289,7 @@ impl Api for Memory {
         if state.objects.contains_key(&key) {
             return Err(Error::AlreadyExists(format!("{} {} exists", kind.kind, key.3)));
         }
+        state.check_owners(&key, &body, false)?;
         Ok(state.store(&key, body).to_string())
     }
 
@@ -280,13 +303,15 @@ impl Api for Memory {
             PatchBody::Json(text) => {
                 let patch: json_patch::Patch =
                     serde_json::from_str(text).map_err(|error| invalid(&error))?;
-                json_patch::patch(&mut object, &patch).map_err(|error| invalid(&error))?;
+                json_patch::patch(&mut object, &patch)
+                    .map_err(|error| Error::Conflict(error.to_string()))?;
             }
             PatchBody::Merge(text) => {
                 let patch = serde_json::from_str(text).map_err(|error| invalid(&error))?;
                 json_patch::merge(&mut object, &patch);
             }
         }
+        state.check_owners(&key, &object, false)?;
         Ok(state.store(&key, object).to_string())
     }
 
@@ -375,6 +400,18 @@ fn is_indexed(object: &Value, path: &str, value: &str) -> bool {
         Some(Value::Array(items)) => items.iter().any(|item| item == value),
         Some(found) => found == value,
         None => false,
+    }
+}
+
+/// Puts the fields of `body` over those of `target`. Not a merge patch: a null is a value that somebody applied.
+fn overlay(target: &mut Value, body: &Value) {
+    match (target, body) {
+        (Value::Object(target), Value::Object(body)) => {
+            for (key, value) in body {
+                overlay(target.entry(key.as_str()).or_insert(Value::Null), value);
+            }
+        }
+        (target, body) => *target = body.clone(),
     }
 }
 

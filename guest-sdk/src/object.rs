@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::{Error, Kind, bindings::nagaya::controller::types::ObjectReference};
+use crate::{Error, Kind, bindings::nagaya::controller::types::ObjectReference, body};
 
 /// Metadata that only the server writes; sent in an apply it would be refused or owned by mistake.
 const SERVER_METADATA: [&str; 6] = [
@@ -104,7 +104,7 @@ pub(crate) fn decode<K: Object>(text: &str) -> Result<K, Error> {
 
 /// What is sent of an object: apiVersion, kind and the fields that are set, without what only the server writes.
 pub(crate) fn encode<K: Object>(object: &K) -> Result<Map<String, Value>, Error> {
-    let mut body = match serde_json::to_value(object).map_err(cannot_write::<K>)? {
+    let mut body = match body::to_value(object).map_err(cannot_write::<K>)? {
         Value::Object(body) => body,
         other => return Err(Error::terminal(format!("not an object: {other}"))),
     };
@@ -113,7 +113,6 @@ pub(crate) fn encode<K: Object>(object: &K) -> Result<Map<String, Value>, Error>
     if let Some(Value::Object(metadata)) = body.get_mut("metadata") {
         metadata.retain(|key, _| !SERVER_METADATA.contains(&key.as_str()));
     }
-    drop_nulls(&mut body);
     Ok(body)
 }
 
@@ -130,8 +129,7 @@ pub(crate) fn encode_status<K: Object>(
     object: &K,
     status: &impl Serialize,
 ) -> Result<String, Error> {
-    let mut status = serde_json::to_value(status).map_err(cannot_write::<K>)?;
-    drop_nulls_within(&mut status);
+    let status = body::to_value(status).map_err(cannot_write::<K>)?;
     let mut metadata = json!({ "name": reference(object)?.name });
     let meta = object.meta();
     for (field, value) in [("namespace", &meta.namespace), ("uid", &meta.uid)] {
@@ -147,20 +145,6 @@ pub(crate) fn encode_status<K: Object>(
 
 fn cannot_write<K: Object>(error: impl std::fmt::Display) -> Error {
     Error::terminal(format!("cannot write a {}: {error}", K::kind(&())))
-}
-
-/// A null in an apply is a field that one owns without a value; types that have `Option` fields mean absence.
-fn drop_nulls(map: &mut Map<String, Value>) {
-    map.retain(|_, value| !value.is_null());
-    map.values_mut().for_each(drop_nulls_within);
-}
-
-fn drop_nulls_within(value: &mut Value) {
-    match value {
-        Value::Object(map) => drop_nulls(map),
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls_within),
-        _ => (),
-    }
 }
 
 #[cfg(test)]
@@ -190,13 +174,6 @@ mod tests {
         let metadata = json!({"name": "web", "namespace": "demo", "uid": "u"});
         let expected = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "status": {"replicas": 1}});
         assert_eq!(status, expected);
-    }
-
-    #[test]
-    fn nulls_are_dropped_at_any_depth() {
-        let mut value = json!({"a": null, "b": {"c": null, "d": [{"e": null}, null]}});
-        drop_nulls_within(&mut value);
-        assert_eq!(value, json!({"b": {"d": [{}, null]}}));
     }
 
     #[test]

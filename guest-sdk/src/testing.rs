@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 use crate::{
     Action, Config, Context, Error, Object, Reconciler, Request,
     api::Api,
-    bindings::nagaya::controller::cluster,
+    bindings::{exports::nagaya::controller::guest as wit, nagaya::controller::cluster},
     memory::{Memory, key, key_of},
     object::{at, decode, encode, kind_of},
+    owners::Primary,
     reconciler,
 };
 
@@ -53,7 +54,7 @@ impl Cluster {
         if let Some(finalizer) = &manifest.finalizer {
             self.add_finalizer(&key(&at::<R::Primary>(namespace, name)), finalizer);
         }
-        self.0.0.borrow_mut().manifest = Some(manifest);
+        self.begin(key(&at::<R::Primary>(namespace, name)), manifest);
         let request = Request { namespace: namespace.map(str::to_owned), name: name.to_owned() };
         reconciler::run::<R>(&request, &Context::new(self.0.clone()))
     }
@@ -115,6 +116,15 @@ impl Cluster {
         self.0.0.borrow().events.clone()
     }
 
+    /// A run of this primary begins.
+    fn begin(&self, key: crate::memory::Key, manifest: wit::Manifest) {
+        let mut state = self.0.0.borrow_mut();
+        let object = state.objects.get(&key);
+        let uid = object.and_then(|object| object["metadata"]["uid"].as_str()).map(str::to_owned);
+        state.primary = Primary { key: Some(key), uid };
+        state.manifest = Some(manifest);
+    }
+
     fn add_finalizer(&self, key: &crate::memory::Key, finalizer: &str) {
         let mut state = self.0.0.borrow_mut();
         let Some(mut object) = state.objects.get(key).cloned() else { return };
@@ -131,7 +141,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::{borrow::Cow, collections::BTreeMap};
 
     use k8s_openapi::{
         api::{
@@ -140,6 +150,7 @@ mod tests {
         },
         apimachinery::pkg::apis::meta::v1::ObjectMeta,
     };
+    use serde::{Deserialize, Serialize};
 
     use super::*;
     use crate::{Event, Manifest, Patch, Query, Verbs, Watch, child};
@@ -183,6 +194,68 @@ mod tests {
         assert_eq!(now.data.unwrap(), expected.into(), "what others wrote stays");
         assert_eq!(now.metadata.labels, None);
         assert_eq!(now.metadata.uid, seen.metadata.uid);
+    }
+
+    #[test]
+    fn nulls_of_free_form_values_are_sent_and_kept() {
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Release {
+            metadata: ObjectMeta,
+            spec: ReleaseSpec,
+        }
+
+        #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+        struct ReleaseSpec {
+            values: Value,
+            #[serde(default)]
+            chart: Option<String>,
+        }
+
+        impl kube_core::Resource for Release {
+            type DynamicType = ();
+            type Scope = kube_core::NamespaceResourceScope;
+            fn kind((): &()) -> Cow<'_, str> {
+                "Release".into()
+            }
+            fn group((): &()) -> Cow<'_, str> {
+                "example.com".into()
+            }
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+            fn plural((): &()) -> Cow<'_, str> {
+                "releases".into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+
+        let manifest =
+            Manifest::of::<Deployment>().writes::<Release>(Verbs::APPLY | Verbs::APPLY_STATUS);
+        let (cluster, cx) = running(manifest.writes::<Release>(Verbs::CREATE));
+        let stored = || cluster.0.0.borrow().objects.values().next().cloned().unwrap();
+        let release = |values: Value| Release {
+            metadata: metadata("a"),
+            spec: ReleaseSpec { values, chart: None },
+        };
+        // A null, a value in its place, and the null again, which a merge patch would drop.
+        let null = || json!({"a": null, "b": {"c": null}});
+        for values in [null(), json!({"a": {"b": null}}), null(), json!({})] {
+            cx.apply(&release(values.clone())).unwrap();
+            assert_eq!(stored()["spec"], json!({"values": values}), "and no chart");
+        }
+        let status = json!({"last": {"values": {"a": null}}, "list": [null]});
+        cx.apply_status(&release(json!({})), &status).unwrap();
+        assert_eq!(stored()["status"], status);
+        let mut other = release(json!({"a": null}));
+        other.metadata.name = Some("0".into());
+        cx.create(&other).unwrap();
+        assert_eq!(stored()["spec"], json!({"values": {"a": null}}));
     }
 
     #[test]
@@ -276,6 +349,74 @@ mod tests {
         cx.delete(&config_map(&name, [])).unwrap();
         cx.delete(&config_map(&name, [])).unwrap();
         assert_eq!(cluster.list::<ConfigMap>().unwrap(), []);
+    }
+
+    /// The Deployment `web` of the namespace `demo`, and a run of it.
+    fn running_for_web(verbs: Verbs) -> (Cluster, Context, Deployment) {
+        let cluster = Cluster::new();
+        let mut web = deployment(1);
+        web.metadata.namespace = Some("demo".into());
+        let web = cluster.put(&web).unwrap();
+        let manifest = Manifest::of::<Deployment>().owns::<ConfigMap>().writes::<ConfigMap>(verbs);
+        cluster.begin(key(&at::<Deployment>(Some("demo"), "web")), manifest.0);
+        let cx = Context::new(cluster.0.clone());
+        (cluster, cx, web)
+    }
+
+    #[test]
+    fn an_object_of_somebody_else_is_taken_over_only_by_adopting_it() {
+        let (cluster, cx, web) = running_for_web(Verbs::PATCH | Verbs::CREATE);
+        let named = |metadata: ObjectMeta| ConfigMap { metadata, ..ConfigMap::default() };
+        let conflict = |result: Result<crate::Stored<ConfigMap>, Error>| {
+            let error = result.map(drop).unwrap_err();
+            assert!(matches!(error, Error::Conflict(_)), "{error}");
+        };
+        let mut users = config_map("users", [("k", "users")]);
+        users.metadata.namespace = Some("demo".into());
+        cluster.put(&users).unwrap();
+        let child_of_web = || named(child(&web, "users"));
+        conflict(cx.apply(&child_of_web()));
+        conflict(cx.apply_forced(&child_of_web()));
+        let owners =
+            json!({"metadata": {"ownerReferences": child_of_web().metadata.owner_references}});
+        conflict(cx.patch("demo", "users", &Patch::Merge(owners)));
+        let left = cluster.get::<ConfigMap>("demo", "users").unwrap().unwrap();
+        assert_eq!(left.metadata.owner_references, None, "the user's object stays the user's");
+        cx.apply(&users).unwrap();
+        cx.adopt(&child_of_web()).unwrap();
+        cx.apply(&child_of_web()).unwrap();
+        let mut other = deployment(1);
+        other.metadata.namespace = Some("demo".into());
+        other.metadata.name = Some("other".into());
+        let other = cluster.put(&other).unwrap();
+        cluster.put(&named(child(&other, "others"))).unwrap();
+        conflict(cx.apply(&named(child(&web, "others"))));
+        conflict(cx.adopt(&named(child(&web, "others"))));
+        assert!(matches!(cx.adopt(&users).map(drop), Err(Error::Rejected(_))), "nobody adopts it");
+        cx.apply(&named(child(&web, "new"))).unwrap();
+        cx.adopt(&named(child(&web, "newer"))).unwrap();
+    }
+
+    #[test]
+    fn an_owner_reference_that_kubernetes_does_not_allow_is_refused() {
+        let (cluster, cx, web) = running_for_web(Verbs::PATCH | Verbs::CREATE);
+        let in_namespace = |namespace: Option<&str>| {
+            let mut metadata = child(&web, "a");
+            metadata.namespace = namespace.map(str::to_owned);
+            ConfigMap { metadata, ..ConfigMap::default() }
+        };
+        for namespace in [None, Some("other")] {
+            for result in [cx.apply(&in_namespace(namespace)), cx.create(&in_namespace(namespace))]
+            {
+                assert!(matches!(result.map(drop), Err(Error::Rejected(_))), "{namespace:?}");
+            }
+        }
+        let mut old = web.clone();
+        old.metadata.uid = Some("old".into());
+        let of_old = ConfigMap { metadata: child(&old, "a"), ..ConfigMap::default() };
+        assert!(matches!(cx.apply(&of_old).map(drop), Err(Error::Conflict(_))));
+        cx.create(&in_namespace(Some("demo"))).unwrap();
+        assert_eq!(cluster.list::<ConfigMap>().unwrap().len(), 1);
     }
 
     struct Cleaner;

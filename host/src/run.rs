@@ -162,7 +162,7 @@ impl Start {
         self.shared.account.metrics.ran(end, clock::now().saturating_duration_since(started));
         let ended = if server_is_down { Ended::Untold } else { ended(&result, outcome) };
         let uid = primary.map(|entry| entry.uid().into());
-        let (forbidden, outdated) = (client.forbidden(), None);
+        let (forbidden, outdated) = (client.forbidden(), client.outdated_schema());
         End { outcome, ended, uid, forbidden, outdated, server_is_down, client }
     }
 
@@ -277,6 +277,8 @@ impl Start {
         primary: Option<&Entry>,
         result: &Result<Action, Failure>,
     ) -> (Outcome, RunEnd) {
+        // The cluster may allow another time what it has refused the guest.
+        let given_up = if client.was_refused() { Outcome::Slow } else { Outcome::Done };
         let (outcome, end) = match result {
             Ok(_) if client.is_unsettled() || client.is_beaten() => {
                 (Outcome::Failed, RunEnd::Error)
@@ -288,14 +290,14 @@ impl Start {
             Err(Failure::Drained) => (Outcome::Postponed(Duration::ZERO), RunEnd::Requeue),
             Err(Failure::Returned(Returned::Terminal(message))) => {
                 self.tell(primary, "ReconcileFailed", message);
-                (Outcome::Done, RunEnd::Terminal)
+                (given_up, RunEnd::Terminal)
             }
             Err(Failure::Returned(Returned::Invalid(message))) => {
                 let wait = match primary {
                     Some(entry) => self.refuse(client, entry, message).await,
                     None => None,
                 };
-                (wait.map_or(Outcome::Done, Outcome::RequeueAfter), RunEnd::Terminal)
+                (wait.map_or(given_up, Outcome::RequeueAfter), RunEnd::Terminal)
             }
             Err(Failure::Returned(Returned::Retry(_)) | Failure::Host(_)) => {
                 (Outcome::Failed, RunEnd::Error)

@@ -69,7 +69,7 @@ pub async fn find(
     let Some(resource) = view.resource(&manifest.primary.kind) else { return Ok(vec![]) };
     let mut strays = vec![];
     for sight in view.all_sights().iter().filter(|sight| sight.watch == manifest.primary) {
-        let place = (resource, sight.namespace.as_deref());
+        let place = (&*resource, sight.namespace.as_deref());
         let carriers = carriers(api, place, account.clone(), finalizer).await?;
         strays.extend(carriers.into_iter().filter(|key| view.primary(key).is_none()));
     }

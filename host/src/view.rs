@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -21,7 +21,7 @@ use crate::{
     inbox::Inbox,
     manifest::{self, Kind, Manifest},
     queue::{self, Urgency},
-    watch::{Cache, Entry, ObjectKey, Subscription, Wake, Wakes, selector::Selector},
+    watch::{Cache, Entry, ObjectKey, Subscription, Wake, Wakes},
 };
 
 /// One revision's window on the cluster.
@@ -29,7 +29,9 @@ pub struct View {
     account: Identity,
     authority: Authority,
     manifest: Manifest,
-    resources: BTreeMap<(String, String), Resource>,
+    resources: RwLock<BTreeMap<(String, String), Arc<Resource>>>,
+    /// A kind that it watches is served in another way by now.
+    outdated: AtomicBool,
     sights: Vec<Sight>,
     gatekeeper: Arc<Live>,
     _interest: Interest,
@@ -101,17 +103,6 @@ impl Sight {
         self.namespace.is_none() || self.namespace.as_deref() == namespace
     }
 
-    /// Whether an object with these labels would be in the cache. A field selector is not evaluated here: no.
-    pub fn selects(&self, entry: &Entry) -> bool {
-        let labels = match &self.watch.label_selector {
-            Some(text) => {
-                Selector::parse(text).is_ok_and(|selector| selector.matches(|key| entry.label(key)))
-            }
-            None => true,
-        };
-        labels && self.watch.field_selector.is_none()
-    }
-
     /// The cache.
     pub fn cache(&self) -> &Arc<Cache> {
         self.subscription.cache()
@@ -139,7 +130,10 @@ impl View {
             account,
             authority,
             manifest,
-            resources,
+            resources: RwLock::new(
+                resources.into_iter().map(|(kind, resource)| (kind, Arc::new(resource))).collect(),
+            ),
+            outdated: AtomicBool::new(false),
             sights,
             gatekeeper: live,
             _interest: interest,
@@ -152,8 +146,30 @@ impl View {
     }
 
     /// How `kind` is served, if the manifest names it.
-    pub fn resource(&self, kind: &Kind) -> Option<&Resource> {
-        self.resources.get(&(kind.group.clone(), kind.kind.clone()))
+    pub fn resource(&self, kind: &Kind) -> Option<Arc<Resource>> {
+        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        resources.get(&(kind.group.clone(), kind.kind.clone())).cloned()
+    }
+
+    /// A kind that the manifest names turned out to be served like this.
+    pub fn learn(&self, resource: Resource) {
+        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        let id = (resource.kind.group.clone(), resource.kind.kind.clone());
+        let Some(known) = resources.get_mut(&id).filter(|known| ***known != resource) else {
+            return;
+        };
+        tracing::warn!(kind = %resource.kind, plural = resource.plural, namespaced = resource.namespaced, has_status = resource.has_status, "a kind is served in another way than before");
+        let is_elsewhere =
+            known.plural != resource.plural || known.namespaced != resource.namespaced;
+        if is_elsewhere && self.sights(&resource.kind).next().is_some() {
+            self.outdated.store(true, Ordering::SeqCst);
+        }
+        *known = Arc::new(resource);
+    }
+
+    /// Whether one of its watches asks where nothing is served any more: the revision must be staged again.
+    pub fn is_outdated(&self) -> bool {
+        self.outdated.load(Ordering::SeqCst)
     }
 
     /// Whether `kind` is the reconciled one.

@@ -70,14 +70,14 @@ fn definitions() -> Result<Vec<Value>> {
     Ok(read.collect::<Result<Vec<_>>>()?.concat())
 }
 
-/// The examples' `ClusterRoles` by which their kinds are watched once for all.
+/// The examples' `ClusterRoles` by which their kinds are watched once for all, and people may use them.
 fn shared_kinds() -> Result<Vec<Value>> {
     let mut roles = Vec::new();
     for example in EXAMPLES {
-        roles.extend(manifest::read(&format!("examples/{example}/rbac.yaml"))?);
+        roles.extend(manifest::read(&format!("examples/{example}/platform.yaml"))?);
     }
-    roles.retain(|role| role["metadata"]["labels"][SHARES] == "true");
-    ensure!(roles.len() == EXAMPLES.len(), "each example shares its kind by one ClusterRole");
+    let shares = roles.iter().filter(|role| role["metadata"]["labels"][SHARES] == "true");
+    ensure!(shares.count() == EXAMPLES.len(), "each example shares its kind by one ClusterRole");
     Ok(roles)
 }
 

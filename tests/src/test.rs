@@ -240,8 +240,6 @@ impl Test {
     /// component.
     pub async fn example(&self, name: &str) -> Result<Controller> {
         let mut objects = manifest::read(&format!("examples/{name}/rbac.yaml"))?;
-        // Shared by all tests, and there already.
-        objects.retain(|object| object["metadata"]["labels"].is_null());
         objects.extend(manifest::read(&format!("examples/{name}/controller.yaml"))?);
         for object in &mut objects {
             *object = manifest::moved(object, &self.namespace);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::account::{self, GUEST_RULES, Rule, host_username};
 use e2e::component::Component;
-use e2e::control_plane::audit;
+use e2e::control_plane::{User, audit};
 use e2e::controller::Controller;
 use e2e::site::{children, datum, owning};
 use e2e::wait::within;
-use e2e::{Test, test};
+use e2e::{Test, manifest, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::DeleteParams;
@@ -188,6 +188,46 @@ fn a_right_that_is_taken_away_ends_the_work_until_it_is_back() -> Result<()> {
         within(limit, "the missed write", async || datum(&maps, "meanwhile", "config").await)
             .await?;
         assert!(test.runs("hostile").await? > runs);
+        Ok(())
+    })
+}
+
+/// What docs/provider.md says of who can do what: with crd.yaml and platform.yaml there, an admin of a namespace does the rest.
+#[test]
+fn an_admin_of_a_namespace_installs_a_controller_alone() -> Result<()> {
+    test(async |test| {
+        if test.audit().is_none() || !test.control_plane.has_controller_manager() {
+            return Ok(());
+        }
+        let admin_of_it = json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "alice", "namespace": test.namespace},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "alice"}],
+        });
+        test.apply(&[admin_of_it]).await?;
+        let alice = test.control_plane.client(User::Alice).await?;
+        let mut own = manifest::read("examples/website/rbac.yaml")?;
+        own.extend(manifest::read("examples/website/controller.yaml")?);
+        own.extend(manifest::read("examples/website/sample.yaml")?);
+        let own: Vec<_> =
+            own.iter().map(|object| manifest::moved(object, &test.namespace)).collect();
+        // The roles come together a moment after the platform's files are applied.
+        within(LIMIT, "Alice may do it all", async || {
+            for object in &own {
+                let what = format!("{} {}", object["kind"], object["metadata"]["name"]);
+                let applied = manifest::apply(&alice, std::slice::from_ref(object)).await;
+                applied.with_context(|| format!("Alice applies {what}"))?;
+            }
+            Ok(())
+        })
+        .await?;
+        for file in ["crd", "platform"] {
+            let objects = manifest::read(&format!("examples/website/{file}.yaml"))?;
+            let refused = manifest::apply(&alice, &objects).await.expect_err("a cluster admin's");
+            assert!(format!("{refused:#}").contains("forbidden"), "{file}: {refused:#}");
+        }
         Ok(())
     })
 }

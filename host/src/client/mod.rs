@@ -8,12 +8,15 @@
 //! `an_account_without_a_right_reads_nothing`, `a_second_run_without_a_change_writes_nothing`.
 
 mod answer;
+mod apply;
 mod flow;
 mod noop;
 mod object;
 mod own;
+mod owners;
 mod read;
 mod send;
+mod shown;
 mod write;
 
 use std::{
@@ -58,10 +61,10 @@ pub enum Error {
     /// Another writer, another owner or a failed precondition.
     #[error("conflict: {0}")]
     Conflict(String),
-    /// The account may not; the text is the missing rule.
+    /// The account lacks a right; the text is the server's.
     #[error("forbidden: {0}")]
     Forbidden(String),
-    /// The object or the arguments are wrong.
+    /// The object or the arguments are wrong, or something in the cluster refuses them as they are.
     #[error("invalid: {0}")]
     Invalid(String),
     /// The manifest does not declare it.
@@ -106,6 +109,8 @@ pub enum Ownership {
     Standard,
     /// Forced.
     Force,
+    /// Forced, and an object that the primary does not own becomes its own.
+    Adopt,
 }
 
 /// A patch.
@@ -340,7 +345,7 @@ impl Client {
         }
     }
 
-    fn resource(&self, kind: &Kind) -> Result<&Resource, Error> {
+    fn resource(&self, kind: &Kind) -> Result<Arc<Resource>, Error> {
         self.0
             .view
             .resource(kind)
@@ -348,7 +353,7 @@ impl Client {
     }
 
     /// Grant: the manifest names the verb, and the kind is none that no guest may touch.
-    fn may_write(&self, kind: &Kind, verb: Verb) -> Result<&Resource, Error> {
+    fn may_write(&self, kind: &Kind, verb: Verb) -> Result<Arc<Resource>, Error> {
         if !self.0.view.manifest().verbs(kind).contains(&verb) {
             return Err(Error::NotDeclared(format!(
                 "the manifest does not declare {verb:?} on {kind}"

@@ -2,21 +2,26 @@
 //!
 //! Invariant, on a real server: `a_run_sees_what_the_one_before_it_wrote`.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
+use futures::FutureExt;
 use http::Method;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Client, Error, answer,
     send::{Failure, Write},
+    shown,
 };
 use crate::{
     apiserver::Call,
     barrier::{Answer, Awaited},
     manifest::Kind,
     view::Sight,
-    watch::{Cache, Entry, ObjectKey, envelope},
+    watch::{ObjectKey, envelope},
 };
 
 /// How long a read waits; just under the limit of a host call, so that the guest hears why.
@@ -50,7 +55,10 @@ impl Client {
                         key = entry.key().clone();
                         self.register(kind, &key);
                     }
-                    self.answer_of(write, &entry)
+                    match &write.deletes {
+                        Some(uid) => Answer::Deleted(uid.clone()),
+                        None => Answer::Written(Arc::new(entry)),
+                    }
                 }
                 // The API server answers a deletion with a Status.
                 Err(_) => write.deletes.clone().map_or(Answer::Refused, Answer::Deleted),
@@ -61,25 +69,6 @@ impl Client {
         if !key.name.is_empty() {
             self.0.account.own.send_modify(|own| own.answered(kind, &key, answer));
         }
-    }
-
-    /// What the cache is to show. An object with finalizers outlives its deletion for a while; one that no watch of
-    /// this kind selects will never be shown (R94).
-    fn answer_of(&self, write: &Write, entry: &Entry) -> Answer {
-        match &write.deletes {
-            Some(uid) if entry.uid() != uid || entry.finalizers().next().is_none() => {
-                return Answer::Deleted(uid.clone());
-            }
-            _ => (),
-        }
-        let namespace = entry.key().namespace.as_deref();
-        let shown = self
-            .0
-            .view
-            .sights(&write.kind)
-            .filter(|sight| sight.covers(namespace))
-            .any(|sight| sight.selects(entry) || sight.cache().get(entry.key()).is_some());
-        if shown { Answer::Written(entry.version().clone()) } else { Answer::Refused }
     }
 
     /// Waits until the cache has the controller's own writes of an object; true: read it live instead.
@@ -98,9 +87,13 @@ impl Client {
     }
 
     /// The same for all objects of a kind.
-    pub(super) async fn catch_up_all(&self, kind: &Kind) -> Result<(), Error> {
+    pub(super) async fn catch_up_all(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+    ) -> Result<(), Error> {
         let until = Instant::now() + READ_WAITS;
-        let keys = self.0.account.own.borrow().keys(kind);
+        let keys = self.0.account.own.borrow().keys(kind, namespace);
         for key in keys {
             if tokio::time::timeout_at(until, self.visible(kind, &key)).await.is_err() {
                 let text =
@@ -131,13 +124,13 @@ impl Client {
         self.0.account.metrics.own_writes_seen(started.elapsed());
     }
 
-    /// Returns once the cache shows what the controller wrote of an object; woken by the watch and by answers.
+    /// Returns once the caches show what the controller wrote of an object; woken by the watches and by answers.
     async fn visible(&self, kind: &Kind, key: &ObjectKey) {
-        let Some(sight) = self.sight(kind, key) else { return };
-        let mut observed = sight.cache().observed();
+        let mut observed: Vec<_> =
+            self.showing(kind, key).map(|sight| sight.cache().observed()).collect();
         let mut answers = self.0.account.own.subscribe();
         loop {
-            observed.mark_unchanged();
+            observed.iter_mut().for_each(watch::Receiver::mark_unchanged);
             answers.mark_unchanged();
             if self.is_visible(kind, key) {
                 return;
@@ -146,8 +139,12 @@ impl Client {
                 self.find_out(kind, key).await;
                 continue;
             }
+            let any_observed = async {
+                let all = observed.iter_mut().map(|one| one.changed().boxed());
+                let _ = futures::future::select_all(all).await;
+            };
             tokio::select! {
-                _ = observed.changed() => (),
+                () = any_observed => (),
                 _ = answers.changed() => (),
             }
         }
@@ -155,18 +152,24 @@ impl Client {
 
     pub(super) fn is_visible(&self, kind: &Kind, key: &ObjectKey) -> bool {
         let Some(awaited) = self.awaited(kind, key) else { return true };
-        let Some(sight) = self.sight(kind, key) else { return true };
-        let cache: &Cache = sight.cache();
-        // The version first: what is observed after it was read is in the cache by then.
-        let observed = cache.observed().borrow().clone();
-        let visible = awaited.is_visible(cache.get(key).as_deref(), observed.as_ref());
-        if visible {
+        let mut showing = self.showing(kind, key).peekable();
+        // Where nobody watches there is nothing to wait for.
+        let is_visible = showing.peek().is_none()
+            || awaited.is_settled()
+                && showing.all(|sight| {
+                    let cache = sight.cache();
+                    // The version first: what is observed after it was read is in the cache by then.
+                    let observed = cache.observed().borrow().clone();
+                    let selects = |entry: &_| shown::selects(&sight.watch, entry);
+                    awaited.is_visible(selects, cache.get(key).as_deref(), observed.as_ref())
+                });
+        if is_visible && awaited.is_settled() {
             self.0.account.own.send_if_modified(|own| {
                 own.seen(kind, key, &awaited);
                 false
             });
         }
-        visible
+        is_visible
     }
 
     /// Asks the API server what a write that was given up has left (server-facts.md).
@@ -179,27 +182,31 @@ impl Client {
             return self.0.account.own.send_modify(|own| own.found_out(kind, key, None));
         };
         let call = Call::new(Method::GET, path).identity(self.0.account.identity.clone());
-        let version = match self.read(call).await {
-            Ok(text) => match envelope::object(&text) {
-                Ok(entry) => Some(entry.version().clone()),
-                Err(_) => None,
-            },
-            // It is gone, or nobody lets the host look: there is nothing more to learn, and waiting would never end.
-            Err(error) if matches!(error.code(), Some(401 | 403 | 404)) => None,
+        let answer = match self.read(call).await {
+            Ok(text) => envelope::object(&text)
+                .map_or(Answer::Refused, |entry| Answer::Written(Arc::new(entry))),
+            // What a cache still shows of it must go.
+            Err(error) if error.code() == Some(404) => {
+                let cached = self.showing(kind, key).find_map(|sight| sight.cache().get(key));
+                cached.map_or(Answer::Refused, |entry| Answer::Deleted(entry.uid().to_owned()))
+            }
+            // Nobody lets the host look: there is nothing more to learn, and waiting would never end.
+            Err(error) if matches!(error.code(), Some(401 | 403)) => Answer::Refused,
             Err(_) => {
                 tokio::time::sleep(ASK_AGAIN).await;
                 return;
             }
         };
-        self.0.account.own.send_modify(|own| own.found_out(kind, key, version));
+        self.0.account.own.send_modify(|own| own.found_out(kind, key, answer));
     }
 
     fn awaited(&self, kind: &Kind, key: &ObjectKey) -> Option<Awaited> {
         self.0.account.own.borrow().awaited(kind, key).cloned()
     }
 
-    /// A subscription that would show the object; `None`: nobody watches it, so there is nothing to wait for.
-    fn sight(&self, kind: &Kind, key: &ObjectKey) -> Option<&Sight> {
-        self.0.view.sights(kind).find(|sight| sight.covers(key.namespace.as_deref()))
+    /// Every subscription that may show the object: each has a cache and a pace of its own.
+    fn showing(&self, kind: &Kind, key: &ObjectKey) -> impl Iterator<Item = &Sight> {
+        let namespace = key.namespace.clone();
+        self.0.view.sights(kind).filter(move |sight| sight.covers(namespace.as_deref()))
     }
 }

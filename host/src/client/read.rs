@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
 
-use super::{Client, Error, ListOptions, Page, answer};
+use super::{Client, Error, ListOptions, Page, answer, object::key};
 use crate::{
-    apiserver::{self, Call},
+    apiserver::Call,
     grant::{Right, Verdict},
     manifest::Kind,
     view::Sight,
@@ -26,7 +26,7 @@ impl Client {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Arc<str>, Error> {
-        let key = ObjectKey::new(namespace, name);
+        let key = key(namespace, name)?;
         let sights = self.readable(kind, namespace).await?;
         if self.0.run.is_hidden && self.0.view.is_primary(kind) && key == self.0.run.request {
             return self.get_live(kind, namespace, name).await.map(Into::into);
@@ -42,7 +42,7 @@ impl Client {
     pub async fn list(&self, kind: &Kind, options: ListOptions) -> Result<Page, Error> {
         let namespace = options.namespace.as_deref();
         let sights = self.readable(kind, namespace).await?;
-        self.catch_up_all(kind).await?;
+        self.catch_up_all(kind, namespace).await?;
         let selector = match &options.label_selector {
             Some(text) => {
                 Some(Selector::parse(text).map_err(|error| Error::Invalid(error.to_string()))?)
@@ -90,32 +90,27 @@ impl Client {
                 "the manifest does not declare reading {kind}"
             )));
         }
+        let entry = self.live(kind, &key(namespace, name)?).await?;
+        Ok(entry.body().to_string())
+    }
+
+    /// The object as the API server has it.
+    pub(super) async fn live(&self, kind: &Kind, key: &ObjectKey) -> Result<Arc<Entry>, Error> {
         let resource = self.resource(kind)?;
-        let path = resource.path(namespace, Some(name), None).map_err(|e| answer::error(&e))?;
-        let text = self.read(self.call(Method::GET, path)).await.map_err(|e| self.heard(&e))?;
-        let object =
-            envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-        Ok(object.body().to_string())
+        let path = resource.path(key.namespace.as_deref(), Some(&key.name), None);
+        let path = path.map_err(|error| answer::error(&error))?;
+        match self.read(self.call(Method::GET, path)).await {
+            Ok(text) => as_object(&text),
+            Err(error) => {
+                self.learn_anew(kind, &error).await;
+                Err(self.heard(&error))
+            }
+        }
     }
 
     /// The primary as the API server has it; `None`: it is gone.
     pub async fn look(&self) -> Result<Option<Arc<Entry>>, Error> {
-        let key = &self.0.run.request;
-        let resource = self.resource(&self.0.view.manifest().primary.kind)?;
-        let path = resource
-            .path(key.namespace.as_deref(), Some(&key.name), None)
-            .map_err(|error| answer::error(&error))?;
-        match self.read(self.call(Method::GET, path)).await {
-            Ok(text) => match envelope::object(&text) {
-                Ok(entry) => Ok(Some(Arc::new(entry))),
-                Err(error) => Err(Error::Unavailable(error.to_string())),
-            },
-            Err(error) if is_gone(&error) => Ok(None),
-            Err(error) => match self.heard(&error) {
-                Error::NotFound => Err(Error::Unavailable("the kind is not served".to_owned())),
-                error => Err(error),
-            },
-        }
+        self.look_at(&self.0.view.manifest().primary.kind, &self.0.run.request).await
     }
 
     /// A call in the name of this run.
@@ -124,19 +119,6 @@ impl Client {
             user_agent: Some(self.0.run.user_agent.clone()),
             ..Call::new(method, path).identity(self.0.account.identity.clone())
         }
-    }
-
-    /// The guest's error for a failed call; a refusal is remembered for the controller's condition.
-    pub(super) fn heard(&self, error: &apiserver::Error) -> Error {
-        let error = answer::error(error);
-        if let Error::Forbidden(text) = &error {
-            self.remember_refusal(text);
-        }
-        error
-    }
-
-    pub(super) fn remember_refusal(&self, text: &str) {
-        self.lacks(text);
     }
 
     async fn readable(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<&Sight>, Error> {
@@ -156,7 +138,7 @@ impl Client {
             return Error::Unavailable(format!("cannot confirm the right to {right}"));
         }
         let text = format!("{} may not {right}", self.0.account.identity);
-        self.remember_refusal(&text);
+        self.lacks(&text);
         Error::Forbidden(text)
     }
 
@@ -172,11 +154,9 @@ impl Client {
     }
 }
 
-/// Whether the object does not exist; of a kind that is not served at present nobody knows.
-fn is_gone(error: &apiserver::Error) -> bool {
-    let apiserver::Error::Refused(status) = error else { return false };
-    let is_kind = status.message == "the server could not find the requested resource";
-    status.code == 404 && status.reason == "NotFound" && !is_kind
+/// The API server's answer as an object.
+pub(super) fn as_object(text: &str) -> Result<Arc<Entry>, Error> {
+    envelope::object(text).map(Arc::new).map_err(|error| Error::Unavailable(error.to_string()))
 }
 
 fn page(found: BTreeMap<ObjectKey, Arc<Entry>>, limit: usize, more: bool) -> Page {

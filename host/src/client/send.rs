@@ -39,8 +39,12 @@ pub(super) struct Obstacles {
     pub(super) budget: Option<Instant>,
     /// Until when the API server has asked to wait.
     held: Option<Instant>,
-    /// The last refusal for want of a right, in the server's words.
+    /// A right that the account lacks, in the server's words.
     pub(super) forbidden: Option<String>,
+    /// What the cluster's schema of a kind does not have, in the server's words.
+    pub(super) outdated: Option<String>,
+    /// Whether something was refused that may be allowed another time.
+    pub(super) refused: bool,
     /// Whether the API server did not answer as one that is well.
     faulty: bool,
     /// Writes of each object that met another writer.
@@ -57,11 +61,19 @@ pub(super) struct Write {
     pub(super) deletes: Option<String>,
     /// The host's own word on the object: the guest may be gone.
     pub(super) by_host: bool,
+    /// It holds only if the object does not exist; a conflict says that it does, and not that another was faster.
+    pub(super) is_probe: bool,
 }
 
 impl Write {
     pub(super) fn of(kind: &Kind, key: &ObjectKey) -> Self {
-        Self { kind: kind.clone(), key: key.clone(), deletes: None, by_host: false }
+        Self {
+            kind: kind.clone(),
+            key: key.clone(),
+            deletes: None,
+            by_host: false,
+            is_probe: false,
+        }
     }
 }
 
@@ -86,9 +98,20 @@ impl Client {
         Some(held.saturating_duration_since(Instant::now())).filter(|wait| !wait.is_zero())
     }
 
-    /// The last refusal for want of a right, in the server's words.
+    /// A right that the account turned out to lack, in the server's words: it concerns the whole controller.
     pub fn forbidden(&self) -> Option<String> {
         self.obstacles().forbidden.clone()
+    }
+
+    /// A field that the code writes and the cluster's schema does not have: the revision is ahead of its
+    /// `CustomResourceDefinition`, whatever the object.
+    pub fn outdated_schema(&self) -> Option<String> {
+        self.obstacles().outdated.clone()
+    }
+
+    /// Whether the API server refused something that it may allow another time, although the object stays as it is.
+    pub fn was_refused(&self) -> bool {
+        self.obstacles().refused
     }
 
     /// Whether other writers of some object were faster as often as it may be tried in one run.
@@ -143,6 +166,7 @@ impl Client {
             let result = client.tried(call, Sort::Write, may_send).await;
             if let Err(Failure::Call(error)) = &result {
                 client.note_write_failure(&write, error);
+                client.learn_anew(&write.kind, error).await;
             }
             client.resolve(&write, &result);
             client.0.sent.send_modify(|count| *count -= 1);
@@ -245,7 +269,7 @@ impl Client {
         if answer::is_outcome_unknown(error) {
             self.0.unsettled.store(true, Ordering::Relaxed);
         }
-        if answer::is_conflict(error) {
+        if answer::is_conflict(error) && !write.is_probe {
             let key = (write.kind.clone(), write.key.clone());
             *self.obstacles().conflicts.entry(key).or_default() += 1;
         }
@@ -264,7 +288,39 @@ impl Client {
 
     /// Remembers a right that the account turned out to lack.
     pub(super) fn lacks(&self, text: &str) {
-        self.obstacles().forbidden = Some(text::line(text, text::MESSAGE).into_owned());
+        let mut obstacles = self.obstacles();
+        obstacles.forbidden = Some(text::line(text, text::MESSAGE).into_owned());
+        obstacles.refused = true;
+    }
+
+    /// The guest's error for a failed call; what concerns the controller is remembered.
+    pub(super) fn heard(&self, error: &apiserver::Error) -> Error {
+        let mut obstacles = self.obstacles();
+        obstacles.refused |= answer::may_pass(error);
+        if let Some(right) = answer::missing_right(error) {
+            obstacles.forbidden = Some(right.to_owned());
+        }
+        if let Some(gap) = answer::outdated_schema(error) {
+            obstacles.outdated = Some(gap.to_owned());
+        }
+        answer::error(error)
+    }
+
+    /// Asks how a kind is served if an answer says that it is not as the host knows it.
+    pub(super) async fn learn_anew(&self, kind: &Kind, error: &apiserver::Error) {
+        if answer::is_not_served(error) {
+            self.ask_how_it_is_served(kind).await;
+        }
+    }
+
+    pub(super) async fn ask_how_it_is_served(&self, kind: &Kind) {
+        match self.0.account.api.discover(kind).await {
+            Ok(Some(resource)) => self.0.view.learn(resource),
+            Ok(None) => (),
+            Err(error) => {
+                tracing::debug!(%kind, %error, "cannot ask how a kind is served");
+            }
+        }
     }
 
     /// Remembers when the budget allows what was refused.

@@ -8,9 +8,11 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    Client, DeleteOptions, Error, Ownership, PatchBody, Propagation, answer,
+    Client, DeleteOptions, Error, PatchBody, Propagation, answer,
     noop::{Record, Target},
-    object::Object,
+    object::{Object, check_size, key},
+    owners,
+    read::as_object,
     send::{Failure, Write},
 };
 use crate::{
@@ -23,102 +25,29 @@ use crate::{
     },
 };
 
+/// The API server takes no longer name of a field manager.
+const LONGEST_MANAGER: usize = 128;
+
 impl Client {
-    /// Server-side apply; returns the object as it now is.
-    ///
-    /// Of a kind cached metadata-only a no-op returns the guest's own object under the cached metadata.
-    pub async fn apply(&self, text: String, ownership: Ownership) -> Result<Arc<str>, Error> {
-        let object = Object::parse(text)?;
-        let resource = self.may_write(&object.kind, Verb::Apply)?.clone();
-        let key = object.key()?;
-        let path = path(&resource, &key, None)?;
-        let cached = self.cached(&object.kind, &key);
-        let body = Fingerprint::of_text(&object.text);
-        let at = (Target::Main, object.kind.clone(), key.clone());
-        let part = self.part(&object.kind);
-        if let Some(entry) = &cached {
-            let now = Fingerprint::of_part(entry.body(), part);
-            if self.is_no_op(&at, entry.uid(), body, now) {
-                return Ok(merged(&object, entry, part));
-            }
-        }
-        let force = ownership == Ownership::Force
-            || cached.as_ref().is_some_and(|entry| self.is_controlled_by_primary(entry));
-        let bound = object.bound_to(cached.as_ref().map(|entry| entry.uid()), None);
-        self.may_fight(&at)?;
-        let before = self.seen_before(&object.kind, &key);
-        let answer = self.patch_as_manager((&object.kind, &key), &path, force, bound).await;
-        let text = self.written(&object.kind, &key, answer)?;
-        let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-        self.learn(at, (&object.text, part), (before.as_deref(), &now));
-        Ok(now.body().clone())
-    }
-
-    /// Server-side apply of the status, retried against other writers as long as the object is the same.
-    pub async fn apply_status(&self, text: String) -> Result<Arc<str>, Error> {
-        let object = Object::parse(text)?;
-        let resource = self.may_write(&object.kind, Verb::ApplyStatus)?.clone();
-        let key = object.key()?;
-        let path = path(&resource, &key, Some("status"))?;
-        let body = Fingerprint::of_text(&object.text);
-        let at = (Target::Status, object.kind.clone(), key.clone());
-        let mut current = match self.cached(&object.kind, &key) {
-            Some(entry) => entry,
-            None => self.live(&resource, &key).await?,
-        };
-        let uid = self.expected_uid(&object, &key).unwrap_or_else(|| current.uid().to_owned());
-        if self.is_no_op(
-            &at,
-            current.uid(),
-            body,
-            Fingerprint::of_part(current.body(), Part::Status),
-        ) {
-            return Ok(current.body().clone());
-        }
-        self.may_fight(&at)?;
-        let mut before = self.seen_before(&object.kind, &key);
-        loop {
-            if current.uid() != uid {
-                let text =
-                    format!("{} {key} is another object than the one of this run", object.kind);
-                return Err(Error::Conflict(text));
-            }
-            let version = current.resource_version();
-            let bound = object.bound_to(Some(&uid), Some(&version));
-            let answer = self.patch_as_manager((&object.kind, &key), &path, true, bound).await;
-            if matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error))
-                && self.may_try_again(&object.kind, &key)
-            {
-                current = self.live(&resource, &key).await?;
-                before = Some(current.clone());
-                continue;
-            }
-            let text = self.written(&object.kind, &key, answer)?;
-            let now =
-                envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
-            self.learn(at, (&object.text, Part::Status), (before.as_deref(), &now));
-            return Ok(now.body().clone());
-        }
-    }
-
     /// Creates an object.
     pub async fn create(&self, text: String) -> Result<String, Error> {
         let object = Object::parse(text)?;
-        let resource = self.may_write(&object.kind, Verb::Create)?.clone();
+        let resource = self.may_write(&object.kind, Verb::Create)?;
         if object.name.is_none() && !object.generate_name {
             return Err(Error::Invalid("the object has neither name nor generateName".to_owned()));
         }
+        let key = key(object.namespace.as_deref(), object.name.as_deref().unwrap_or_default())?;
+        self.check_owners(&object.owners, (&object.kind, &key))?;
+        // A name would be chosen for an object of any scope: the path says whether it has one.
         let path = resource
             .path(object.namespace.as_deref(), None, None)
             .map_err(|e| answer::error(&e))?;
         let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
         self.spend(Verb::Create)?;
-        let name = object.name.as_deref().unwrap_or_default();
-        let key = ObjectKey::new(object.namespace.as_deref(), name);
         let call = self.call(Method::POST, path).body(Media::Json, object.text.clone());
         let answer = self.send(Write::of(&object.kind, &key), call).await;
         let text = self.written(&object.kind, &key, answer)?;
-        stripped(&text)
+        Ok(as_object(&text)?.body().to_string())
     }
 
     /// Patches an object.
@@ -129,9 +58,12 @@ impl Client {
         name: &str,
         body: PatchBody,
     ) -> Result<String, Error> {
-        let resource = self.may_write(kind, Verb::Patch)?.clone();
-        let key = ObjectKey::new(namespace, name);
+        let resource = self.may_write(kind, Verb::Patch)?;
+        let key = key(namespace, name)?;
+        let (PatchBody::Json(text) | PatchBody::Merge(text)) = &body;
+        check_size("patch", text)?;
         let path = path(&resource, &key, None)?;
+        let body = self.keep_owners(kind, &key, body).await?;
         let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
         let (media, text) = match body {
             PatchBody::Json(text) => (Media::JsonPatch, text),
@@ -145,9 +77,28 @@ impl Client {
         let answer = self.send(Write::of(kind, &key), call).await;
         let sent = text;
         let text = self.written(kind, &key, answer)?;
-        let now = envelope::object(&text).map_err(|error| Error::Unavailable(error.to_string()))?;
+        let now = as_object(&text)?;
         self.learn(at, (&sent, Part::Main), (before.as_deref(), &now));
         Ok(now.body().to_string())
+    }
+
+    /// A patch takes over no object: one that changes owners is judged by what it leaves, and holds for that state.
+    async fn keep_owners(
+        &self,
+        kind: &Kind,
+        key: &ObjectKey,
+        body: PatchBody,
+    ) -> Result<PatchBody, Error> {
+        if !owners::touches(&body)? {
+            return Ok(body);
+        }
+        let current = self.look_at(kind, key).await?.ok_or(Error::NotFound)?;
+        let left = envelope::object(&owners::patched(current.body(), &body)?).map_err(|error| {
+            Error::Invalid(format!("the patch does not leave an object: {error}"))
+        })?;
+        self.check_owners(left.owners(), (kind, key))?;
+        self.keep_from(left.owners(), (kind, &current), false)?;
+        owners::bound(body, current.uid(), &current.resource_version())
     }
 
     /// Deletes an object, bound to the uid and version that the guest names or the cache shows (R65).
@@ -158,8 +109,8 @@ impl Client {
         name: &str,
         options: DeleteOptions,
     ) -> Result<(), Error> {
-        let resource = self.may_write(kind, Verb::Delete)?.clone();
-        let key = ObjectKey::new(namespace, name);
+        let resource = self.may_write(kind, Verb::Delete)?;
+        let key = key(namespace, name)?;
         let path = path(&resource, &key, None)?;
         // Both go out always: what is deleted is what was seen (R65).
         let (uid, version) = match (options.uid, options.resource_version) {
@@ -167,7 +118,7 @@ impl Client {
             (uid, version) => {
                 let entry = match self.cached(kind, &key) {
                     Some(entry) => entry,
-                    None => self.live(&resource, &key).await?,
+                    None => self.live(kind, &key).await?,
                 };
                 let uid = uid.unwrap_or_else(|| entry.uid().to_owned());
                 // Of another object the server says so itself, by the uid.
@@ -196,10 +147,10 @@ impl Client {
     /// Puts `text` as this controller's status condition under a second field manager, without force.
     pub async fn apply_condition(&self, text: String) -> Result<(), Error> {
         let object = Object::parse(text)?;
-        let resource = self.resource(&object.kind)?.clone();
+        let resource = self.resource(&object.kind)?;
         let key = object.key()?;
         let path = path(&resource, &key, Some("status"))?;
-        let manager = format!("{}/host", self.0.account.field_manager);
+        let manager = host_manager(&self.0.account.field_manager);
         let path = query(&path, [("fieldManager", manager.as_str()), ("force", "false")]);
         self.spend(Verb::ApplyStatus)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, object.bound_to(None, None));
@@ -211,7 +162,7 @@ impl Client {
     /// Adds `finalizer` to the primary, bound to the version that the cache shows (R23).
     pub async fn add_finalizer(&self, primary: &Entry, finalizer: &str) -> Result<(), Error> {
         let kind = self.0.view.manifest().primary.kind.clone();
-        let resource = self.resource(&kind)?.clone();
+        let resource = self.resource(&kind)?;
         let key = primary.key();
         let path = path(&resource, key, None)?;
         let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
@@ -228,9 +179,9 @@ impl Client {
         self.written(&kind, key, answer).map(drop)
     }
 
-    async fn patch_as_manager(
+    pub(super) async fn patch_as_manager(
         &self,
-        (kind, key): (&Kind, &ObjectKey),
+        write: Write,
         path: &str,
         force: bool,
         text: String,
@@ -242,16 +193,16 @@ impl Client {
         );
         self.spend(Verb::Apply).map_err(Failure::Refused)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, text);
-        self.send(Write::of(kind, key), call).await
+        self.send(write, call).await
     }
 
     /// What a write is going to change, if that is known: a cache that does not show an own write yet says nothing.
-    fn seen_before(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
+    pub(super) fn seen_before(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
         self.is_visible(kind, key).then(|| self.cached(kind, key)).flatten()
     }
 
     /// Remembers what was written, and whether that took back what somebody else had done.
-    fn learn(
+    pub(super) fn learn(
         &self,
         at: (Target, Kind, ObjectKey),
         (sent, part): (&str, Part),
@@ -292,7 +243,7 @@ impl Client {
         }
     }
 
-    fn written(
+    pub(super) fn written(
         &self,
         kind: &Kind,
         key: &ObjectKey,
@@ -308,25 +259,19 @@ impl Client {
         }
     }
 
-    async fn live(&self, resource: &Resource, key: &ObjectKey) -> Result<Arc<Entry>, Error> {
-        let path = path(resource, key, None)?;
-        let text = self.read(self.call(Method::GET, path)).await.map_err(|e| self.heard(&e))?;
-        envelope::object(&text).map(Arc::new).map_err(|error| Error::Unavailable(error.to_string()))
-    }
-
-    fn cached(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
+    pub(super) fn cached(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
         self.0.view.entry(kind, key.namespace.as_deref(), &key.name)
     }
 
     /// What an apply's effect on the cached object shows in: all of it, or its metadata where only that is cached.
-    fn part(&self, kind: &Kind) -> Part {
+    pub(super) fn part(&self, kind: &Kind) -> Part {
         match self.0.view.manifest().projection(kind) {
             Some(crate::manifest::Projection::Metadata) => Part::Metadata,
             _ => Part::Main,
         }
     }
 
-    fn is_no_op(
+    pub(super) fn is_no_op(
         &self,
         at: &(Target, Kind, ObjectKey),
         uid: &str,
@@ -334,21 +279,6 @@ impl Client {
         cached: Fingerprint,
     ) -> bool {
         self.applied().is_no_op(at, uid, body, cached)
-    }
-
-    fn is_controlled_by_primary(&self, entry: &Entry) -> bool {
-        let Some(primary) = &self.0.run.uid else { return false };
-        entry
-            .owners()
-            .iter()
-            .any(|owner| owner.controller && owner.uid.as_ref() == primary.as_ref())
-    }
-
-    /// The uid that a status write is bound to: the run's own for the primary, else the one that the guest gave.
-    fn expected_uid(&self, object: &Object, key: &ObjectKey) -> Option<String> {
-        let own = self.0.view.is_primary(&object.kind) && *key == self.0.run.request;
-        let run = self.0.run.uid.as_deref().filter(|_| own).map(str::to_owned);
-        run.or_else(|| object.uid.clone())
     }
 
     fn applied(&self) -> std::sync::MutexGuard<'_, super::Applied> {
@@ -362,26 +292,37 @@ pub(super) fn place((target, kind, key): &(Target, Kind, ObjectKey)) -> Place {
     (kind.clone(), key.clone(), side)
 }
 
-fn path(resource: &Resource, key: &ObjectKey, subresource: Option<&str>) -> Result<String, Error> {
+pub(super) fn path(
+    resource: &Resource,
+    key: &ObjectKey,
+    subresource: Option<&str>,
+) -> Result<String, Error> {
     resource
         .path(key.namespace.as_deref(), Some(&key.name), subresource)
         .map_err(|error| answer::error(&error))
 }
 
-fn stripped(text: &str) -> Result<String, Error> {
-    match envelope::object(text) {
-        Ok(entry) => Ok(entry.body().to_string()),
-        Err(error) => Err(Error::Unavailable(error.to_string())),
+/// The manager of what the host says in an object's status; the API server takes 128 bytes.
+fn host_manager(own: &str) -> String {
+    let plain = format!("{own}/host");
+    if plain.len() <= LONGEST_MANAGER {
+        return plain;
     }
+    format!("nagaya/{}/host", Fingerprint::of_text(&plain))
 }
 
-/// What a no-op answers.
-fn merged(object: &Object, entry: &Entry, part: Part) -> Arc<str> {
-    if part != Part::Metadata {
-        return entry.body().clone();
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manager_of_a_condition_fits_whatever_the_controllers() {
+        assert_eq!(host_manager("nagaya/demo/web"), "nagaya/demo/web/host");
+        for length in 100..=128 {
+            let (own, other) = ("m".repeat(length), "n".repeat(length));
+            let manager = host_manager(&own);
+            assert!(manager.len() <= LONGEST_MANAGER && manager != own, "{manager}");
+            assert_ne!(manager, host_manager(&other));
+        }
     }
-    let cached: serde_json::Value = serde_json::from_str(entry.body()).unwrap_or_default();
-    let mut own: serde_json::Value = serde_json::from_str(&object.text).unwrap_or_default();
-    own["metadata"] = cached["metadata"].clone();
-    own.to_string().into()
 }

@@ -106,7 +106,8 @@ impl Report {
     }
 }
 
-/// What stood in the way of an object's last run, until a run of it meets nothing of the kind.
+/// What stood in the way of an object's last run, until a run of it meets something else or nothing. One that was not tried
+/// says nothing.
 fn remember(
     known: &mut BTreeMap<ObjectKey, String>,
     key: &ObjectKey,
@@ -114,10 +115,10 @@ fn remember(
     outcome: Outcome,
 ) {
     match found {
-        Some(found) if known.len() < REMEMBERED => {
+        Some(found) if known.len() < REMEMBERED || known.contains_key(key) => {
             known.insert(key.clone(), found.to_owned());
         }
-        None if outcome != Outcome::Failed => {
+        None if !matches!(outcome, Outcome::Postponed(_) | Outcome::Held(_)) => {
             known.remove(key);
         }
         Some(_) | None => (),
@@ -129,4 +130,28 @@ fn objects(view: &View) -> usize {
     let primary = &view.manifest().primary;
     let sights = view.all_sights().iter().filter(|sight| sight.watch == *primary);
     sights.map(|sight| sight.cache().len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_way_is_what_the_last_run_met() {
+        let mut known = BTreeMap::new();
+        let key = |name: usize| ObjectKey::new(Some("a"), &name.to_string());
+        let failed = Outcome::Failed;
+        for name in 0..=REMEMBERED {
+            remember(&mut known, &key(name), Some("may not patch"), failed);
+        }
+        assert_eq!(known.len(), REMEMBERED, "one is enough to tell");
+        remember(&mut known, &key(0), Some("may not create"), failed);
+        assert_eq!(known[&key(0)], "may not create", "another cause");
+        remember(&mut known, &key(0), None, Outcome::Postponed(Duration::ZERO));
+        assert_eq!(known.len(), REMEMBERED, "it was not tried");
+        (0..REMEMBERED).for_each(|name| remember(&mut known, &key(name), None, failed));
+        assert!(known.is_empty(), "nothing stays of what is over");
+    }
 }

@@ -277,6 +277,10 @@ impl Staging {
                 return Err(Refusal::failed("KindDenied", text));
             }
         }
+        let is_namespaced = |kind: &Kind| resource(&resources, kind).map(|found| found.namespaced);
+        manifest
+            .check_owned(is_namespaced)
+            .map_err(|error| Refusal::failed("ManifestRefused", error.to_string()))?;
         Ok(resources)
     }
 
@@ -329,9 +333,8 @@ impl Staging {
         for write in &manifest.writes {
             let Some(resource) = resource(resources, &write.kind) else { continue };
             for namespace in self.scopes(resource) {
-                for verb in &write.verbs {
-                    needed.extend(writing(*verb, resource, namespace.as_deref()));
-                }
+                let verbs = write.verbs.iter();
+                needed.extend(verbs.map(|verb| writing(*verb, resource, namespace.as_deref())));
             }
         }
         for kind in &manifest.live {
@@ -533,14 +536,15 @@ fn reading(
     ["get", "list", "watch"].map(right).into()
 }
 
-fn writing(verb: Verb, resource: &Resource, namespace: Option<&str>) -> Vec<Right> {
+/// The request that a write is. An apply is a patch also where it makes the object: then the account needs create
+/// besides, and the host nothing more (docs/decisions/0008-what-an-apply-needs.md).
+fn writing(verb: Verb, resource: &Resource, namespace: Option<&str>) -> Right {
     let on = |verb: &str| Right::on(verb, resource, namespace);
     match verb {
-        Verb::Create => vec![on("create")],
-        Verb::Apply => vec![on("create"), on("patch")],
-        Verb::ApplyStatus => vec![on("patch").subresource("status")],
-        Verb::Patch => vec![on("patch")],
-        Verb::Delete => vec![on("delete")],
+        Verb::Create => on("create"),
+        Verb::Apply | Verb::Patch => on("patch"),
+        Verb::ApplyStatus => on("patch").subresource("status"),
+        Verb::Delete => on("delete"),
     }
 }
 

@@ -55,7 +55,7 @@ impl Looks {
             return;
         }
         let Some(resource) = view.resource(kind) else { return };
-        let looked = look(api, resource).await;
+        let looked = look(api, &resource).await;
         let is_fit = matches!(looked, Ok(None));
         match looked {
             Ok(found) => self.found = found,

@@ -314,6 +314,22 @@ impl Manifest {
         }
     }
 
+    /// Refuses owned kinds whose objects no primary can own: the garbage collector would delete them. `is_namespaced`
+    /// says how a kind is served.
+    pub fn check_owned(&self, is_namespaced: impl Fn(&Kind) -> Option<bool>) -> Result<(), Error> {
+        let primary = &self.primary.kind;
+        if is_namespaced(primary) != Some(true) {
+            return Ok(());
+        }
+        match self.owned.iter().find(|owned| is_namespaced(&owned.kind) == Some(false)) {
+            None => Ok(()),
+            Some(owned) => refuse(format!(
+                "{} is cluster-scoped, so {primary}, which is namespaced, cannot own it: Kubernetes would delete it. Watch it instead of owning it, mapped by a label, and delete it under a finalizer",
+                owned.kind
+            )),
+        }
+    }
+
     fn check_watch(&self, watch: &Watch) -> Result<(), Error> {
         let kind = &watch.kind;
         if kind.is_secret() && watch.projection == Projection::Full {
@@ -482,5 +498,25 @@ pub(crate) mod tests {
         let mut good = manifest();
         good.primary.predicate = vec![G, L, Both, Negate];
         good.check().unwrap();
+    }
+
+    #[test]
+    fn a_namespaced_primary_owns_nothing_that_is_cluster_scoped() {
+        let manifest = manifest();
+        for (primary, owned, is_refused) in [
+            (Some(true), Some(true), false),
+            (Some(true), Some(false), true),
+            (Some(false), Some(false), false),
+            (Some(false), Some(true), false),
+            (None, Some(false), false),
+            (Some(true), None, false),
+        ] {
+            let scope = |kind: &Kind| if kind.kind == "Site" { primary } else { owned };
+            let result = manifest.check_owned(scope);
+            assert_eq!(result.is_err(), is_refused, "{primary:?} {owned:?}");
+            if let Err(error) = result {
+                assert!(error.to_string().contains("ConfigMap is cluster-scoped"), "{error}");
+            }
+        }
     }
 }

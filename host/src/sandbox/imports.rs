@@ -348,6 +348,7 @@ impl From<cluster::Ownership> for client::Ownership {
         match ownership {
             cluster::Ownership::Standard => Self::Standard,
             cluster::Ownership::Force => Self::Force,
+            cluster::Ownership::Adopt => Self::Adopt,
         }
     }
 }

@@ -160,8 +160,8 @@ mod tests {
         assert!(meter.memory_growing(0, 30, None).unwrap(), "a second memory");
         assert!(!meter.memory_growing(30, 41, None).unwrap());
         assert!(meter.memory_growing(30, 40, None).unwrap());
-        assert!(meter.table_growing(0, 10_000, None).unwrap());
-        assert!(!meter.table_growing(0, 10_001, None).unwrap());
+        assert!(meter.table_growing(0, engine::TABLE_ELEMENTS, None).unwrap());
+        assert!(!meter.table_growing(0, engine::TABLE_ELEMENTS + 1, None).unwrap());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! WASI 0.2, denied by default: it is there so that ordinary toolchains link.
 //!
-//! Linked interface by interface. No files, no environment, no arguments, closed standard input; standard output and
+//! Linked interface by interface. No files, no environment, no arguments but a name, closed standard input; standard output and
 //! error go to the guest's log; sockets and name lookups are refused before a socket exists; `wasi:http` is not
 //! linked. Time and chance come from the same source as `nagaya:controller/runtime`, time in whole milliseconds.
 //!
-//! Invariants: `no_clock_is_finer_than_a_millisecond`, `nothing_is_opened_and_nothing_inherited`; by `tests/sandbox.rs`: `a_sleep_is_cut_by_the_limit_of_a_host_call`.
+//! Invariants: `no_clock_is_finer_than_a_millisecond`, `nothing_is_opened_and_nothing_inherited`,
+//! `a_guest_that_looks_at_clock_and_name_at_once_loads`; by `tests/sandbox.rs`:
+//! `a_sleep_is_cut_by_the_limit_of_a_host_call`.
 
 use std::{
     future::Future,
@@ -48,6 +50,8 @@ pub(super) struct WaitedTooLong(Duration);
 /// What one run's guest sees of WASI.
 pub(super) fn context(log: &GuestLog) -> WasiCtx {
     WasiCtx::builder()
+        // Programs take it for granted that somebody called them by a name: Go's klog looks at it while it loads.
+        .arg("guest")
         .stdout(Output { log: log.clone(), level: Level::Info, stream: "stdout" })
         .stderr(Output { log: log.clone(), level: Level::Warn, stream: "stderr" })
         .wall_clock(WallClock)
@@ -253,7 +257,8 @@ impl HostMonotonicClock for MonotonicClock {
     }
 
     fn now(&self) -> u64 {
-        let elapsed = nanoseconds(self.0.elapsed());
+        // Never zero: to Go's runtime that is a machine without a clock.
+        let elapsed = nanoseconds(self.0.elapsed().saturating_add(STEP));
         elapsed - elapsed % nanoseconds(STEP)
     }
 }
@@ -318,6 +323,7 @@ mod tests {
     fn no_clock_is_finer_than_a_millisecond() {
         let clock = MonotonicClock::start();
         for _ in 0..1_000 {
+            assert!(clock.now() > 0, "which Go takes for a machine without a clock");
             assert_eq!(clock.now() % 1_000_000, 0);
             assert_eq!(WallClock.now().subsec_nanos() % 1_000_000, 0);
         }
@@ -331,6 +337,87 @@ mod tests {
         assert!(random(u64::MAX).is_err());
         assert_ne!(random_number().unwrap(), random_number().unwrap());
     }
+
+    /// What Go's runtime does before `main`: it throws "nanotime returning zero".
+    const CLOCK: &str = r#"(component
+        (import "wasi:clocks/monotonic-clock@0.2.6" (instance $clock
+            (export "now" (func (result u64)))
+            (export "resolution" (func (result u64)))))
+        (core func $now (canon lower (func $clock "now")))
+        (core module $guest
+            (import "" "now" (func $now (result i64)))
+            (func $start (if (i64.eqz (call $now)) (then unreachable)))
+            (start $start))
+        (core instance (instantiate $guest (with "" (instance (export "now" (func $now))))))
+    )"#;
+
+    /// What `k8s.io/klog` does when it is loaded: `filepath.Base(os.Args[0])`.
+    const NAME: &str = r#"(component
+        (import "wasi:cli/environment@0.2.6" (instance $environment
+            (export "get-arguments" (func (result (list string))))))
+        (core module $heap
+            (memory (export "memory") 1)
+            (global $next (mut i32) (i32.const 1024))
+            (func (export "realloc") (param i32 i32 i32 i32) (result i32)
+                (local $at i32)
+                (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
+                (global.set $next (i32.add (local.get $at) (local.get 3)))
+                (local.get $at)))
+        (core instance $heap (instantiate $heap))
+        (core func $arguments (canon lower (func $environment "get-arguments")
+            (memory $heap "memory") (realloc (func $heap "realloc"))))
+        (core module $guest
+            (import "" "memory" (memory 1))
+            (import "" "arguments" (func $arguments (param i32)))
+            (func $start
+                (call $arguments (i32.const 0))
+                (if (i32.eqz (i32.load (i32.const 4))) (then unreachable))
+                (if (i32.eqz (i32.load offset=4 (i32.load (i32.const 0)))) (then unreachable)))
+            (start $start))
+        (core instance (instantiate $guest (with "" (instance
+            (export "memory" (memory $heap "memory"))
+            (export "arguments" (func $arguments))))))
+    )"#;
+
+    #[tokio::test]
+    async fn a_guest_that_looks_at_clock_and_name_at_once_loads() {
+        use crate::sandbox::{
+            engine::{self, Role},
+            imports::Calls,
+            limits::{Meter, RunLimits},
+        };
+
+        let engine = engine::engine(Role::CompileChild).unwrap();
+        let mut linker = Linker::new(&engine);
+        link(&mut linker).unwrap();
+        let metrics = crate::metrics::Metrics::default();
+        let quota = crate::sandbox::log::tests::quota(&metrics);
+        for text in [CLOCK, NAME] {
+            let component = wat::parse_str(text).unwrap();
+            let component = wasmtime::component::Component::new(&engine, component).unwrap();
+            let log = GuestLog::new(tracing::Span::none(), quota.clone());
+            let state = State {
+                table: ResourceTable::new(),
+                wasi: context(&log),
+                meter: Meter::new(&RunLimits::default()),
+                log,
+                calls: Calls {
+                    client: None,
+                    control: tokio::runtime::Handle::current(),
+                    limit: Duration::from_secs(60),
+                    open: tokio::sync::mpsc::channel(1).0,
+                },
+                config: "null".into(),
+                cut: None,
+                last_call: "none",
+            };
+            let mut store = wasmtime::Store::new(&engine, state);
+            store.set_epoch_deadline(1);
+            let loaded = linker.instantiate_async(&mut store, &component).await;
+            loaded.unwrap_or_else(|error| panic!("{error:?}: {text}"));
+        }
+    }
+
     struct Guest(WasiCtx, ResourceTable);
 
     impl WasiView for Guest {
@@ -350,7 +437,7 @@ mod tests {
         let mut guest = Guest(context(&log), ResourceTable::new());
 
         assert!(cli::environment::Host::get_environment(&mut guest.cli()).unwrap().is_empty());
-        assert!(cli::environment::Host::get_arguments(&mut guest.cli()).unwrap().is_empty());
+        assert_eq!(cli::environment::Host::get_arguments(&mut guest.cli()).unwrap(), ["guest"]);
         assert!(
             cli::terminal_stdout::Host::get_terminal_stdout(&mut guest.cli()).unwrap().is_none()
         );

@@ -2,7 +2,7 @@
 //!
 //! Invariant: `a_fingerprint_sees_what_an_apply_could_change_and_no_more`.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use ring::digest::{Context, SHA256};
 use serde_json::value::RawValue;
@@ -21,6 +21,12 @@ pub enum Part {
 /// Stands for a text: equal for equal content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 16]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 impl Fingerprint {
     /// That of a part of an object; the order of the fields at its top and in its metadata does not matter.

@@ -34,7 +34,7 @@ use table::{Row, Table};
 const LIMIT: Duration = Duration::from_secs(30);
 /// What the host may hold while it refuses a compile bomb, and how long that may take (security.md, G4).
 const BOMB_HOLDS: u64 = 64 * MIB;
-const BOMB_REFUSED_WITHIN: Duration = Duration::from_secs(60);
+const BOMB_REFUSED_WITHIN: Duration = Duration::from_secs(120);
 /// A bystander may be this much slower meanwhile (F3).
 const BOMB_OTHERS: Duration = Duration::from_millis(25);
 

@@ -51,7 +51,7 @@ impl Stage {
 
         progress.step("Install Nagaya as a platform team would, and start the host");
         progress.command(
-            "kubectl apply -f deploy/crd/ -f deploy/rbac.yaml -f examples/website/crd.yaml",
+            "kubectl apply -f deploy/crd/ -f deploy/rbac.yaml -f examples/website/crd.yaml -f examples/website/platform.yaml",
         );
         take_namespace(&admin).await?;
         install::install(&control_plane).await?;

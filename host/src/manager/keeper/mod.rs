@@ -242,6 +242,7 @@ impl Keeper {
         }
         self.name_digests(&plan, &known);
         self.set_up(&controller).await;
+        self.drop_outdated().await;
         self.stage(&controller, &plan, &known);
         let live = plan::status(&controller).active;
         let live = live.and_then(|name| self.executors.get(&name)).cloned();
@@ -363,6 +364,19 @@ impl Keeper {
         if running.set(controller, !has_account(estate, controller) || conflict) {
             self.refusals.retain(|_, (refusal, _)| refusal.waits);
         }
+    }
+
+    /// Whether a kind is served in another way than when a revision was staged: that one watches a place where nothing
+    /// comes any more, and must be staged again.
+    async fn drop_outdated(&mut self) {
+        for executor in self.executors.values() {
+            let missing = executor.view.blind().filter(|blind| blind.code == 404);
+            let Some(blind) = missing else { continue };
+            if let Ok(Some(resource)) = self.estate.guests.discover(&blind.kind).await {
+                executor.view.learn(resource);
+            }
+        }
+        self.executors.retain(|_, executor| !executor.view.is_outdated());
     }
 
     /// Loads what the plan wants and is not loaded; drops what it no longer wants.

@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `get`, `get-live` | `kind`, `namespace`?, `name` |
 //! | `list` | `kind`, and optionally `namespace`, `labels`, `index` (a pair), `limit`, `from` |
-//! | `apply`, `apply-forced`, `apply-status`, `create` | `object` (JSON, or a text to be sent as it is) |
+//! | `apply`, `apply-forced`, `adopt`, `apply-status`, `create` | `object` (JSON, or a text to be sent as it is) |
 //! | `patch-json`, `patch-merge` | `kind`, `namespace`?, `name`, `body` |
 //! | `delete` | `kind`, `namespace`?, `name`, and optionally `uid`, `resourceVersion`, `propagation` (foreground, orphan) |
 //! | `event` | `kind`, `namespace`?, `name`, and optionally `reason`, `action`, `note`, `warning` |
@@ -134,6 +134,9 @@ fn make(call: &Value) -> Result<Value, Error> {
         }
         "apply-forced" => {
             cluster::apply(&text(&call["object"]), Ownership::Force).map(|text| read(&text))
+        }
+        "adopt" => {
+            cluster::apply(&text(&call["object"]), Ownership::Adopt).map(|text| read(&text))
         }
         "apply-status" => cluster::apply_status(&text(&call["object"])).map(|text| read(&text)),
         "create" => cluster::create(&text(&call["object"])).map(|text| read(&text)),
