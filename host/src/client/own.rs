@@ -179,7 +179,7 @@ impl Client {
         });
         let Some(path) = path else {
             // Who waits asks again at once: what cannot be asked must count as answered.
-            return self.0.account.own.send_modify(|own| own.found_out(kind, key, None));
+            return self.0.account.own.send_modify(|own| own.found_out(kind, key, Answer::Refused));
         };
         let call = Call::new(Method::GET, path).identity(self.0.account.identity.clone());
         let answer = match self.read(call).await {
