@@ -96,10 +96,16 @@ impl Share {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use futures::FutureExt;
 
     use super::*;
+
+    /// The share of a run that has all memory for itself.
+    pub(in crate::sandbox) fn share() -> Share {
+        let memory = GuestMemory::new(64 * MIB, 64 * MIB);
+        begin(&memory, "team").unwrap()
+    }
 
     const MIB: usize = 1 << 20;
 
