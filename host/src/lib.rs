@@ -3,7 +3,7 @@
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`], [`cpu`] and [`fair`],
 //! [`controller`], [`health`], [`rollout`], [`run`], [`strays`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
 //! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
-//! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
+//! The path of a version: [`crd`], [`stored`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
 //! [`admin`], [`metrics`], [`causes`], [`text`], [`cli`].
 
 pub mod admin;
@@ -41,6 +41,7 @@ pub mod rollout;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+pub mod stored;
 pub mod strays;
 pub mod text;
 pub mod view;

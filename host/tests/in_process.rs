@@ -8,6 +8,7 @@
 mod fake;
 mod fake_server;
 mod guests;
+mod keeping;
 mod loops;
 mod native;
 mod path;

@@ -4,15 +4,20 @@ use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use http::Method;
+use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::wish::{self, Plan, Seen};
+use super::{
+    presence::{self, Presence},
+    wish::{self, Plan, Seen},
+};
 use crate::{
     apiserver::{ApiServer, Call, Error, Lines, Media, Resource, query},
     crd::{GROUP, WasmController, WasmRevision},
     manifest::Kind,
+    stored,
 };
 
 /// Between two tries after the API server broke off or refused for a moment.
@@ -35,11 +40,17 @@ pub(super) struct Cluster {
 }
 
 /// What a list says, objects as they came.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct List {
     metadata: ListMeta,
     /// The objects.
     pub(super) items: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct RawList {
+    metadata: ListMeta,
+    items: Vec<Box<RawValue>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,7 +63,7 @@ struct ListMeta {
 struct Change {
     #[serde(rename = "type")]
     what: String,
-    object: Value,
+    object: Box<RawValue>,
 }
 
 impl Own {
@@ -100,8 +111,8 @@ impl Cluster {
     /// The controller `name` as it came; `None` if there is none.
     pub(super) async fn controller(&self, name: &str) -> Result<Option<Value>> {
         let path = Own::Controllers.resource().path(Some(&self.namespace), Some(name), None)?;
-        match self.api.fetch(Call::new(Method::GET, path)).await {
-            Ok(object) => Ok(Some(object)),
+        match self.api.call(Call::new(Method::GET, path)).await {
+            Ok(text) => shown(&text).map(Some),
             Err(error) if is_missing_object(&error) => Ok(None),
             Err(error) => Err(explained(
                 error,
@@ -206,7 +217,7 @@ impl Cluster {
             let Some(Ok(line)) = line else { return Ok(None) };
             let change: Change =
                 serde_json::from_str(&line).context("cannot read a watch event")?;
-            if !seen.take(own, change)? {
+            if !seen.take(own, &change)? {
                 return Ok(None);
             }
             if let ControlFlow::Break(answer) = judge(&seen)? {
@@ -237,34 +248,48 @@ impl Cluster {
         let path = resource.path(namespace, None, None)?;
         let place =
             namespace.map_or_else(|| "all namespaces".to_owned(), |ns| format!("namespace {ns}"));
-        self.api.fetch(Call::new(Method::GET, path)).await.map_err(|error| {
+        let list: Result<RawList, Error> = self.api.fetch(Call::new(Method::GET, path)).await;
+        let RawList { metadata, items } = list.map_err(|error| {
             explained(error, &format!("cannot list {} in {place}", resource.plural))
-        })
+        })?;
+        let items = items.iter().map(|item| shown(item.get())).collect::<Result<_>>()?;
+        Ok(List { metadata, items })
+    }
+
+    /// Whether a host works, if its Lease can be read.
+    pub(super) async fn presence(&self) -> Presence {
+        let path =
+            format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", presence::NAMESPACE);
+        let list: Result<Value, Error> = self.api.fetch(Call::new(Method::GET, path)).await;
+        let items = list.ok().and_then(|list| list["items"].as_array().cloned());
+        presence::read(&items.unwrap_or_default(), Timestamp::now())
     }
 
     async fn patch(&self, name: &str, patch: &Value) -> Result<WasmController, Error> {
         let path = Own::Controllers.resource().path(Some(&self.namespace), Some(name), None)?;
         let path = query(&path, [("fieldManager", "nagaya-cli")]);
-        self.api
-            .fetch(Call::new(Method::PATCH, path).body(Media::MergePatch, patch.to_string()))
-            .await
+        let call = Call::new(Method::PATCH, path).body(Media::MergePatch, patch.to_string());
+        let text = self.api.call(call).await?;
+        let stored = stored::controller(&text).map_err(|error| Error::Answer(error.into()))?;
+        Ok(stored.controller)
     }
 }
 
 impl Seen {
     /// Takes a watch event in; false if the watch is of no more use.
-    fn take(&mut self, own: Own, change: Change) -> Result<bool> {
+    fn take(&mut self, own: Own, change: &Change) -> Result<bool> {
+        let object = shown(change.object.get())?;
         match (change.what.as_str(), own) {
-            ("ADDED" | "MODIFIED", Own::Controllers) => self.controller = typed(change.object)?,
+            ("ADDED" | "MODIFIED", Own::Controllers) => self.controller = typed(object)?,
             ("ADDED" | "MODIFIED", Own::Revisions) => {
-                let revision: WasmRevision = typed(change.object)?;
+                let revision: WasmRevision = typed(object)?;
                 if revision.spec.controller == self.name() {
                     self.revisions.retain(|old| old.metadata.name != revision.metadata.name);
                     self.revisions.push(revision);
                 }
             }
             ("DELETED", Own::Revisions) => {
-                let gone = change.object["metadata"]["name"].as_str();
+                let gone = object["metadata"]["name"].as_str();
                 self.revisions.retain(|old| old.metadata.name.as_deref() != gone);
             }
             ("BOOKMARK", _) => (),
@@ -272,6 +297,12 @@ impl Seen {
         }
         Ok(true)
     }
+}
+
+/// An object as it is shown: without a config that is nested too deep to be read.
+fn shown(text: &str) -> Result<Value> {
+    let text = stored::shown(text).context("cannot read the API server's answer")?;
+    serde_json::from_str(&text).context("cannot read the API server's answer")
 }
 
 /// An object of one of our kinds, typed.
@@ -312,7 +343,7 @@ mod tests {
     use crate::{apiserver::answering, crd::RevisionPhase};
 
     fn change(what: &str, object: impl serde::Serialize) -> Change {
-        Change { what: what.into(), object: serde_json::to_value(object).unwrap() }
+        Change { what: what.into(), object: serde_json::value::to_raw_value(&object).unwrap() }
     }
 
     /// The polls of an hour of waiting for a controller that nobody changes; `None`: its watches say nothing.
@@ -357,19 +388,19 @@ mod tests {
         let mut seen = seen();
         let news = revision("sha256:3", 3, RevisionPhase::Loading);
         let name = news.metadata.name.clone().unwrap();
-        assert!(seen.take(Own::Revisions, change("ADDED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("ADDED", &news)).unwrap());
         let news = revision("sha256:3", 3, RevisionPhase::Ready);
-        assert!(seen.take(Own::Revisions, change("MODIFIED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("MODIFIED", &news)).unwrap());
         assert_eq!(seen.standing(&name).unwrap().0, RevisionPhase::Ready);
         assert_eq!(seen.revisions.len(), 3);
-        assert!(seen.take(Own::Revisions, change("DELETED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("DELETED", &news)).unwrap());
         assert_eq!(seen.standing(&name), None);
         let mut other = revision("sha256:3", 3, RevisionPhase::Ready);
         other.spec.controller = "another".into();
-        assert!(seen.take(Own::Revisions, change("ADDED", &other)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("ADDED", &other)).unwrap());
         assert_eq!(seen.revisions.len(), 2);
-        assert!(!seen.take(Own::Controllers, change("DELETED", seen.controller.clone())).unwrap());
-        assert!(!seen.take(Own::Revisions, change("ERROR", json!({"code": 410}))).unwrap());
+        assert!(!seen.take(Own::Controllers, &change("DELETED", seen.controller.clone())).unwrap());
+        assert!(!seen.take(Own::Revisions, &change("ERROR", json!({"code": 410}))).unwrap());
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod component;
 mod decision;
 mod get;
 pub mod logs;
+mod presence;
 mod print;
 mod promote;
 mod push;

@@ -3,6 +3,7 @@
 //! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
 //! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.
 
+mod series;
 mod watches;
 
 use std::{
@@ -22,6 +23,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use series::{AllSeries, Series};
 pub use watches::WatchStats;
 use watches::Watches;
 
@@ -45,6 +47,7 @@ struct Inner {
     registry: Mutex<Registry>,
     queues: Queues,
     families: Families,
+    series: AllSeries,
 }
 
 struct Families {
@@ -68,6 +71,7 @@ struct Families {
     quota: Family<Labels, Counter>,
     own_wait: Family<Labels, Histogram>,
     own_unseen: Family<Labels, Counter>,
+    status_errors: Family<Labels, Counter>,
     leader: Family<Labels, Gauge>,
     lease_slow_path: Family<Labels, Counter>,
 }
@@ -102,6 +106,7 @@ struct Queues(Arc<Mutex<BTreeMap<String, Weak<dyn Watched>>>>);
 pub struct ControllerMetrics {
     metrics: Metrics,
     controller: String,
+    series: Series,
     reconcile_time: Histogram,
     /// Keys added to the queue.
     pub adds: Counter,
@@ -142,7 +147,8 @@ impl Default for Metrics {
         let queues = Queues::default();
         let families = Families::register(&mut registry);
         registry.register_collector(Box::new(queues.clone()));
-        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families }))
+        let series = AllSeries::default();
+        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families, series }))
     }
 }
 
@@ -202,12 +208,14 @@ impl Metrics {
             &families.panics,
             &families.timeouts,
             &families.promoted,
+            &families.status_errors,
         ] {
             drop(family.get_or_create(&one));
         }
         ControllerMetrics {
             metrics: self.clone(),
             controller: controller.to_owned(),
+            series: self.0.series.of(controller),
             reconcile_time: families.reconcile_time.get_or_create_owned(&one),
             adds: families.adds.get_or_create_owned(&two),
             retries: families.retries.get_or_create_owned(&two),
@@ -215,6 +223,39 @@ impl Metrics {
             work_time: families.work_time.get_or_create_owned(&two),
             active_workers: families.active_workers.get_or_create_owned(&one),
             max_concurrent: families.max_concurrent.get_or_create_owned(&one),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a status of `controller` that the API server did not take.
+    pub fn status_not_written(&self, controller: &str) {
+        let one = vec![("controller", controller.to_owned())];
+        self.0.series.of(controller).count(one, |one| {
+            self.0.families.status_errors.get_or_create(one).inc();
+        });
+    }
+
+    /// Ends every series of a controller that is gone.
+    pub fn forget(&self, controller: &str) {
+        let mut all = self.0.series.end(controller);
+        let one = vec![("controller", controller.to_owned())];
+        for result in ["success", "error", "requeue", "requeue_after"] {
+            let mut labels = one.clone();
+            labels.push(("result", result.to_owned()));
+            all.insert(labels);
+        }
+        all.insert(one);
+        all.insert(queue_labels(controller));
+        for labels in all {
+            self.0.families.remove(&labels);
+        }
+    }
+
+    /// Ends the series of one revision of a controller.
+    pub fn forget_revision(&self, controller: &str, revision: &str) {
+        for labels in self.0.series.take(controller, "revision", revision) {
+            self.0.families.remove(&labels);
         }
     }
 }
@@ -240,16 +281,18 @@ impl ControllerMetrics {
         };
         let mut labels = one.clone();
         labels.push(("result", result.to_owned()));
-        families.reconciles.get_or_create(&labels).inc();
-        if result == "error" {
-            families.errors.get_or_create(&one).inc();
-        }
-        match end {
-            RunEnd::Terminal => drop(families.terminal_errors.get_or_create(&one).inc()),
-            RunEnd::Panic => drop(families.panics.get_or_create(&one).inc()),
-            RunEnd::Timeout => drop(families.timeouts.get_or_create(&one).inc()),
-            _ => (),
-        }
+        self.series.count(labels, |labels| {
+            families.reconciles.get_or_create(labels).inc();
+            if result == "error" {
+                families.errors.get_or_create(&one).inc();
+            }
+            match end {
+                RunEnd::Terminal => drop(families.terminal_errors.get_or_create(&one).inc()),
+                RunEnd::Panic => drop(families.panics.get_or_create(&one).inc()),
+                RunEnd::Timeout => drop(families.timeouts.get_or_create(&one).inc()),
+                _ => (),
+            }
+        });
         self.reconcile_time.observe(time.as_secs_f64());
         self.work_time.observe(time.as_secs_f64());
     }
@@ -283,7 +326,9 @@ impl ControllerMetrics {
     /// Records how long an object waited for the cache to show its run's writes.
     pub fn own_writes_seen(&self, waited: Duration) {
         let labels = vec![("controller", self.controller.clone())];
-        self.metrics.0.families.own_wait.get_or_create(&labels).observe(waited.as_secs_f64());
+        self.series.count(labels, |labels| {
+            self.metrics.0.families.own_wait.get_or_create(labels).observe(waited.as_secs_f64());
+        });
     }
 
     /// Counts a write that the cache did not show in time.
@@ -299,7 +344,9 @@ impl ControllerMetrics {
     fn count(&self, family: &Family<Labels, Counter>, labels: &[(&'static str, &str)], by: u64) {
         let mut all = vec![("controller", self.controller.clone())];
         all.extend(labels.iter().map(|(key, value)| (*key, (*value).to_owned())));
-        family.get_or_create(&all).inc_by(by);
+        self.series.count(all, |all| {
+            family.get_or_create(all).inc_by(by);
+        });
     }
 }
 
@@ -308,6 +355,35 @@ fn queue_labels(controller: &str) -> Labels {
 }
 
 impl Families {
+    /// Ends the series with these labels, in whichever family they are.
+    fn remove(&self, labels: &Labels) {
+        for family in [
+            &self.reconciles,
+            &self.errors,
+            &self.terminal_errors,
+            &self.panics,
+            &self.timeouts,
+            &self.adds,
+            &self.retries,
+            &self.promoted,
+            &self.fenced,
+            &self.traps,
+            &self.interrupts,
+            &self.log_dropped,
+            &self.quota,
+            &self.own_unseen,
+            &self.status_errors,
+        ] {
+            family.remove(labels);
+        }
+        for family in [&self.max_concurrent, &self.active_workers] {
+            family.remove(labels);
+        }
+        for family in [&self.reconcile_time, &self.queue_time, &self.work_time, &self.own_wait] {
+            family.remove(labels);
+        }
+    }
+
     #[expect(clippy::too_many_lines, reason = "every name on one page")]
     fn register(registry: &mut Registry) -> Self {
         let mut counter = |name: &str, help: &str| {
@@ -338,6 +414,10 @@ impl Families {
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
         let own_unseen =
             counter("nagaya_ryow_timeouts", "Own writes that the cache did not show in time");
+        let status_errors = counter(
+            "nagaya_status_write_errors",
+            "Statuses of the host's own kinds that the API server did not take",
+        );
         let lease_slow_path = counter(
             "leader_election_slowpath",
             "Writes of the Lease that had to be repeated after reading it",
@@ -389,6 +469,7 @@ impl Families {
                 queue_seconds,
             ),
             own_unseen,
+            status_errors,
             leader,
             lease_slow_path,
             fenced,
@@ -490,6 +571,52 @@ mod tests {
         fn stats(&self) -> QueueStats {
             QueueStats { depth: [(0, 3), (-100, 1)].into(), unfinished: 1.5, longest: 1.0 }
         }
+    }
+
+    #[test]
+    fn a_controller_that_is_gone_leaves_no_series() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Fixed);
+        let other = metrics.controller("storage/other", Arc::downgrade(&queue));
+        let sorted = || {
+            let mut lines: Vec<_> = metrics.page().unwrap().lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let kept = sorted();
+        let second: Arc<dyn Watched> = Arc::new(Fixed);
+        let gone = metrics.controller("storage/bucket", Arc::downgrade(&second));
+        for end in [RunEnd::Success, RunEnd::Terminal, RunEnd::Panic, RunEnd::Timeout] {
+            gone.ran(end, Duration::from_millis(20));
+        }
+        gone.fenced("demoted");
+        gone.over_quota("writes");
+        gone.own_writes_seen(Duration::from_millis(1));
+        gone.own_write_unseen();
+        gone.log_dropped(7);
+        gone.adds.inc();
+        metrics.status_not_written("storage/bucket");
+        for revision in ["bucket-1", "bucket-2"] {
+            gone.trapped(revision, "panic");
+            gone.interrupted(revision, "deadline");
+        }
+        let of = |page: &str, name: &str| page.lines().filter(|line| line.contains(name)).count();
+        let page = metrics.page().unwrap();
+        assert!(of(&page, "storage/bucket") > 80, "{page}");
+        metrics.forget_revision("storage/bucket", "bucket-1");
+        let page = metrics.page().unwrap();
+        assert_eq!((of(&page, "bucket-1"), of(&page, "bucket-2")), (0, 2));
+        metrics.forget("storage/bucket");
+        drop(second);
+        // Its last run ends late.
+        gone.ran(RunEnd::Error, Duration::from_millis(20));
+        gone.trapped("bucket-2", "panic");
+        gone.own_writes_seen(Duration::from_millis(1));
+        assert_eq!(sorted(), kept);
+        let again = metrics.controller("storage/bucket", Arc::downgrade(&queue));
+        again.ran(RunEnd::Success, Duration::from_millis(20));
+        assert!(of(&metrics.page().unwrap(), "storage/bucket") > 40, "it counts anew");
+        drop(other);
     }
 
     #[test]

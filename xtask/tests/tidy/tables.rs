@@ -6,7 +6,11 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "sandbox"]),
     // sandbox: the verb of the child process that compiles.
-    ("cli", &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox"]),
+    // stored: an object that only is shown is read as far as it can be.
+    (
+        "cli",
+        &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox", "stored"],
+    ),
     ("config", &["crd", "lease"]),
     (
         "app",
@@ -67,7 +71,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("sandbox", &["client", "cpu", "crd", "manifest", "module"]),
+    // places: whose turn it is to compile.
+    ("sandbox", &["client", "cpu", "crd", "manifest", "module", "places"]),
     (
         "client",
         &[
@@ -96,6 +101,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("apiserver", &["manifest"]),
     // The path of a version.
     ("crd", &["manifest"]),
+    ("stored", &["crd"]),
     ("manifest", &["watch"]),
     ("module", &["crd"]),
     (
@@ -120,6 +126,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "rollout",
             "run",
             "sandbox",
+            "stored",
             "strays",
             "view",
             "watch",
@@ -153,6 +160,9 @@ pub(crate) const PURE: &[&str] = &[
     "fight.rs",
     "manifest/mod.rs",
     "manifest/limits.rs",
+    "manifest.rs",
+    "stored.rs",
+    "module/garbage.rs",
     "causes.rs",
     "text.rs",
     "watch/envelope.rs",
