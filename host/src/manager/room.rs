@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use super::stage::Refusal;
+use super::refusal::{Again, Refusal};
 use crate::watch::Hub;
 
 /// Watches of one revision: of all kinds in all namespaces of its scope.
@@ -49,7 +49,7 @@ fn check_bytes(team: &str, (before, now): (usize, usize), most: usize) -> Result
         now.div_ceil(1 << 20),
         most >> 20
     );
-    Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("CachesTooLarge", text) })
+    Err(Refusal { again: Again::Every(LOOK_AGAIN), ..Refusal::failed("CachesTooLarge", text) })
 }
 
 /// Whether a revision may have so many watches: kinds, and the namespaces of each.
@@ -72,7 +72,7 @@ mod tests {
     fn a_revision_has_so_many_watches() {
         assert_eq!(check_count(WATCHES), Ok(()));
         let refusal = check_count(WATCHES + 1).unwrap_err();
-        assert!(refusal.message.contains("257 watches") && refusal.retry.is_none(), "{refusal:?}");
+        assert!(refusal.message.contains("257 watches"), "{refusal:?}");
     }
 
     #[test]
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(check(0, 100 * MIB), Ok(()));
         let refusal = check(0, 100 * MIB + 1).unwrap_err();
         assert!(refusal.message.contains("101 MiB") && refusal.message.contains("100 MiB"));
-        assert_eq!(refusal.retry, Some(LOOK_AGAIN));
+        assert_eq!(refusal.again, Again::Every(LOOK_AGAIN));
         assert_eq!(
             check(200 * MIB, 200 * MIB),
             Ok(()),
