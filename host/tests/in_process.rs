@@ -12,3 +12,5 @@ mod keeping;
 mod loops;
 mod native;
 mod path;
+mod runs;
+mod writes;

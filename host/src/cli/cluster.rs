@@ -1,11 +1,11 @@
 //! Reads, writes and follows the objects of `nagaya.dev` as the user of the kubeconfig.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use http::Method;
 use k8s_openapi::jiff::Timestamp;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     apiserver::{ApiServer, Call, Error, Lines, Media, Resource, query},
     crd::{GROUP, WasmController, WasmRevision},
+    kubeconfig::Source,
     manifest::Kind,
     stored,
 };
@@ -47,16 +48,26 @@ pub(super) struct List {
     pub(super) items: Vec<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct RawList {
     metadata: ListMeta,
+    #[serde(deserialize_with = "none_for_null")]
     items: Vec<Box<RawValue>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct ListMeta {
     resource_version: String,
+}
+
+/// A list without objects may come as null.
+fn none_for_null<'de, D>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -82,18 +93,11 @@ impl Own {
 }
 
 impl Cluster {
-    /// Connects as `kubeconfig` says; its context's namespace is meant if none is given.
-    pub(super) async fn connect(
-        kubeconfig: Option<PathBuf>,
-        namespace: Option<String>,
-    ) -> Result<Self> {
-        let from = match &kubeconfig {
-            Some(file) => format!("with {}", file.display()),
-            None => "(give --kubeconfig, or set KUBECONFIG)".to_owned(),
-        };
-        let api = ApiServer::connect(kubeconfig, "nagaya")
+    /// Connects as the kubeconfig says; its context's namespace is meant if none is given.
+    pub(super) async fn connect(source: &Source, namespace: Option<String>) -> Result<Self> {
+        let api = ApiServer::connect(source, "nagaya")
             .await
-            .with_context(|| format!("cannot set up a connection to the API server {from}"))?;
+            .context("cannot set up a connection to the API server")?;
         let namespace = namespace.unwrap_or_else(|| api.default_namespace().to_owned());
         Ok(Self { api, namespace })
     }
@@ -401,6 +405,15 @@ mod tests {
         assert_eq!(seen.revisions.len(), 2);
         assert!(!seen.take(Own::Controllers, &change("DELETED", seen.controller.clone())).unwrap());
         assert!(!seen.take(Own::Revisions, &change("ERROR", json!({"code": 410}))).unwrap());
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_a_list() {
+        for text in
+            [r#"{"metadata":{"resourceVersion":"1"},"items":null}"#, r#"{"metadata":{}}"#, "{}"]
+        {
+            assert!(serde_json::from_str::<RawList>(text).unwrap().items.is_empty(), "{text}");
+        }
     }
 
     #[test]

@@ -185,6 +185,7 @@ impl Client {
         let answer = match self.read(call).await {
             Ok(text) => envelope::object(&text)
                 .map_or(Answer::Refused, |entry| Answer::Written(Arc::new(entry))),
+            Err(error) if answer::is_not_served(&error) => Answer::Refused,
             // What a cache still shows of it must go.
             Err(error) if error.code() == Some(404) => {
                 let cached = self.showing(kind, key).find_map(|sight| sight.cache().get(key));

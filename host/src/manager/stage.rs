@@ -122,6 +122,7 @@ impl Staging {
         room::check_count(watched.map(|resource| self.scopes(resource).len()).sum())?;
         self.check_rights(&manifest, &resources).await?;
         let view = self.watch(manifest, resources).await?;
+        self.shared.account.metrics.revision(&self.name);
         Ok(Executor { name: self.name, digest, config: self.config, program, view: Arc::new(view) })
     }
 
@@ -289,7 +290,12 @@ impl Staging {
         if missing.is_empty() {
             return Ok(());
         }
-        let yaml = grant::rbac_for_impersonation(account, &self.host.user, &needed);
+        let whole = missing.iter().any(|right| &*right.verb == "impersonate");
+        let yaml = if whole {
+            grant::rbac_for_whole_impersonation(account, &self.host.user)
+        } else {
+            grant::rbac_for_impersonation(account, &self.host.user, &needed)
+        };
         Err(Refusal::forbidden(format!(
             "the host may not act as {account}: it lacks {}. This gives the right:\n{yaml}",
             listed(&missing)
@@ -335,10 +341,15 @@ impl Staging {
         needed: &BTreeSet<Right>,
     ) -> Result<BTreeSet<Right>, Refusal> {
         let account = &self.shared.account.identity;
-        if let Some(right) = Right::to_impersonate(account, "impersonate", "")
-            && self.has(&Identity::Host, &right).await?
+        let whole = Right::to_impersonate(account, "impersonate", "");
+        if let Some(right) = &whole
+            && self.has(&Identity::Host, right).await?
         {
             return Ok(BTreeSet::new());
+        }
+        let knows = self.host.authority.knows_limited_impersonation(account).await;
+        if !knows.map_err(|error| Refusal::api(&format!("ask as {account}"), &error))? {
+            return Ok(whole.into_iter().collect());
         }
         let mut missing = BTreeSet::new();
         let be =

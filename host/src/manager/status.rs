@@ -376,6 +376,11 @@ impl Facts<'_> {
 fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
     let (kind, message) = (kind.to_string(), cut(message, MESSAGE));
     let kind = cut(&kind, NAME);
+    let failing = |why: &str| {
+        format!(
+            "{kind} cannot be watched at present, so its changes are not seen: {why}; the host asks again by itself"
+        )
+    };
     match code {
         404 => (
             "KindNotServed",
@@ -389,12 +394,9 @@ fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
                 "{kind} may not be watched any more, so its changes are not seen: {message}; the watch comes back by itself when it may be"
             ),
         ),
-        _ => (
-            "WatchFailing",
-            format!(
-                "{kind} cannot be watched at present, so its changes are not seen: {code} {message}; the host asks again by itself"
-            ),
-        ),
+        // An answer that is none: see `Fault::number`.
+        0 => ("WatchFailing", failing(&message)),
+        _ => ("WatchFailing", failing(&format!("{code} {message}"))),
     }
 }
 

@@ -3,6 +3,8 @@
 //! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
 //! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.
 
+mod process;
+mod requests;
 mod series;
 mod watches;
 
@@ -18,11 +20,12 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
         MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge,
-        histogram::Histogram,
+        histogram::Histogram, info::Info,
     },
     registry::Registry,
 };
 
+pub use requests::Requests;
 use series::{AllSeries, Series};
 pub use watches::WatchStats;
 use watches::Watches;
@@ -37,6 +40,13 @@ const RECONCILE_SECONDS: [f64; 40] = [
 const QUEUE_SECONDS: [f64; 12] =
     [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3];
 
+/// Why a write was refused by the fence, a call for want of budget, a run was ended, a guest broke down: what a counter
+/// begins with 0 for, so that an alert sees the first one.
+const FENCED: [&str; 3] = ["superseded", "demoted", "ended"];
+const QUOTAS: [&str; 3] = ["writes", "deletes", "fights"];
+const INTERRUPTS: [&str; 1] = ["deadline"];
+const TRAPS: [&str; 5] = ["trap", "memory", "too-large", "exit", "host-panic"];
+
 type Labels = Vec<(&'static str, String)>;
 
 /// The registry and the families in it; cheap to clone.
@@ -47,6 +57,7 @@ struct Inner {
     registry: Mutex<Registry>,
     queues: Queues,
     families: Families,
+    requests: requests::Families,
     series: AllSeries,
 }
 
@@ -147,8 +158,12 @@ impl Default for Metrics {
         let queues = Queues::default();
         let families = Families::register(&mut registry);
         registry.register_collector(Box::new(queues.clone()));
+        let requests = requests::Families::register(&mut registry);
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("nagaya_build", "What runs here", build);
+        registry.register_collector(Box::new(process::Process));
         let series = AllSeries::default();
-        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families, series }))
+        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families, requests, series }))
     }
 }
 
@@ -179,8 +194,14 @@ impl Metrics {
         registry.register_collector(Box::new(Watches(Box::new(ask))));
     }
 
+    /// Counts the requests to the API server at `host`.
+    pub fn requests(&self, host: &str) -> Requests {
+        self.0.requests.to(host)
+    }
+
     /// 1 while this host holds the Lease `name`, else 0.
     pub fn leader(&self, name: &str) -> Gauge {
+        drop(self.lease_slow_path(name));
         self.0.families.leader.get_or_create_owned(&vec![("name", name.to_owned())])
     }
 
@@ -208,9 +229,21 @@ impl Metrics {
             &families.panics,
             &families.timeouts,
             &families.promoted,
+            &families.own_unseen,
+            &families.log_dropped,
             &families.status_errors,
         ] {
             drop(family.get_or_create(&one));
+        }
+        drop(families.own_wait.get_or_create(&one));
+        for (family, label, values) in
+            [(&families.fenced, "reason", FENCED), (&families.quota, "quota", QUOTAS)]
+        {
+            for value in values {
+                let labels = [one.clone(), vec![(label, value.to_owned())]].concat();
+                let series = self.0.series.of(controller);
+                series.count(labels, |labels| drop(family.get_or_create(labels)));
+            }
         }
         ControllerMetrics {
             metrics: self.clone(),
@@ -295,6 +328,17 @@ impl ControllerMetrics {
         });
         self.reconcile_time.observe(time.as_secs_f64());
         self.work_time.observe(time.as_secs_f64());
+    }
+
+    /// Begins what is counted for each revision.
+    pub fn revision(&self, revision: &str) {
+        let families = &self.metrics.0.families;
+        for kind in TRAPS {
+            self.count(&families.traps, &[("revision", revision), ("kind", kind)], 0);
+        }
+        for reason in INTERRUPTS {
+            self.count(&families.interrupts, &[("revision", revision), ("reason", reason)], 0);
+        }
     }
 
     /// Counts keys that came up because of their age.
@@ -506,6 +550,8 @@ impl Collector for Queues {
         }
         gauges(&mut encoder, "workqueue_depth", "Keys that are ready", depth)?;
         let of = |value: fn(&QueueStats) -> f64| {
+            // A sum of nothing is -0.
+            let value = |stats| value(stats) + 0.0;
             stats.iter().map(|(name, stats)| (queue_labels(name), value(stats))).collect::<Vec<_>>()
         };
         gauges(
@@ -564,6 +610,74 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A queue without keys, whose sum is what Rust says the sum of no floats is.
+    struct Empty;
+
+    impl Watched for Empty {
+        fn stats(&self) -> QueueStats {
+            let none: [f64; 0] = [];
+            QueueStats { unfinished: none.into_iter().sum(), ..QueueStats::default() }
+        }
+    }
+
+    #[test]
+    fn nothing_is_zero_and_not_minus_zero() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Empty);
+        let _controller = metrics.controller("a/b", Arc::downgrade(&queue));
+        let page = metrics.page().unwrap();
+        assert!(page.contains("workqueue_unfinished_work_seconds{"), "{page}");
+        assert!(!page.contains(" -0"), "{page}");
+    }
+
+    #[test]
+    fn every_counter_begins_with_zero() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Fixed);
+        let controller = metrics.controller("a/b", Arc::downgrade(&queue));
+        controller.revision("b-1");
+        metrics.leader("nagaya").set(0);
+        let page = metrics.page().unwrap();
+        for line in [
+            r#"nagaya_writes_fenced_total{controller="a/b",reason="superseded"} 0"#,
+            r#"nagaya_quota_rejections_total{controller="a/b",quota="writes"} 0"#,
+            r#"nagaya_guest_log_dropped_bytes_total{controller="a/b"} 0"#,
+            r#"nagaya_guest_traps_total{controller="a/b",revision="b-1",kind="trap"} 0"#,
+            r#"nagaya_guest_interrupts_total{controller="a/b",revision="b-1",reason="deadline"} 0"#,
+            r#"nagaya_ryow_timeouts_total{controller="a/b"} 0"#,
+            r#"nagaya_ryow_wait_seconds_count{controller="a/b"} 0"#,
+            r#"leader_election_slowpath_total{name="nagaya"} 0"#,
+        ] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/platform.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let words = docs.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let prefixes = [
+            "nagaya_",
+            "process_",
+            "rest_client_",
+            "workqueue_",
+            "controller_runtime_",
+            "leader_election_",
+        ];
+        let named: std::collections::BTreeSet<_> = words
+            .filter(|word| {
+                prefixes.iter().any(|prefix| word.starts_with(prefix) && *word != *prefix)
+            })
+            .collect();
+        assert!(named.len() > 12, "{named:?}");
+        let list = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("metrics.txt");
+        let list = std::fs::read_to_string(list).unwrap();
+        for name in named {
+            let bare = name.strip_suffix("_total").or(name.strip_suffix("_info")).unwrap_or(name);
+            assert!(
+                list.lines().any(|line| line.split(' ').next() == Some(bare)),
+                "{name} is not in metrics.txt"
+            );
+        }
+    }
 
     struct Fixed;
 
@@ -629,6 +743,10 @@ mod tests {
         controller.adds.inc();
         metrics.mappings(|| Some((431, 65_530)));
         metrics.leader("nagaya").set(1);
+        controller.revision("bucket-1");
+        let requests = metrics.requests("host:6443");
+        requests.sent(&http::Method::GET, Some(http::StatusCode::OK), Duration::from_millis(7));
+        requests.sent(&http::Method::PATCH, None, Duration::from_secs(5));
         let watch = |bytes, silent| WatchStats {
             group: "apps".into(),
             version: "v1".into(),
@@ -649,6 +767,11 @@ mod tests {
             r#"nagaya_watch_staleness_seconds{group="apps",version="v1",resource="deployments"} 21.0"#,
             r#"nagaya_store_objects{group="apps",version="v1",resource="deployments",projection="full"} 4"#,
             r#"nagaya_store_bytes{group="apps",version="v1",resource="deployments",projection="full"} 42"#,
+            r#"rest_client_requests_total{code="200",method="GET",host="host:6443"} 1"#,
+            r#"rest_client_requests_total{code="<error>",method="PATCH",host="host:6443"} 1"#,
+            r#"rest_client_request_duration_seconds_bucket{le="0.025",verb="GET",host="host:6443"} 1"#,
+            concat!(r#"nagaya_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+            "process_cpu_seconds_total ",
             "nagaya_memory_mappings 431",
             "nagaya_memory_mappings_limit 65530",
         ] {

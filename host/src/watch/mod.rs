@@ -8,10 +8,12 @@
 
 pub mod cache;
 pub mod envelope;
+pub mod fault;
 pub mod fingerprint;
 mod health;
 mod index;
 pub mod intern;
+mod lenient;
 mod life;
 mod proof;
 pub mod selector;
@@ -37,7 +39,8 @@ use tracing::{Instrument, trace_span};
 
 pub use cache::{Cache, Change, Query};
 pub use envelope::{Entry, ObjectKey};
-pub use stream::{Fault, Stream};
+pub use fault::Fault;
+pub use stream::Stream;
 pub use trigger::{Trigger, Wake};
 
 use crate::{

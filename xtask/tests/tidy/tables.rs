@@ -6,6 +6,21 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "sandbox"]),
     // sandbox: the verb of the child process that compiles.
+    (
+        "cli",
+        &[
+            "apiserver",
+            "app",
+            "crd",
+            "kubeconfig",
+            "lease",
+            "manifest",
+            "module",
+            "rollout",
+            "sandbox",
+        ],
+    ),
+    ("config", &["crd", "kubeconfig", "lease"]),
     // stored: an object that only is shown is read as far as it can be.
     (
         "cli",
@@ -91,14 +106,16 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ),
     ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
     ("grant", &["apiserver", "crd"]),
-    ("authority", &["apiserver", "grant"]),
+    ("authority", &["apiserver", "grant", "manifest"]),
     ("budget", &["rate"]),
     ("fight", &["budget", "manifest", "rate", "watch"]),
     ("barrier", &["manifest", "watch"]),
     ("fence", &[]),
     ("clock", &[]),
-    ("lease", &["apiserver", "fence"]),
-    ("apiserver", &["manifest"]),
+    ("lease", &["apiserver", "fence", "kubeconfig"]),
+    ("apiserver", &["kubeconfig", "manifest"]),
+    // Which file, context and proxy are meant.
+    ("kubeconfig", &[]),
     // The path of a version.
     ("crd", &["manifest"]),
     ("stored", &["crd"]),
@@ -164,8 +181,13 @@ pub(crate) const PURE: &[&str] = &[
     "stored.rs",
     "module/garbage.rs",
     "causes.rs",
+    "kubeconfig/choose.rs",
+    "kubeconfig/file.rs",
+    "kubeconfig/proxy.rs",
     "text.rs",
     "watch/envelope.rs",
+    "watch/fault.rs",
+    "watch/lenient.rs",
     "watch/fingerprint.rs",
     "watch/index.rs",
     "watch/selector.rs",
@@ -226,7 +248,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("http_body_util", ANYWHERE),
     ("bytes", ANYWHERE),
     // One TLS provider, installed once.
-    ("rustls", &["main", "cli"]),
+    // apiserver: PEM of authorities.
+    ("rustls", &["main", "cli", "apiserver"]),
     (
         "ring",
         &["main", "app", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"],
@@ -240,9 +263,9 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
-    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
-    ("rustix", &["app", "cpu", "clock", "fail", "module", "sandbox"]),
-    ("serde_saphyr", &["cli", "crd", "config"]),
+    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases, this process's time.
+    ("rustix", &["app", "cpu", "clock", "fail", "metrics/process", "module", "sandbox"]),
+    ("serde_saphyr", &["cli", "crd", "config", "kubeconfig"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),
     ("jiff", ANYWHERE),
@@ -269,6 +292,8 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     ("app.rs", 4, &["a_sandbox_that_must_restart_ends_the_host_with_an_error"]),
     ("api/linger.rs", 1, &["a_body_that_does_not_come_is_not_asked_for"]),
     ("cli/cluster.rs", 1, &["what_follows_a_quiet_controller_waits"]),
+    // Waits once: for the answer to an upload, or for what `cli/cluster.rs` follows.
+    ("cli/push.rs", 1, &[]),
     // Waits for the end of the process.
     ("cli/serve.rs", 2, &[]),
     ("client/own.rs", 1, &["a_run_that_waits_for_its_own_write_waits"]),

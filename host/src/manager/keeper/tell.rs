@@ -124,7 +124,8 @@ impl Keeper {
 
     fn miss_status(&mut self, error: &Error) {
         self.put_off(STATUS, error);
-        if error.code() != Some(409) {
+        // A deletion that was faster is no fault either.
+        if !matches!(error.code(), Some(404 | 409)) {
             self.estate.metrics.status_not_written(&self.key.to_string());
         }
     }
