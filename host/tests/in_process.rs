@@ -14,4 +14,5 @@ mod native;
 mod path;
 mod rights;
 mod runs;
+mod servers;
 mod writes;

@@ -14,6 +14,7 @@ mod plan;
 mod primaries;
 mod refusal;
 mod rights;
+mod room;
 mod running;
 mod stage;
 mod status;
@@ -94,6 +95,8 @@ pub struct Needs {
     pub controllers: Option<String>,
     /// No guest may have more memory, in bytes.
     pub memory_ceiling: usize,
+    /// No team may have more bytes in caches.
+    pub team_caches: usize,
 }
 
 /// Keeps all WasmControllers of this host.
@@ -177,6 +180,7 @@ impl Manager {
                 modules: needs.modules,
                 user: needs.user,
                 memory_ceiling: needs.memory_ceiling,
+                team_caches: needs.team_caches,
                 primaries: Arc::new(Primaries::new(controllers.cache().clone())),
                 places: needs.places.clone(),
                 describes: Places::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),
