@@ -662,6 +662,8 @@ async fn a_host_whose_kubeconfig_acts_as_another_does_not_start() {
         lease_profile: Profile::FAST,
         slots: 1,
         memory_ceiling: 64 << 20,
+        guest_memory: None,
+        team_caches: None,
         max_module: 1 << 20,
     };
     let said = App::new(config).await.unwrap_err().to_string();
