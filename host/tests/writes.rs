@@ -14,8 +14,8 @@ use nagaya::{
 use serde_json::{Value, json};
 
 use crate::fake::{
-    Cx, Fake, Fault, Guest, Host, Served, Stop,
-    guest::{child, config_map, site, sites, watch, writes},
+    Fake, Fault, Guest, Host, Served, Stop,
+    guest::{Cx, child, config_map, site, sites, watch, writes},
     host::{condition, what},
     native,
 };
