@@ -66,7 +66,7 @@ pub(crate) async fn measure() -> Result<Vec<Figure>> {
 /// Compiles or loads.
 pub(crate) async fn compile(sandbox: &Sandbox, component: &Component) -> Result<Program> {
     let digest = Digest::of(&component.bytes);
-    Ok(sandbox.compile(component.bytes.clone(), &digest).await?)
+    Ok(sandbox.compile(component.bytes.clone(), &digest, "bench").await?)
 }
 
 /// A component that can be run.

@@ -6,22 +6,35 @@
 //!
 //! Invariants: `a_name_cannot_leave_its_path`, `only_one_impersonation_header_is_ever_sent`.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+mod connect;
+mod lines;
+mod token;
+
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{AsyncBufReadExt, TryStreamExt, stream::BoxStream};
+use futures::TryStreamExt;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::{Deserialize, de::DeserializeOwned};
 use tower::BoxError;
 
-use crate::manifest::Kind;
+pub use lines::Lines;
+
+use crate::{
+    causes, clock,
+    kubeconfig::Source,
+    manifest::Kind,
+    metrics::{Metrics, Requests},
+};
+use connect::{Connection, connection};
+use token::TokenFile;
 
 /// How long a call may take unless it says otherwise (R20, R68).
 pub const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-/// No answer may be larger: the API server's own objects end at 3 MiB, lists are paged.
+/// No answer may be larger: the API server's own objects end at 3 MiB, and a list that is larger is asked for in pages.
 const BODY_LIMIT: usize = 64 << 20;
 
 /// A kind as the API server serves it.
@@ -170,18 +183,10 @@ impl Error {
     }
 }
 
-/// Lines of a running watch.
-pub struct Lines(BoxStream<'static, std::io::Result<String>>);
-
-impl Lines {
-    /// The next line; `None` when the server has closed the stream.
-    pub async fn next(&mut self) -> Option<Result<String, Error>> {
-        match self.0.try_next().await {
-            Ok(line) => line.map(Ok),
-            Err(error) => Some(Err(Error::Connection(error.into()))),
-        }
-    }
-}
+/// The cause of an [`Error::Answer`] that was not read to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("it has more than {0} bytes")]
+pub struct TooLarge(usize);
 
 /// A connection to one API server, shared by everything in the process.
 #[derive(Clone)]
@@ -191,6 +196,11 @@ pub struct ApiServer {
     /// The namespace of the kubeconfig's context or of the pod.
     default_namespace: Arc<str>,
     url: Arc<str>,
+    /// A token that may change.
+    token: Option<Arc<TokenFile>>,
+    /// As whom the kubeconfig says that all is done.
+    acting_as: Option<Arc<str>>,
+    requests: Option<Requests>,
 }
 
 impl fmt::Debug for ApiServer {
@@ -200,31 +210,31 @@ impl fmt::Debug for ApiServer {
 }
 
 impl ApiServer {
-    /// Reads `kubeconfig` (else what `KUBECONFIG`, the home folder or the pod offer) and prepares a client.
-    pub async fn connect(kubeconfig: Option<PathBuf>, program: &str) -> Result<Self, Error> {
-        let wrong = |error: Box<dyn std::error::Error + Send + Sync>| Error::Connection(error);
-        let mut config = match kubeconfig {
-            Some(path) => {
-                let file =
-                    kube::config::Kubeconfig::read_from(path).map_err(|e| wrong(e.into()))?;
-                let options = kube::config::KubeConfigOptions::default();
-                let authority = authority_file(&file);
-                let mut config = kube::Config::from_custom_kubeconfig(file, &options)
-                    .await
-                    .map_err(|e| wrong(e.into()))?;
-                // Read again every minute, as in a pod: authorities change without a restart.
-                config.root_cert_file = authority;
-                config
-            }
-            None => kube::Config::infer().await.map_err(|e| wrong(e.into()))?,
-        };
+    /// Reads the kubeconfig and prepares a client; nothing is sent yet.
+    pub async fn connect(source: &Source, program: &str) -> Result<Self, Error> {
+        let user_agent = user_agent(program);
+        let source = source.clone();
+        // A program that gives credentials takes its time, and kube panics over a token that no header can carry.
+        let made = tokio::task::spawn_blocking(move || Self::made(&source, user_agent)).await;
+        made.map_err(|error| {
+            Error::Request(format!("the kubeconfig's credentials cannot be used: {error}"))
+        })?
+    }
+
+    fn made(source: &Source, user_agent: Arc<str>) -> Result<Self, Error> {
+        let wrong = |error: &dyn std::error::Error| Error::Request(causes::all(error));
+        let access = source.load().map_err(|error| wrong(&error))?;
+        let Connection { mut config, token } =
+            connection(access, &source.environment.proxies).map_err(|error| wrong(&*error))?;
         config.default_retry = false;
         config.read_timeout = None;
         config.connect_timeout = Some(CALL_LIMIT);
         let default_namespace = config.default_namespace.as_str().into();
         let url = config.cluster_url.to_string().into();
-        let client = kube::Client::try_from(config).map_err(|e| wrong(e.into()))?;
-        Ok(Self { client, user_agent: user_agent(program), default_namespace, url })
+        let acting_as = config.auth_info.impersonate.as_deref().map(Into::into);
+        let client = kube::Client::try_from(config).map_err(|error| wrong(&error))?;
+        let token = token.map(Arc::new);
+        Ok(Self { client, user_agent, default_namespace, url, token, acting_as, requests: None })
     }
 
     /// Over any HTTP service; [`ApiServer::connect`] is this over the network. A test's service answers in process.
@@ -241,7 +251,24 @@ impl ApiServer {
             user_agent: user_agent(program),
             default_namespace: "default".into(),
             url: "in process".into(),
+            token: None,
+            acting_as: None,
+            requests: None,
         }
+    }
+
+    /// The same connection, its requests counted.
+    #[must_use]
+    pub fn counted(self, metrics: &Metrics) -> Self {
+        let uri = self.url.parse::<http::Uri>().ok();
+        let host = uri.as_ref().and_then(http::Uri::authority).map_or("", |host| host.as_str());
+        let requests = Some(metrics.requests(host));
+        Self { requests, ..self }
+    }
+
+    /// As whom everything is done, if the kubeconfig has `as`.
+    pub fn acting_as(&self) -> Option<&str> {
+        self.acting_as.as_deref()
     }
 
     /// Where the API server is.
@@ -275,9 +302,7 @@ impl ApiServer {
         };
         let response =
             tokio::time::timeout(limit, opened).await.map_err(|_| Error::Timeout(limit))??;
-        let body = response.into_body().into_data_stream().map_err(std::io::Error::other);
-        let reader = futures::io::BufReader::new(body.into_async_read());
-        Ok(Lines(Box::pin(reader.lines())))
+        Ok(Lines::new(response.into_body().into_data_stream().map_err(Into::into)))
     }
 
     /// Asks how `kind` is served; `None` if it is not.
@@ -297,8 +322,17 @@ impl ApiServer {
     }
 
     async fn send(&self, call: Call) -> Result<http::Response<Body>, Error> {
-        let request = self.request(call)?;
-        self.client.send(request).await.map_err(|error| Error::Connection(error.into()))
+        let mut request = self.request(call)?;
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.header());
+        }
+        let (method, begun) = (request.method().clone(), clock::now());
+        let sent = self.client.send(request).await;
+        if let Some(requests) = &self.requests {
+            let code = sent.as_ref().ok().map(http::Response::status);
+            requests.sent(&method, code, clock::now().saturating_duration_since(begun));
+        }
+        sent.map_err(|error| Error::Connection(error.into()))
     }
 
     fn request(&self, call: Call) -> Result<Request<Body>, Error> {
@@ -328,19 +362,10 @@ fn user_agent(program: &str) -> Arc<str> {
     format!("{program}/{}", env!("CARGO_PKG_VERSION")).into()
 }
 
-/// The file that the current context names for the API server's authorities.
-fn authority_file(kubeconfig: &kube::config::Kubeconfig) -> Option<PathBuf> {
-    let current = kubeconfig.current_context.as_ref()?;
-    let context = kubeconfig.contexts.iter().find(|context| context.name == *current)?;
-    let name = &context.context.as_ref()?.cluster;
-    let cluster = kubeconfig.clusters.iter().find(|cluster| cluster.name == *name)?;
-    cluster.cluster.as_ref()?.certificate_authority.as_ref().map(PathBuf::from)
-}
-
 async fn refuse_unless_ok(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
     let code = response.status();
     if code.is_success() {
-        return Ok(response);
+        return plain(response);
     }
     let retry_after = response
         .headers()
@@ -357,14 +382,38 @@ async fn refuse_unless_ok(response: http::Response<Body>) -> Result<http::Respon
     Err(Error::Refused(Box::new(status)))
 }
 
+/// Every request asks for an answer without compression; something on the way may add it all the same.
+fn plain(response: http::Response<Body>) -> Result<http::Response<Body>, Error> {
+    match response.headers().get(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let coding = String::from_utf8_lossy(coding.as_bytes());
+            Err(Error::Answer(
+                format!(
+                    "it is compressed ({coding}), for which nobody asked: is there a proxy that does this?"
+                )
+                .into(),
+            ))
+        }
+        _ => Ok(response),
+    }
+}
+
 fn reason(code: StatusCode) -> &'static str {
     code.canonical_reason().unwrap_or("refused")
 }
 
 async fn read(response: http::Response<Body>) -> Result<String, Error> {
     let body = http_body_util::Limited::new(response.into_body(), BODY_LIMIT);
-    let bytes = body.collect().await.map_err(Error::Connection)?.to_bytes();
+    let bytes = body.collect().await.map_err(broken_off)?.to_bytes();
     String::from_utf8(bytes.into()).map_err(|error| Error::Answer(error.into()))
+}
+
+fn broken_off(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    if error.is::<http_body_util::LengthLimitError>() {
+        Error::Answer(TooLarge(BODY_LIMIT).into())
+    } else {
+        Error::Connection(error)
+    }
 }
 
 impl Media {
@@ -545,6 +594,9 @@ mod tests {
             user_agent: "t".into(),
             default_namespace: "default".into(),
             url: "http://127.0.0.1".into(),
+            token: None,
+            acting_as: None,
+            requests: None,
         };
         let account = Identity::ServiceAccount { namespace: "n".into(), name: "s".into() };
         let request = api.request(Call::new(Method::GET, "/x").identity(account)).unwrap();

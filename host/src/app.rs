@@ -63,11 +63,17 @@ struct Listeners {
 impl App {
     /// Opens the store, the sandbox and the listeners; an error says what cannot be had.
     pub async fn new(config: Config) -> Result<Self> {
+        let metrics = Metrics::default();
         let connect = async || {
-            let api = ApiServer::connect(config.kubeconfig.clone(), "nagaya").await;
-            api.context("reading the kubeconfig")
+            let api = ApiServer::connect(&config.kubeconfig, "nagaya").await;
+            api.map(|api| api.counted(&metrics)).context("reading the kubeconfig")
         };
         let (api, guests) = (connect().await?, connect().await?);
+        if let Some(user) = api.acting_as() {
+            bail!(
+                "the kubeconfig's user acts as {user}, but the host acts as the account of each controller, and a request has room for one: give the host credentials of its own, without `as`"
+            );
+        }
         let listeners = Listeners {
             api: listen("api", config.api).await?,
             probes: listen("probes", config.probes).await?,
@@ -81,7 +87,6 @@ impl App {
             ..SandboxConfig::new(folder("code"))
         };
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
-        let metrics = Metrics::default();
         metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));
         let claim = watch::channel(None).0;
         Ok(Self {

@@ -3,6 +3,8 @@
 //! One table for all controllers: accounts that ask the same share the answer. Whoever holds an [`Interest`] has its
 //! rights asked again before they grow old, so that a cached read rarely waits (R53–R55).
 
+mod constraint;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -2,13 +2,16 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use crate::lease::{LeaseName, Profile};
+use crate::{
+    kubeconfig::Source,
+    lease::{LeaseName, Profile},
+};
 
 /// The host's configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The kubeconfig; `None`: what the environment or the pod offers.
-    pub kubeconfig: Option<PathBuf>,
+    /// Which kubeconfig says where the API server is.
+    pub kubeconfig: Source,
     /// Where modules and compiled code are kept.
     pub data: PathBuf,
     /// Where uploads are taken.

@@ -396,7 +396,7 @@ impl Loop {
         let claim = self.parts.claim.borrow().clone();
         let (Some(claim), Some(active)) = (claim, self.current.active.clone()) else { return };
         if active.view.is_fresh(claim.since) {
-            self.fresh = Some(claim);
+            self.works_under(claim);
             return;
         }
         self.refreshing.spawn(async move {
@@ -405,10 +405,17 @@ impl Loop {
         });
     }
 
+    fn works_under(&mut self, claim: Claim) {
+        if self.fresh.as_ref() != Some(&claim) {
+            self.parts.inbox.works();
+        }
+        self.fresh = Some(claim);
+    }
+
     fn refreshed(&mut self, claim: Claim, of: &Arc<Executor>) {
         let is_live = self.current.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, of));
         if is_live && self.parts.claim.borrow().as_ref() == Some(&claim) {
-            self.fresh = Some(claim);
+            self.works_under(claim);
         }
     }
 

@@ -14,15 +14,21 @@ use kube::{
 };
 use ring::digest::{SHA256, digest};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::manifest::{Kind, Manifest, Mapping, Projection, Watch};
+use crate::{
+    manifest::{Kind, Manifest, Mapping, Projection, Watch},
+    text::cut,
+};
 
 /// The API group.
 pub const GROUP: &str = "nagaya.dev";
 /// The finalizer by which the host holds a deleted controller until its runs are drained.
 pub const FINALIZER: &str = "nagaya.dev/drain";
+
+/// The API server lets no longer message of a condition in, and counts its characters.
+const MESSAGE: usize = 32_000;
 
 /// A named reconciler with an identity, an owner and a history.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,7 +62,7 @@ pub struct WasmControllerSpec {
     pub service_account_name: String,
     /// The component.
     pub module: ModuleSpec,
-    /// Free JSON, handed to the guest; a change of it is a new revision.
+    /// Free JSON, handed to the guest; a change of it is a new revision. At most 512 KiB, and 100 levels deep.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true, "type" = "object"))]
     pub config: Option<Value>,
@@ -80,7 +86,7 @@ pub struct WasmControllerSpec {
     #[serde(default)]
     pub suspend: bool,
     /// How many revisions beside active, candidate and previous are kept.
-    #[serde(default = "default_history")]
+    #[serde(default = "default_history", deserialize_with = "number")]
     #[schemars(range(min = 0, max = 100))]
     pub revision_history_limit: u32,
 }
@@ -99,7 +105,7 @@ pub struct ModuleSpec {
 #[serde(rename_all = "camelCase")]
 pub struct ScopeSpec {
     /// The namespaces.
-    #[schemars(length(min = 1, max = 100), extend("x-kubernetes-list-type" = "set"))]
+    #[schemars(length(min = 1, max = 100), extend("x-kubernetes-list-type" = "set"), inner(length(max = 63)))]
     pub namespaces: Vec<String>,
 }
 
@@ -144,13 +150,16 @@ pub struct LimitsSpec {
     #[schemars(regex(pattern = r"^[1-9][0-9]{0,5}(ms|s)$"))]
     pub deadline: String,
     /// Runs at the same time.
+    #[serde(deserialize_with = "number")]
     #[schemars(range(min = 1, max = 64))]
     pub concurrency: u32,
     /// Writes a minute, in bursts of a tenth of it at most.
-    #[schemars(range(min = 1))]
+    #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub writes_per_minute: u32,
     /// Deletes an hour.
-    #[schemars(range(min = 1))]
+    #[serde(deserialize_with = "number")]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub deletes_per_hour: u32,
 }
 
@@ -168,6 +177,26 @@ impl Default for LimitsSpec {
 
 fn default_history() -> u32 {
     5
+}
+
+/// A number that was stored before it had a maximum is read as the largest there is.
+fn number<'de, D: Deserializer<'de>>(text: D) -> Result<u32, D::Error> {
+    let number = serde_json::Number::deserialize(text)?;
+    let whole = number.as_u64().map(|whole| u32::try_from(whole).unwrap_or(u32::MAX));
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "`as` ends at the limits"
+    )]
+    Ok(whole.unwrap_or_else(|| number.as_f64().unwrap_or_default() as u32))
+}
+
+/// What another version of the host has written for people, and this one does not know, decides nothing.
+fn or_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
+    text: D,
+) -> Result<T, D::Error> {
+    let value = Value::deserialize(text)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 /// What the controller is doing, in one word.
@@ -196,7 +225,7 @@ pub struct WasmControllerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// What the controller is doing.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub phase: Phase,
     /// What to know or to do now, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,7 +255,7 @@ pub struct WasmControllerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_objects: Option<i64>,
     /// Ready, Progressing, Degraded; `ObjectsFailing` while the runs of some objects keep failing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
@@ -291,7 +320,7 @@ pub enum RevisionPhase {
 #[serde(rename_all = "camelCase")]
 pub struct WasmRevisionStatus {
     /// Where it stands.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub phase: RevisionPhase,
     /// What to know or to do now, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -301,7 +330,7 @@ pub struct WasmRevisionStatus {
     #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true, "type" = "object"))]
     pub manifest: Option<Value>,
     /// Ready.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
 }
@@ -399,7 +428,7 @@ pub fn condition(
         type_: kind.to_owned(),
         status: if status { "True" } else { "False" }.to_owned(),
         reason: reason.to_owned(),
-        message: message.chars().take(32_000).collect(),
+        message: cut(message, MESSAGE).into_owned(),
         observed_generation: generation,
         last_transition_time: Time(k8s_openapi::jiff::Timestamp::now()),
     }

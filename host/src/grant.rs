@@ -179,6 +179,22 @@ pub fn rbac_for_account(account: &Identity, rights: &BTreeSet<Right>) -> String 
 
 /// The YAML that lets the host use `rights` as `account` (security.md 6.1).
 pub fn rbac_for_impersonation(account: &Identity, host: &str, rights: &BTreeSet<Right>) -> String {
+    let mut needed: BTreeSet<Right> = rights.iter().map(Right::impersonated).collect();
+    needed.extend(Right::to_impersonate(
+        account,
+        "impersonate:serviceaccount",
+        "authentication.k8s.io",
+    ));
+    rbac_for_host(account, host, &needed)
+}
+
+/// The YAML that lets the host do all that `account` may, which is the only right of the kind before Kubernetes 1.36.
+pub fn rbac_for_whole_impersonation(account: &Identity, host: &str) -> String {
+    let needed = Right::to_impersonate(account, "impersonate", "").into_iter().collect();
+    rbac_for_host(account, host, &needed)
+}
+
+fn rbac_for_host(account: &Identity, host: &str, needed: &BTreeSet<Right>) -> String {
     let Identity::ServiceAccount { name, .. } = account else { return String::new() };
     let subject = match host
         .strip_prefix("system:serviceaccount:")
@@ -189,13 +205,7 @@ pub fn rbac_for_impersonation(account: &Identity, host: &str, rights: &BTreeSet<
         }
         None => format!("{{ kind: User, apiGroup: rbac.authorization.k8s.io, name: {host:?} }}"),
     };
-    let mut needed: BTreeSet<Right> = rights.iter().map(Right::impersonated).collect();
-    needed.extend(Right::to_impersonate(
-        account,
-        "impersonate:serviceaccount",
-        "authentication.k8s.io",
-    ));
-    documents(&format!("nagaya-as-{name}"), &subject, &needed)
+    documents(&format!("nagaya-as-{name}"), &subject, needed)
 }
 
 /// A Role and RoleBinding for each namespace, a ClusterRole and ClusterRoleBinding for the rest.
@@ -342,6 +352,9 @@ mod tests {
         assert!(text.contains("kind: ClusterRoleBinding"), "{text}");
         assert!(text.contains("resourceNames: [bucket]"), "{text}");
         assert!(text.contains("impersonate-on:serviceaccount:patch"), "{text}");
+        let older = rbac_for_whole_impersonation(&account(), "system:serviceaccount:x:h");
+        let rule = r#"{ apiGroups: [""], resources: ["serviceaccounts"], resourceNames: [bucket], verbs: ["impersonate"] }"#;
+        assert!(older.contains(rule) && older.contains("name: h, namespace: x"), "{older}");
         for document in text.split("---\n") {
             serde_saphyr::from_str::<serde_json::Value>(document).unwrap();
         }

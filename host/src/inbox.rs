@@ -4,7 +4,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
@@ -22,6 +22,8 @@ pub struct Inbox {
     queue: Mutex<Queue<ObjectKey>>,
     changed: Notify,
     metrics: OnceLock<ControllerMetrics>,
+    /// Since when this host works; a standby's keys wait for nobody.
+    works_since: Mutex<Option<Instant>>,
 }
 
 impl Default for Inbox {
@@ -30,6 +32,7 @@ impl Default for Inbox {
             queue: Mutex::new(Queue::new(Backoff::default())),
             changed: Notify::new(),
             metrics: OnceLock::new(),
+            works_since: Mutex::default(),
         }
     }
 }
@@ -67,8 +70,9 @@ impl Inbox {
 
     /// Takes the next ready key.
     pub fn take(&self) -> Option<Taken<ObjectKey>> {
+        let now = clock::now();
         let mut queue = self.queue();
-        let taken = queue.take(clock::now());
+        let taken = queue.take(now);
         let promoted = queue.take_promoted();
         drop(queue);
         let metrics = self.metrics.get();
@@ -77,9 +81,20 @@ impl Inbox {
         }
         let taken = taken?;
         if let Some(metrics) = metrics {
-            metrics.queue_time.observe(taken.waited.as_secs_f64());
+            let since = *self.works_since();
+            let works = since.map_or(Duration::MAX, |since| now.saturating_duration_since(since));
+            metrics.queue_time.observe(taken.waited.min(works).as_secs_f64());
         }
         Some(taken)
+    }
+
+    /// The host works from now on: what keys have waited for before is no delay of the queue.
+    pub fn works(&self) {
+        *self.works_since() = Some(clock::now());
+    }
+
+    fn works_since(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.works_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends a run.
@@ -125,5 +140,30 @@ impl Watched for Inbox {
             unfinished: ages.iter().sum(),
             longest: ages.into_iter().fold(0.0, f64::max),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_keys_of_a_standby_have_waited_for_is_no_delay_of_the_queue() {
+        let metrics = Metrics::default();
+        let inbox = Inbox::new(|inbox| {
+            let inbox: std::sync::Weak<Inbox> = Arc::downgrade(inbox);
+            metrics.controller("a/b", inbox)
+        });
+        inbox.add(&ObjectKey::new(None, "x"), Urgency { priority: 0, is_news: true });
+        tokio::time::advance(Duration::from_secs(159)).await;
+        inbox.works();
+        assert!(inbox.take().is_some());
+        let page = metrics.page().unwrap();
+        let sum = page
+            .lines()
+            .find_map(|line| line.strip_prefix("workqueue_queue_duration_seconds_sum{"));
+        let sum: f64 = sum.unwrap().rsplit_once(' ').unwrap().1.parse().unwrap();
+        assert!(sum < 0.05, "{sum}");
     }
 }

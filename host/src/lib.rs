@@ -2,8 +2,8 @@
 //!
 //! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`], [`cpu`] and [`fair`],
 //! [`controller`], [`health`], [`rollout`], [`run`], [`strays`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`] and [`apiserver`].
-//! The path of a version: [`crd`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
+//! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`], [`apiserver`] and [`kubeconfig`].
+//! The path of a version: [`crd`], [`stored`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
 //! [`admin`], [`metrics`], [`causes`], [`text`], [`cli`].
 
 pub mod admin;
@@ -29,6 +29,7 @@ pub mod fight;
 pub mod grant;
 pub mod health;
 pub mod inbox;
+pub mod kubeconfig;
 pub mod lease;
 pub mod manager;
 pub mod manifest;
@@ -41,6 +42,7 @@ pub mod rollout;
 pub mod run;
 pub mod sandbox;
 pub mod schedule;
+pub mod stored;
 pub mod strays;
 pub mod text;
 pub mod view;

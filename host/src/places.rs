@@ -38,8 +38,16 @@ pub struct Place {
 impl Places {
     /// So many places.
     pub fn new(places: usize) -> Self {
+        Self::of(Schedule::new(places))
+    }
+
+    /// So many places, of which one team may have `most` at a time.
+    pub fn with_most(places: usize, most: usize) -> Self {
+        Self::of(Schedule::with_most(places, most))
+    }
+
+    fn of(schedule: Schedule<u64>) -> Self {
         let (teams, waiting) = (HashMap::new(), HashMap::new());
-        let schedule = Schedule::new(places);
         Self(Arc::new(Mutex::new(State { schedule, teams, waiting, registered: 0 })))
     }
 
@@ -61,6 +69,13 @@ impl Places {
         drop(state);
         self.serve();
         receiver
+    }
+
+    /// Waits for a place for one piece of work of a team, which is no controller's loop: that has its own turn.
+    pub async fn take(&self, team: &str) -> Place {
+        let one = self.register(team);
+        // Whoever waits holds these places alive, and those who ask are served or give up: there is always an answer.
+        self.ask(one).await.unwrap_or(Place { team: one.team, places: None })
     }
 
     /// Serves whoever is next. Who has given up is passed over, and the place goes on to the next.
@@ -111,5 +126,22 @@ mod tests {
         assert!(places.ask(four).try_recv().is_err());
         drop(place);
         assert!(places.ask(five).try_recv().is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_of_one_team_leaves_a_place_for_anothers() {
+        let places = Places::with_most(2, 1);
+        let first = places.take("a").await;
+        let mut queued: Vec<_> = (0..80).map(|_| places.ask(places.register("a"))).collect();
+        let _other = places.take("b").await;
+        let mut served =
+            || queued.iter_mut().filter_map(|ask| ask.try_recv().ok()).collect::<Vec<_>>();
+        assert!(served().is_empty(), "one at a time");
+        let mut third = places.ask(places.register("c"));
+        drop(first);
+        let second = served();
+        assert_eq!((second.len(), third.try_recv().is_ok()), (1, false), "it has waited longer");
+        drop(second);
+        assert!(third.try_recv().is_ok(), "and then it is the other's turn");
     }
 }

@@ -146,10 +146,14 @@ impl Start {
             }
         };
         if let Err(failure) = &result {
-            let failure = text::line(&failure.to_string(), text::MESSAGE).into_owned();
             let seconds = clock::now().saturating_duration_since(started).as_secs_f64();
-            // What a guest says counts as its log, wherever it is written.
-            if self.shared.log.allows(failure.len()) {
+            let was_stopped = matches!(failure, Failure::Drained);
+            let failure = text::line(&failure.to_string(), text::MESSAGE).into_owned();
+            if was_stopped {
+                // Somebody wanted it: a deletion, a new revision, the end of the host.
+                span.in_scope(|| tracing::info!(seconds, "the run was stopped"));
+            } else if self.shared.log.allows(failure.len()) {
+                // What a guest says counts as its log, wherever it is written.
                 span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
             }
         }

@@ -35,7 +35,11 @@ struct Team<T> {
 impl<T: Copy + Eq + Hash> Schedule<T> {
     /// A schedule of `places` free places.
     pub fn new(places: usize) -> Self {
-        let most = places - places / 4;
+        Self::with_most(places, places - places / 4)
+    }
+
+    /// The same, of which one team may have `most` at a time.
+    pub fn with_most(places: usize, most: usize) -> Self {
         Self { free: places, most, teams: HashMap::new(), ready: BTreeSet::new(), turns: 0 }
     }
 

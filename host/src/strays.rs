@@ -4,7 +4,7 @@
 //! is not. But it can be deleted only when the guest has cleaned up; so it is looked at until it is deleted, and then
 //! the guest is run for it. No watch shows it: it is read by itself, and found by a list where nobody saw it leave.
 //!
-//! Invariant: `many_strays_are_looked_at_as_often_as_one_in_all`.
+//! Invariants: `many_strays_are_looked_at_as_often_as_one_in_all`, `a_stray_is_let_go_when_it_is_deleted`.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -97,7 +97,9 @@ pub async fn those(
     let path = resource.path(namespace, None, None)?;
     let (mut those, mut next) = (vec![], Some(String::new()));
     while let Some(page) = next {
-        let path = query(&path, [("limit", PAGE), ("continue", &page)]);
+        // Not every server takes an empty `continue` for none.
+        let from = Some(("continue", &*page)).filter(|(_, page)| !page.is_empty());
+        let path = query(&path, std::iter::once(("limit", PAGE)).chain(from));
         let call = Call::new(Method::GET, path).identity(identity.clone());
         let text = api.call(Call { accept: Some(METADATA_LIST), ..call }).await?;
         let list = envelope::list(&text, &resource.kind, &mut Interner::default())

@@ -282,7 +282,7 @@ impl View {
             let state = sight.subscription.state();
             let state = state.borrow();
             let fault = state.trouble.as_ref()?;
-            let (kind, code) = (sight.watch.kind.clone(), fault.code?);
+            let (kind, code) = (sight.watch.kind.clone(), fault.number()?);
             Some(Blind { kind, code, message: fault.message.clone() })
         })
     }

@@ -7,7 +7,7 @@ use nagaya::apiserver::{ApiServer, Call, Error, Identity, Lines, Media};
 use serde_json::{Value, json};
 
 use crate::fake::{
-    Effect, Fake, Fault, Served,
+    Effect, Fake, Fault, Served, Verdict,
     guest::{config_map, site},
 };
 
@@ -224,6 +224,31 @@ async fn an_account_does_what_it_may() {
     let asked = api.asked();
     assert_eq!(asked.last().unwrap().shown(), "GET configmaps as demo/sites");
     assert_eq!(asked[1].code, Some(403));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_about_a_right_is_answered_by_its_rule() {
+    let api = Fake::new();
+    let asks = async |name: &str| {
+        let spec = json!({
+            "user": format!("system:serviceaccount:demo:{name}"),
+            "resourceAttributes": { "verb": "get", "resource": "secrets", "namespace": "demo" },
+        });
+        let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+        let answer = call(&api, Method::POST, path, Some((Media::Json, json!({ "spec": spec }))));
+        answer.await.map(|review| review["status"]["allowed"].clone())
+    };
+    api.rule("demo/a", "get", "secrets", Verdict::Denied);
+    api.rule("demo/b", "*", "secrets", Verdict::Fails(503));
+    api.rule("demo/c", "get", "*", Verdict::Never);
+    api.rule("demo/d", "get", "secrets", Verdict::Late(Duration::from_secs(2)));
+    assert_eq!(asks("a").await.unwrap(), json!(false));
+    assert_eq!(asks("b").await.unwrap_err().code(), Some(503));
+    assert!(matches!(asks("c").await, Err(Error::Timeout(_))));
+    let before = tokio::time::Instant::now();
+    assert_eq!(asks("d").await.unwrap(), json!(true));
+    assert_eq!(before.elapsed().as_secs(), 2);
+    assert_eq!(asks("e").await.unwrap(), json!(true));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,9 @@
 mod fake;
 mod fake_server;
 mod guests;
+mod keeping;
 mod loops;
 mod native;
 mod path;
+mod runs;
 mod writes;

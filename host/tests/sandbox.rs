@@ -51,7 +51,7 @@ fn sandbox(config: SandboxConfig) -> Sandbox {
 
 async fn compile(sandbox: &Sandbox, bytes: Arc<[u8]>) -> Result<Program, Error> {
     let digest = Digest::of(&bytes);
-    sandbox.compile(bytes, &digest).await
+    sandbox.compile(bytes, &digest, "test").await
 }
 
 struct NoQueue;
@@ -414,7 +414,7 @@ async fn an_import_that_is_not_built_is_refused_by_name() {
 async fn bytes_under_another_digest_are_refused() {
     let sandbox = sandbox(config());
     let other = Digest::of(b"other");
-    let error = sandbox.compile(guest("hostile"), &other).await.unwrap_err();
+    let error = sandbox.compile(guest("hostile"), &other, "test").await.unwrap_err();
     assert!(matches!(error, Error::OtherBytes { .. }), "{error}");
 }
 

@@ -59,7 +59,7 @@ impl Log {
 
 impl Line {
     fn parse(text: &str) -> Self {
-        let plain = || serde_json::json!({"level": "ERROR", "fields": {"message": text}});
+        let plain = || serde_json::json!({"level": "ERROR", "message": text});
         Self(serde_json::from_str(text).ok().filter(Value::is_object).unwrap_or_else(plain))
     }
 
@@ -73,10 +73,9 @@ impl Line {
         self.0["level"].as_str().unwrap_or_default()
     }
 
-    /// A field of the event, else of the innermost span that has it.
+    /// A field of the event, else of the innermost span that has it: a line is flat.
     pub fn field(&self, name: &str) -> Option<&Value> {
-        let spans = self.0["spans"].as_array().into_iter().flatten().rev();
-        [&self.0["fields"], &self.0].into_iter().chain(spans).find_map(|fields| fields.get(name))
+        self.0.get(name)
     }
 
     /// A field as text.
@@ -99,9 +98,9 @@ mod tests {
     fn a_line_has_its_spans_fields_and_a_panic_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let lines = [
-            r#"{"level":"INFO","fields":{"message":"listening","server":"api"},"spans":[{"name":"a","key":1},{"name":"b","key":2}]}"#,
+            r#"{"level":"INFO","message":"listening","server":"api","span":"b","key":2}"#,
             "thread 'main' panicked",
-            r#"{"level":"INFO","fie"#,
+            r#"{"level":"INFO","mes"#,
         ];
         fs::write(file.path(), lines.join("\n")).unwrap();
         let log = Log::open(file.path());
@@ -112,7 +111,7 @@ mod tests {
         assert_eq!((read[1].level(), read[1].message()), ("ERROR", "thread 'main' panicked"));
         let later = log.from_now().unwrap();
         assert!(later.lines().unwrap().is_empty());
-        let rest = r#"lds":{"message":"stopped"}}"#;
+        let rest = r#"sage":"stopped"}"#;
         fs::write(file.path(), lines.join("\n") + rest + "\n").unwrap();
         assert_eq!(later.lines().unwrap()[0].message(), "stopped");
     }

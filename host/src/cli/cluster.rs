@@ -1,18 +1,24 @@
 //! Reads, writes and follows the objects of `nagaya.dev` as the user of the kubeconfig.
 
-use std::{ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{ops::ControlFlow, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use http::Method;
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Value, value::RawValue};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::wish::{self, Plan, Seen};
+use super::{
+    presence::{self, Presence},
+    wish::{self, Plan, Seen},
+};
 use crate::{
     apiserver::{ApiServer, Call, Error, Lines, Media, Resource, query},
     crd::{GROUP, WasmController, WasmRevision},
+    kubeconfig::Source,
     manifest::Kind,
+    stored,
 };
 
 /// Between two tries after the API server broke off or refused for a moment.
@@ -35,24 +41,40 @@ pub(super) struct Cluster {
 }
 
 /// What a list says, objects as they came.
-#[derive(Debug, Deserialize)]
+#[derive(Debug)]
 pub(super) struct List {
     metadata: ListMeta,
     /// The objects.
     pub(super) items: Vec<Value>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawList {
+    metadata: ListMeta,
+    #[serde(deserialize_with = "none_for_null")]
+    items: Vec<Box<RawValue>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 struct ListMeta {
     resource_version: String,
+}
+
+/// A list without objects may come as null.
+fn none_for_null<'de, D>(deserializer: D) -> Result<Vec<Box<RawValue>>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
 struct Change {
     #[serde(rename = "type")]
     what: String,
-    object: Value,
+    object: Box<RawValue>,
 }
 
 impl Own {
@@ -71,18 +93,11 @@ impl Own {
 }
 
 impl Cluster {
-    /// Connects as `kubeconfig` says; its context's namespace is meant if none is given.
-    pub(super) async fn connect(
-        kubeconfig: Option<PathBuf>,
-        namespace: Option<String>,
-    ) -> Result<Self> {
-        let from = match &kubeconfig {
-            Some(file) => format!("with {}", file.display()),
-            None => "(give --kubeconfig, or set KUBECONFIG)".to_owned(),
-        };
-        let api = ApiServer::connect(kubeconfig, "nagaya")
+    /// Connects as the kubeconfig says; its context's namespace is meant if none is given.
+    pub(super) async fn connect(source: &Source, namespace: Option<String>) -> Result<Self> {
+        let api = ApiServer::connect(source, "nagaya")
             .await
-            .with_context(|| format!("cannot set up a connection to the API server {from}"))?;
+            .context("cannot set up a connection to the API server")?;
         let namespace = namespace.unwrap_or_else(|| api.default_namespace().to_owned());
         Ok(Self { api, namespace })
     }
@@ -100,8 +115,8 @@ impl Cluster {
     /// The controller `name` as it came; `None` if there is none.
     pub(super) async fn controller(&self, name: &str) -> Result<Option<Value>> {
         let path = Own::Controllers.resource().path(Some(&self.namespace), Some(name), None)?;
-        match self.api.fetch(Call::new(Method::GET, path)).await {
-            Ok(object) => Ok(Some(object)),
+        match self.api.call(Call::new(Method::GET, path)).await {
+            Ok(text) => shown(&text).map(Some),
             Err(error) if is_missing_object(&error) => Ok(None),
             Err(error) => Err(explained(
                 error,
@@ -206,7 +221,7 @@ impl Cluster {
             let Some(Ok(line)) = line else { return Ok(None) };
             let change: Change =
                 serde_json::from_str(&line).context("cannot read a watch event")?;
-            if !seen.take(own, change)? {
+            if !seen.take(own, &change)? {
                 return Ok(None);
             }
             if let ControlFlow::Break(answer) = judge(&seen)? {
@@ -237,34 +252,48 @@ impl Cluster {
         let path = resource.path(namespace, None, None)?;
         let place =
             namespace.map_or_else(|| "all namespaces".to_owned(), |ns| format!("namespace {ns}"));
-        self.api.fetch(Call::new(Method::GET, path)).await.map_err(|error| {
+        let list: Result<RawList, Error> = self.api.fetch(Call::new(Method::GET, path)).await;
+        let RawList { metadata, items } = list.map_err(|error| {
             explained(error, &format!("cannot list {} in {place}", resource.plural))
-        })
+        })?;
+        let items = items.iter().map(|item| shown(item.get())).collect::<Result<_>>()?;
+        Ok(List { metadata, items })
+    }
+
+    /// Whether a host works, if its Lease can be read.
+    pub(super) async fn presence(&self) -> Presence {
+        let path =
+            format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", presence::NAMESPACE);
+        let list: Result<Value, Error> = self.api.fetch(Call::new(Method::GET, path)).await;
+        let items = list.ok().and_then(|list| list["items"].as_array().cloned());
+        presence::read(&items.unwrap_or_default(), Timestamp::now())
     }
 
     async fn patch(&self, name: &str, patch: &Value) -> Result<WasmController, Error> {
         let path = Own::Controllers.resource().path(Some(&self.namespace), Some(name), None)?;
         let path = query(&path, [("fieldManager", "nagaya-cli")]);
-        self.api
-            .fetch(Call::new(Method::PATCH, path).body(Media::MergePatch, patch.to_string()))
-            .await
+        let call = Call::new(Method::PATCH, path).body(Media::MergePatch, patch.to_string());
+        let text = self.api.call(call).await?;
+        let stored = stored::controller(&text).map_err(|error| Error::Answer(error.into()))?;
+        Ok(stored.controller)
     }
 }
 
 impl Seen {
     /// Takes a watch event in; false if the watch is of no more use.
-    fn take(&mut self, own: Own, change: Change) -> Result<bool> {
+    fn take(&mut self, own: Own, change: &Change) -> Result<bool> {
+        let object = shown(change.object.get())?;
         match (change.what.as_str(), own) {
-            ("ADDED" | "MODIFIED", Own::Controllers) => self.controller = typed(change.object)?,
+            ("ADDED" | "MODIFIED", Own::Controllers) => self.controller = typed(object)?,
             ("ADDED" | "MODIFIED", Own::Revisions) => {
-                let revision: WasmRevision = typed(change.object)?;
+                let revision: WasmRevision = typed(object)?;
                 if revision.spec.controller == self.name() {
                     self.revisions.retain(|old| old.metadata.name != revision.metadata.name);
                     self.revisions.push(revision);
                 }
             }
             ("DELETED", Own::Revisions) => {
-                let gone = change.object["metadata"]["name"].as_str();
+                let gone = object["metadata"]["name"].as_str();
                 self.revisions.retain(|old| old.metadata.name.as_deref() != gone);
             }
             ("BOOKMARK", _) => (),
@@ -272,6 +301,12 @@ impl Seen {
         }
         Ok(true)
     }
+}
+
+/// An object as it is shown: without a config that is nested too deep to be read.
+fn shown(text: &str) -> Result<Value> {
+    let text = stored::shown(text).context("cannot read the API server's answer")?;
+    serde_json::from_str(&text).context("cannot read the API server's answer")
 }
 
 /// An object of one of our kinds, typed.
@@ -312,7 +347,7 @@ mod tests {
     use crate::{apiserver::answering, crd::RevisionPhase};
 
     fn change(what: &str, object: impl serde::Serialize) -> Change {
-        Change { what: what.into(), object: serde_json::to_value(object).unwrap() }
+        Change { what: what.into(), object: serde_json::value::to_raw_value(&object).unwrap() }
     }
 
     /// The polls of an hour of waiting for a controller that nobody changes; `None`: its watches say nothing.
@@ -357,19 +392,28 @@ mod tests {
         let mut seen = seen();
         let news = revision("sha256:3", 3, RevisionPhase::Loading);
         let name = news.metadata.name.clone().unwrap();
-        assert!(seen.take(Own::Revisions, change("ADDED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("ADDED", &news)).unwrap());
         let news = revision("sha256:3", 3, RevisionPhase::Ready);
-        assert!(seen.take(Own::Revisions, change("MODIFIED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("MODIFIED", &news)).unwrap());
         assert_eq!(seen.standing(&name).unwrap().0, RevisionPhase::Ready);
         assert_eq!(seen.revisions.len(), 3);
-        assert!(seen.take(Own::Revisions, change("DELETED", &news)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("DELETED", &news)).unwrap());
         assert_eq!(seen.standing(&name), None);
         let mut other = revision("sha256:3", 3, RevisionPhase::Ready);
         other.spec.controller = "another".into();
-        assert!(seen.take(Own::Revisions, change("ADDED", &other)).unwrap());
+        assert!(seen.take(Own::Revisions, &change("ADDED", &other)).unwrap());
         assert_eq!(seen.revisions.len(), 2);
-        assert!(!seen.take(Own::Controllers, change("DELETED", seen.controller.clone())).unwrap());
-        assert!(!seen.take(Own::Revisions, change("ERROR", json!({"code": 410}))).unwrap());
+        assert!(!seen.take(Own::Controllers, &change("DELETED", seen.controller.clone())).unwrap());
+        assert!(!seen.take(Own::Revisions, &change("ERROR", json!({"code": 410}))).unwrap());
+    }
+
+    #[test]
+    fn a_list_of_nothing_is_a_list() {
+        for text in
+            [r#"{"metadata":{"resourceVersion":"1"},"items":null}"#, r#"{"metadata":{}}"#, "{}"]
+        {
+            assert!(serde_json::from_str::<RawList>(text).unwrap().items.is_empty(), "{text}");
+        }
     }
 
     #[test]

@@ -1,15 +1,21 @@
 //! `nagaya get`: the controllers as a table, or one of them as a tree.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{
     cluster::{Cluster, typed},
+    presence::{Presence, doubt},
     print, say, tree,
     wish::Seen,
 };
 use crate::crd::WasmController;
+
+/// Marks what may not be so any more.
+const MARK: &str = "?";
 
 /// What to show.
 #[derive(Debug, clap::Args)]
@@ -50,7 +56,8 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
 async fn one(name: &str, output: Output, cluster: &Cluster) -> Result<()> {
     if output == Output::Text {
         let seen: Seen = cluster.must_see(name).await?;
-        return say(&tree::draw(&seen, Timestamp::now()));
+        let presence = cluster.presence().await;
+        return say(&tree::draw(&seen, &presence, Timestamp::now()));
     }
     let namespace = cluster.namespace();
     let controller = cluster
@@ -76,8 +83,21 @@ async fn many(args: &Args, cluster: &Cluster) -> Result<()> {
         eprintln!("there is no WasmController in {place}");
         return Ok(());
     }
-    let controllers = items.into_iter().map(typed).collect::<Result<Vec<WasmController>>>()?;
-    say(&table(&controllers, args.all_namespaces, Timestamp::now()))
+    let mut controllers: Vec<WasmController> = vec![];
+    for item in items {
+        // One that this program cannot read does not hide the others.
+        match typed(item) {
+            Ok(controller) => controllers.push(controller),
+            Err(error) => eprintln!("{error:#}"),
+        }
+    }
+    let presence = cluster.presence().await;
+    say(&table(&controllers, &presence, args.all_namespaces, Timestamp::now()))?;
+    let doubts: BTreeSet<_> = controllers.iter().filter_map(|one| doubt(one, &presence)).collect();
+    for doubt in doubts {
+        eprintln!("{MARK}  {doubt}");
+    }
+    Ok(())
 }
 
 /// `{"items": […]}`, without the field managers' bookkeeping.
@@ -94,20 +114,26 @@ fn objects(mut items: Vec<Value>, output: Output) -> Result<String> {
     }
 }
 
-fn table(controllers: &[WasmController], with_namespace: bool, now: Timestamp) -> String {
+fn table(
+    controllers: &[WasmController],
+    presence: &Presence,
+    with_namespace: bool,
+    now: Timestamp,
+) -> String {
     let head = ["NAMESPACE", "NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "FAILING", "AGE"];
     let rows = controllers.iter().map(|controller| {
         let meta = &controller.metadata;
         let status = controller.status.clone().unwrap_or_default();
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready");
         let or_dash = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let mark = if doubt(controller, presence).is_some() { MARK } else { "" };
         [
             or_dash(meta.namespace.as_deref()),
             or_dash(meta.name.as_deref()),
-            format!("{:?}", status.phase),
+            format!("{:?}{mark}", status.phase),
             or_dash(status.active.as_deref()),
             or_dash(status.candidate.as_deref()),
-            or_dash(ready.map(|ready| ready.status.as_str())),
+            or_dash(ready.map(|ready| ready.status.as_str())) + mark,
             status.failing_objects.map_or_else(|| "-".to_owned(), |count| count.to_string()),
             print::age(meta.creation_timestamp.as_ref().map(|time| time.0), now),
         ]
@@ -124,21 +150,25 @@ mod tests {
     #[test]
     fn the_table_has_a_namespace_column_only_when_asked() {
         let controllers = [seen().controller];
-        let text = table(&controllers, false, Timestamp::now());
+        let text = table(&controllers, &Presence::Unknown, false, Timestamp::now());
         let head: Vec<_> = text.lines().next().unwrap().split_whitespace().collect();
         assert_eq!(head, ["NAME", "PHASE", "ACTIVE", "CANDIDATE", "READY", "FAILING", "AGE"]);
-        let text = table(&controllers, true, Timestamp::now());
+        let text = table(&controllers, &Presence::Unknown, true, Timestamp::now());
         let mut lines =
             text.lines().map(|line| line.split_whitespace().take(3).collect::<Vec<_>>());
         assert_eq!(lines.next().unwrap(), ["NAMESPACE", "NAME", "PHASE"]);
         assert_eq!(lines.next().unwrap(), ["demo", "web", "Pending"]);
+        let gone = Presence::Gone("no host runs".to_owned());
+        let text = table(&controllers, &gone, false, Timestamp::now());
+        assert!(text.contains("Pending?"), "nobody knows whether it still is: {text}");
     }
 
     #[test]
     fn the_table_counts_objects_whose_runs_fail() {
         let mut controller = seen().controller;
         let row = |controller: &WasmController| {
-            let text = table(std::slice::from_ref(controller), false, Timestamp::now());
+            let one = std::slice::from_ref(controller);
+            let text = table(one, &Presence::Unknown, false, Timestamp::now());
             text.lines().nth(1).unwrap().split_whitespace().nth(5).unwrap().to_owned()
         };
         assert_eq!(row(&controller), "-");

@@ -20,6 +20,7 @@ mod component;
 mod decision;
 mod get;
 pub mod logs;
+mod presence;
 mod print;
 mod promote;
 mod push;
@@ -30,6 +31,7 @@ mod upload;
 mod wait;
 mod wish;
 
+use crate::kubeconfig::{Environment, Proxies, Source};
 use cluster::Cluster;
 
 /// Kubernetes controllers as WebAssembly components: many in one host, versions swapped by a pointer.
@@ -41,6 +43,9 @@ struct Args {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Where a pod finds the token of its account.
+const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -57,6 +62,9 @@ struct Global {
     /// The kubeconfig to use [default: $KUBECONFIG, ~/.kube/config, or the pod's account]
     #[arg(long, global = true, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, global = true, value_name = "NAME")]
+    context: Option<String>,
     /// The namespace [default: the kubeconfig's]
     #[arg(short, long, global = true, value_name = "NS")]
     namespace: Option<String>,
@@ -79,6 +87,30 @@ enum Command {
     /// Compile one component from stdin; the host starts this by itself
     #[command(hide = true)]
     CompileChild,
+}
+
+impl Global {
+    /// Which kubeconfig is meant, by the flags and the environment.
+    fn source(&self) -> Source {
+        let says = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
+        // As everywhere, the name in capitals counts first.
+        let proxy = |name: &str| says(name).or_else(|| says(&name.to_ascii_lowercase()));
+        let in_pod = ["KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"].map(says);
+        Source {
+            file: self.kubeconfig.clone(),
+            context: self.context.clone().filter(|name| !name.is_empty()),
+            environment: Environment {
+                kubeconfig: std::env::var_os("KUBECONFIG"),
+                home: std::env::home_dir(),
+                proxies: Proxies {
+                    http: proxy("HTTP_PROXY"),
+                    https: proxy("HTTPS_PROXY"),
+                    none: proxy("NO_PROXY"),
+                },
+                in_pod: in_pod.iter().all(Option::is_some) && Path::new(POD_TOKEN).is_file(),
+            },
+        }
+    }
 }
 
 /// How long a verb waits for the host.
@@ -107,7 +139,7 @@ pub fn main() -> ExitCode {
 fn run(args: Args) -> Result<()> {
     let Args { global, command } = args;
     match command {
-        Command::Serve(args) => serve::run(*args, global.kubeconfig),
+        Command::Serve(args) => serve::run(*args, global.source()),
         Command::CompileChild => Ok(()),
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
@@ -125,7 +157,7 @@ fn client(global: Global, verb: impl AsyncFnOnce(Cluster) -> Result<()>) -> Resu
     logs::start(logs::Format::Text, "nagaya=warn");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let cluster = Cluster::connect(global.kubeconfig, global.namespace).await?;
+        let cluster = Cluster::connect(&global.source(), global.namespace).await?;
         verb(cluster).await
     })
 }
@@ -210,8 +242,13 @@ mod tests {
 
     #[test]
     fn the_global_flags_stand_before_or_after_the_verb() {
-        for line in ["nagaya -n a --kubeconfig k get x", "nagaya get x --kubeconfig k -n a"] {
+        for line in [
+            "nagaya -n a --context c --kubeconfig k get x",
+            "nagaya get x --kubeconfig k -n a --context c",
+            "nagaya serve --kubeconfig k -n a --context c",
+        ] {
             let args = parse(line.split(' ').map(OsString::from));
+            assert_eq!(args.global.source().context.as_deref(), Some("c"), "{line}");
             assert_eq!(args.global.namespace.as_deref(), Some("a"), "{line}");
             assert_eq!(args.global.kubeconfig.as_deref(), Some(Path::new("k")), "{line}");
         }

@@ -61,10 +61,19 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
         .note(&format!("{revision} is the revision of {shown} ({})", short(&digest.to_string())));
 
     push.noticed(generation, revision).await?;
-    let sent = host.send(&digest, &bytes, deadline, &push.progress).await?;
+    let sent = tokio::select! {
+        biased;
+        sent = host.send(&digest, &bytes, deadline, &push.progress) => Some(sent?),
+        // A standby takes no bytes, but those who work may have them from before.
+        staged = push.staged_elsewhere(&host, generation, revision) => {
+            staged?;
+            None
+        }
+    };
     push.progress.note(match sent {
-        Sent::Now => "the component is stored",
-        Sent::Before => "the host has the component already",
+        Some(Sent::Now) => "the component is stored",
+        Some(Sent::Before) => "the host has the component already",
+        None => "this host takes no uploads now; the one that works has the component already",
     });
     let (staged, seen) = push.staged(generation, revision).await?;
     drop(push);
@@ -91,6 +100,16 @@ impl Push<'_> {
             bail!("{}", overdue(last.as_ref(), generation, revision));
         }
         Ok(())
+    }
+
+    /// Waits until a host other than `host`, which takes nothing, has staged the revision; says nothing meanwhile.
+    async fn staged_elsewhere(&self, host: &Host, generation: i64, revision: &str) -> Result<()> {
+        host.passes().await;
+        let is_staged = |seen: &Seen| Ok(wait::staged(seen, revision)?);
+        match self.cluster.until(self.name, self.deadline, is_staged).await? {
+            Some(_) => Ok(()),
+            None => bail!("{revision} of generation {generation} is not staged yet"),
+        }
     }
 
     /// Waits until the revision is staged, and shows what happens to it meanwhile.

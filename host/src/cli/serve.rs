@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     crd::LimitsSpec,
     fail,
+    kubeconfig::Source,
     lease::{LeaseName, Profile},
     module::Digest,
 };
@@ -74,7 +75,7 @@ Examples:
   NAGAYA_LOG=info,nagaya::watch=debug nagaya serve                 with the story of each watch";
 
 /// Runs the host until SIGTERM or SIGINT, then drains and gives up its Lease: no new runs, the last ones may take 30 s.
-pub(super) fn run(args: Args, kubeconfig: Option<PathBuf>) -> Result<()> {
+pub(super) fn run(args: Args, kubeconfig: Source) -> Result<()> {
     // kube calls each broken connection an error; whoever asked says what it means.
     logs::start(args.log_format, "info,kube_client::client::builder=off");
     if let Ok(point) = std::env::var("NAGAYA_FAIL") {

@@ -5,6 +5,7 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{
+    presence::{Presence, doubt},
     print::{Tree, age, short},
     wait::is_trouble,
     wish::Seen,
@@ -15,7 +16,7 @@ use crate::{
 };
 
 /// Draws what was seen, as of `now`.
-pub(super) fn draw(seen: &Seen, now: Timestamp) -> String {
+pub(super) fn draw(seen: &Seen, presence: &Presence, now: Timestamp) -> String {
     let status = seen.status();
     let meta = &seen.controller.metadata;
     let namespace = meta.namespace.as_deref().unwrap_or_default();
@@ -23,6 +24,12 @@ pub(super) fn draw(seen: &Seen, now: Timestamp) -> String {
     let message = status.message.as_deref().map(|text| format!("\n{text}")).unwrap_or_default();
     let head = format!("{namespace}/{}  {:?}  {made}{message}", seen.name(), status.phase);
     let mut tree = Tree::new(&head);
+    if let Some(doubt) = doubt(&seen.controller, presence) {
+        tree.push(Tree::new(&format!("✗ {doubt}")));
+    }
+    if let Presence::Here(text) = presence {
+        tree.push(Tree::new(&format!("host  {text}")));
+    }
     let account = &seen.controller.spec.service_account_name;
     tree.push(Tree::new(&format!("account  {namespace}/{account}")));
     if let Some(primary) = &status.primary {
@@ -146,11 +153,13 @@ mod tests {
         let yaml = "the account may not list configmaps; apply:\nkind: Role\nmetadata: { name: x }";
         let status = seen.controller.status.as_mut().unwrap();
         status.conditions = vec![condition("Degraded", true, "MissingRight", yaml, None)];
-        let text = draw(&seen, Timestamp::now());
+        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
         for line in yaml.lines() {
             assert!(text.contains(line), "{text}");
         }
         assert!(text.contains("✗ Degraded=True  MissingRight"), "{text}");
+        let gone = Presence::Gone("no host runs: since yesterday".to_owned());
+        assert!(draw(&seen, &gone, Timestamp::now()).contains("✗ no host runs: since yesterday"));
         assert!(text.contains("watches: not known yet"), "{text}");
     }
 
@@ -158,7 +167,7 @@ mod tests {
     fn every_revision_has_the_role_that_matters_most() {
         let mut seen = seen();
         seen.revisions.push(revision(BAD, 3, RevisionPhase::Failed));
-        let text = draw(&seen, Timestamp::now());
+        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
         for (digest, expected) in [
             (OLD, "active  #1  111111111111"),
             (NEW, "candidate  #2  222222222222"),
@@ -169,10 +178,10 @@ mod tests {
         assert!(text.find(&v(BAD)) < text.find(&v(OLD)), "the newest is on top: {text}");
         seen.controller.status.as_mut().unwrap().candidate = None;
         seen.controller.spec.rollout.rejected = vec![v(NEW), v(BAD)];
-        let text = draw(&seen, Timestamp::now());
+        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
         assert!(text.contains(&format!("{}  rejected", v(NEW))), "{text}");
         seen.controller.status.as_mut().unwrap().previous = Some(v(NEW));
-        let text = draw(&seen, Timestamp::now());
+        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
         assert!(text.contains(&format!("{}  previous", v(NEW))), "{text}");
     }
 
@@ -180,7 +189,7 @@ mod tests {
     fn the_watched_kinds_are_those_of_the_live_revision() {
         let mut seen = seen();
         seen.revisions[0].status.as_mut().unwrap().manifest = manifest_value(&manifest());
-        let text = draw(&seen, Timestamp::now());
+        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
         assert!(text.contains(&format!("watches of {}", v(OLD))), "{text}");
         assert!(text.contains("Site.example.com v1  primary"), "{text}");
         assert!(text.contains("ConfigMap v1  owned"), "{text}");

@@ -9,7 +9,10 @@ use bytes::Bytes;
 use futures::stream;
 use reqwest::{Body, Client, Method, StatusCode, Url, header, redirect};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::print::Progress;
 use crate::module::Digest;
@@ -28,6 +31,8 @@ const STEP: usize = 64 << 10;
 pub(super) struct Host {
     client: Client,
     url: Url,
+    /// It has said that it takes nothing now: another host may be the one that works.
+    passes: watch::Sender<bool>,
 }
 
 /// How the bytes came to be there.
@@ -77,12 +82,18 @@ impl Host {
             client = client.no_proxy();
         }
         let client = client.build().context("cannot set up an HTTP client")?;
-        Ok(Self { client, url })
+        Ok(Self { client, url, passes: watch::channel(false).0 })
     }
 
     /// Makes sure that a host answers at all, before anything is changed.
     pub(super) async fn reach(&self, digest: &Digest) -> Result<()> {
         self.ask(digest).await.map(drop)
+    }
+
+    /// Returns once the host has said that it takes nothing now.
+    pub(super) async fn passes(&self) {
+        // The sender is this host's own.
+        let _ = self.passes.subscribe().wait_for(|passes| *passes).await;
     }
 
     /// Sends `bytes` unless the host has them; tries again until `deadline` while the host is not ready for them.
@@ -106,7 +117,10 @@ impl Host {
                 },
             };
             if Instant::now() + PAUSE >= deadline {
-                bail!("{} did not take the component in time: {later}", self.url);
+                bail!(
+                    "{} did not take the component in time: {later}. The WasmController names it since this push: as soon as the host that works has the bytes, it stages them",
+                    self.url
+                );
             }
             if later != said {
                 progress.wait(&later);
@@ -119,6 +133,9 @@ impl Host {
     async fn ask(&self, digest: &Digest) -> Result<Meaning> {
         let request = self.client.request(Method::HEAD, self.place(digest)?).timeout(ASK_LIMIT);
         let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+            self.passes.send_replace(true);
+        }
         Ok(asked(answer.status()))
     }
 
@@ -183,7 +200,7 @@ fn asked(status: StatusCode) -> Meaning {
             "the host does not know yet that a WasmController names this component; is it the host of this cluster?".to_owned(),
         ),
         StatusCode::SERVICE_UNAVAILABLE => {
-            Meaning::Later("the host is a standby, or has not read the WasmControllers yet; if it stays so, send to the one that holds the Lease".to_owned())
+            Meaning::Later("the host is a standby, or has not read the WasmControllers yet; if it stays so, push with --host to the one that holds the Lease (`nagaya get` names it)".to_owned())
         }
         other => Meaning::Refused(format!("it answered {other}; is it a nagaya host?")),
     }

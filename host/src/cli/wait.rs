@@ -1,12 +1,16 @@
 //! What a waiting command makes of what it sees; pure.
 //!
 //! Invariants: `a_wait_ends_when_the_revision_is_staged_or_cannot_be`, `an_edit_by_somebody_else_ends_a_wait`,
-//! `a_wait_that_takes_too_long_says_what_is_missing`.
+//! `a_wait_that_takes_too_long_says_what_is_missing`, `a_wait_for_what_somebody_must_do_ends_with_what_that_is`.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::wish::Seen;
 use crate::crd::RevisionPhase;
+
+/// Reasons of conditions that only somebody else can end.
+const BLOCKS: [&str; 5] =
+    ["ServiceAccountMissing", "KindMissing", "ConfigRefused", "RevisionNotMade", "Unreadable"];
 
 /// Where a pushed revision ended up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +32,18 @@ pub(super) enum Error {
         /// The revision.
         revision: String,
         /// What the host says.
+        message: String,
+    },
+    /// The host waits for somebody, and has said for what.
+    #[error(
+        "{revision} waits: {message}\nthe host goes on by itself as soon as that is done; `nagaya get {name}` shows it"
+    )]
+    Blocked {
+        /// The controller.
+        name: String,
+        /// The revision.
+        revision: String,
+        /// What the host waits for.
         message: String,
     },
     /// Another push.
@@ -64,6 +80,7 @@ pub(super) fn staged(seen: &Seen, revision: &str) -> Result<ControlFlow<Staged>,
         return Err(Error::OtherModule(seen.name().to_owned()));
     }
     unless_failed(seen, revision)?;
+    unless_blocked(seen, revision)?;
     Ok(Continue(()))
 }
 
@@ -76,6 +93,7 @@ pub(super) fn live(seen: &Seen, revision: &str) -> Result<ControlFlow<()>, Error
         return Err(Error::OtherDecision(seen.name().to_owned()));
     }
     unless_failed(seen, revision)?;
+    unless_blocked(seen, revision)?;
     Ok(Continue(()))
 }
 
@@ -95,6 +113,29 @@ fn unless_failed(seen: &Seen, revision: &str) -> Result<(), Error> {
             Err(Error::Failed { revision: revision.to_owned(), message })
         }
         _ => Ok(()),
+    }
+}
+
+/// No wait makes an account, a kind or a config: whoever waits for them reads at once what to do.
+fn unless_blocked(seen: &Seen, revision: &str) -> Result<(), Error> {
+    if noticed(seen, seen.generation()).is_continue() {
+        return Ok(());
+    }
+    let status = seen.status();
+    let found = status.conditions.iter().find(|condition| {
+        let holds = match condition.type_.as_str() {
+            "Degraded" | "Progressing" => condition.status == "True",
+            _ => false,
+        };
+        holds && BLOCKS.contains(&&*condition.reason)
+    });
+    match found {
+        None => Ok(()),
+        Some(condition) => Err(Error::Blocked {
+            name: seen.name().to_owned(),
+            revision: revision.to_owned(),
+            message: condition.message.clone(),
+        }),
     }
 }
 
@@ -165,6 +206,36 @@ mod tests {
         assert!(matches!(live(&seen, &v(NEW)), Err(Error::Failed { .. })));
         seen.controller.status.as_mut().unwrap().active = Some(v(NEW));
         assert_eq!(live(&seen, &v(NEW)), Ok(Break(())));
+    }
+
+    #[test]
+    fn a_wait_for_what_somebody_must_do_ends_with_what_that_is() {
+        let mut seen = seen();
+        seen.controller.spec.rollout.active = Some(v(NEW));
+        let status = seen.controller.status.as_mut().unwrap();
+        (status.active, status.candidate) = (None, None);
+        seen.revisions[1] = revision(NEW, 2, RevisionPhase::Loading);
+        for (kind, holds, reason, ends) in [
+            ("Degraded", true, "ServiceAccountMissing", true),
+            ("Progressing", true, "KindMissing", true),
+            ("Degraded", true, "ConfigRefused", true),
+            ("Degraded", true, "GuestBreaksDown", false),
+            ("Progressing", true, "Staging", false),
+            ("Ready", false, "ServiceAccountMissing", false),
+        ] {
+            let told =
+                vec![condition(kind, holds, reason, "kubectl create serviceaccount x", None)];
+            seen.controller.status.as_mut().unwrap().conditions = told;
+            for answer in [staged(&seen, &v(NEW)).map(|_| ()), live(&seen, &v(NEW)).map(|_| ())] {
+                assert_eq!(answer.is_err(), ends, "{reason}");
+                let said = answer.err().map(|error| error.to_string());
+                assert!(said.is_none_or(|said| said.contains("kubectl create serviceaccount x")));
+            }
+        }
+        let old = vec![condition("Degraded", true, "ServiceAccountMissing", "", None)];
+        seen.controller.status.as_mut().unwrap().conditions = old;
+        seen.controller.metadata.generation = Some(9);
+        assert_eq!(staged(&seen, &v(NEW)), Ok(Continue(())), "the host has not looked again yet");
     }
 
     #[test]

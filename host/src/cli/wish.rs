@@ -88,12 +88,12 @@ pub(super) enum Error {
         message: String,
     },
     /// Rollback without a way back.
-    #[error("{name} has no previous revision to go back to; name one with --to: {known}")]
+    #[error("{name} has no previous revision to go back to; {others}")]
     NoPrevious {
         /// The controller.
         name: String,
-        /// Those that are there.
-        known: String,
+        /// What to do instead.
+        others: String,
     },
     /// Rollback with nothing live.
     #[error(
@@ -178,6 +178,29 @@ impl Seen {
             [] => "there is no revision yet".to_owned(),
             names => format!("there are: {}", names.join(", ")),
         }
+    }
+
+    /// The revisions that a rollback can go to, or what to do if there is none.
+    fn ways_back(&self) -> String {
+        let status = self.status();
+        let can_be = |revision: &&WasmRevision| {
+            let phase = revision.status.as_ref().map(|status| status.phase).unwrap_or_default();
+            revision.metadata.name != status.active
+                && !matches!(phase, RevisionPhase::Failed | RevisionPhase::Pending)
+        };
+        let names: Vec<_> = self
+            .newest_first()
+            .into_iter()
+            .filter(can_be)
+            .filter_map(|revision| revision.metadata.name.as_deref())
+            .collect();
+        if names.is_empty() {
+            return format!(
+                "there is no other revision that could run: push one that works, nagaya push {} FILE",
+                self.name()
+            );
+        }
+        format!("name one with --to: {}", names.join(", "))
     }
 
     fn must_be_able_to_run(&self, revision: &str) -> Result<(), Error> {
@@ -291,10 +314,10 @@ pub(super) fn rollback(seen: &Seen, to: Option<&str>) -> Result<Plan, Error> {
     let target = match (to, status.previous) {
         (Some(to), _) => to.to_owned(),
         (None, Some(previous)) => previous,
-        (None, None) => return Err(Error::NoPrevious { name, known: seen.known() }),
+        (None, None) => return Err(Error::NoPrevious { name, others: seen.ways_back() }),
     };
     if target == loser {
-        return Err(Error::LiveAlready { revision: target, known: seen.known() });
+        return Err(Error::LiveAlready { revision: target, known: seen.ways_back() });
     }
     seen.must_be_able_to_run(&target)?;
     Ok(seen.plan(&target, Some(&target), &seen.rejected(Some(&target), Some(&loser))))

@@ -16,7 +16,6 @@ mod record;
 
 use std::{
     fmt, io,
-    path::PathBuf,
     str::FromStr,
     thread,
     time::{Duration, Instant},
@@ -34,6 +33,7 @@ use crate::{
     causes,
     clock::{self, since_boot},
     fence::Claim,
+    kubeconfig::Source,
     metrics::Metrics,
 };
 use election::{Election, Record, Step};
@@ -65,7 +65,7 @@ pub struct Options {
     /// Times.
     pub profile: Profile,
     /// How it connects.
-    pub kubeconfig: Option<PathBuf>,
+    pub kubeconfig: Source,
 }
 
 /// The handle of the elector's thread.
@@ -157,7 +157,7 @@ async fn elect(
     metrics: Metrics,
     release: oneshot::Receiver<()>,
 ) -> Result<(), apiserver::Error> {
-    let api = ApiServer::connect(options.kubeconfig.clone(), "nagaya").await?;
+    let api = ApiServer::connect(&options.kubeconfig, "nagaya").await?.counted(&metrics);
     let me = options.identity.clone();
     tracing::info!(lease = %options, identity = me, "waiting for the Lease");
     metrics.leader(&options.name).set(0);
@@ -427,7 +427,7 @@ mod tests {
             name: "nagaya".to_owned(),
             identity: "me".to_owned(),
             profile: Profile::FAST,
-            kubeconfig: None,
+            kubeconfig: Source::default(),
         };
         let work = Work {
             election: Election::new("me".to_owned(), options.profile, 1),

@@ -3,11 +3,16 @@
 //! The manager owns the host's own watches. It tells keepers that something about their object has changed, never
 //! what: they read it themselves.
 
+mod garbage;
 mod keeper;
+mod least;
+mod loads;
 mod news;
 mod objects;
+mod patience;
 mod plan;
 mod primaries;
+mod refusal;
 mod running;
 mod stage;
 mod status;
@@ -15,19 +20,21 @@ mod unfit;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::{
     sync::{Notify, watch},
     task::{Id, JoinSet},
+    time::MissedTickBehavior,
 };
 use tracing::{Instrument, trace_span};
 
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
     authority::Authority,
+    causes,
     crd::{FINALIZER, own_watch},
     events::Recorder,
     fence::Claim,
@@ -44,6 +51,7 @@ use crate::{
         selector,
     },
 };
+use garbage::Collector;
 use keeper::{Died, Estate, Keeper};
 use primaries::Primaries;
 
@@ -100,6 +108,9 @@ pub struct Manager {
     keepers: HashMap<ObjectKey, Arc<Notify>>,
     keys: HashMap<Id, ObjectKey>,
     tasks: JoinSet<Result<(), Died>>,
+    collector: Arc<Mutex<Collector>>,
+    /// A look for files that nobody needs.
+    collecting: JoinSet<()>,
     /// Whether the host keeps some WasmControllers only.
     selects: bool,
     /// Controllers that are being deleted and not selected: perhaps nobody's.
@@ -131,6 +142,7 @@ impl Wakes for Bell {
 
 impl Manager {
     /// Opens the host's own watches; the receiver is true once they are synced.
+    #[expect(clippy::too_many_lines, reason = "every part is handed on by its name")]
     pub fn new(needs: Needs) -> Result<(Self, watch::Receiver<bool>), selector::Error> {
         let bell = Arc::new(Bell::default());
         let open = |resource: Resource, watch: Watch, index: Option<&str>| {
@@ -165,6 +177,8 @@ impl Manager {
                 user: needs.user,
                 memory_ceiling: needs.memory_ceiling,
                 primaries: Arc::new(Primaries::new(controllers.cache().clone())),
+                places: needs.places.clone(),
+                describes: Places::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),
             },
             api: needs.api,
             recorder: needs.recorder,
@@ -188,6 +202,8 @@ impl Manager {
             keepers: HashMap::new(),
             keys: HashMap::new(),
             tasks: JoinSet::new(),
+            collector: Arc::default(),
+            collecting: JoinSet::new(),
             selects: needs.controllers.is_some(),
             orphans: JoinSet::new(),
         };
@@ -208,6 +224,8 @@ impl Manager {
         self.estate.staging.modules.synced();
         self.ready.send_replace(true);
         self.claim.mark_changed();
+        let mut collects = tokio::time::interval(garbage::LOOK_EVERY);
+        collects.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(ORPHANS_EVERY);
         while !*stop.borrow() {
             let due = self.bell.inbox.next_due();
@@ -223,6 +241,8 @@ impl Manager {
                 () = sleep(due) => self.knock(&stop),
                 () = self.bell.inbox.changed() => (),
                 Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
+                _ = collects.tick() => self.collect(),
+                Some(_) = self.collecting.join_next() => (),
                 _ = looks.tick(), if self.selects => self.look_for_orphans(),
                 Some(Ok(found)) = self.orphans.join_next(), if !self.orphans.is_empty() => {
                     for key in found {
@@ -237,6 +257,31 @@ impl Manager {
             self.bury(ended)?;
         }
         Ok(())
+    }
+
+    /// Looks for files that nobody needs, if this host works and sees everything that names one.
+    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
+    fn collect(&mut self) {
+        let sees = |watch: &Subscription| {
+            let state = watch.state().borrow().clone();
+            state.synced && state.trouble.is_none()
+        };
+        let works = self.confirmed.borrow().as_ref().is_some_and(Claim::holds);
+        if !works || !self.watches.iter().all(sees) || !self.collecting.is_empty() {
+            return;
+        }
+        let needed = garbage::named(&self.estate.controllers, &self.estate.revisions);
+        let (collector, host) = (self.collector.clone(), self.estate.staging.clone());
+        self.collecting.spawn_blocking(move || {
+            let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+            let files = (&host.modules, &host.sandbox);
+            if let Err(error) = collector.look(files, &needed, Instant::now()) {
+                tracing::warn!(
+                    error = causes::all(&*error),
+                    "cannot look for files that nobody needs"
+                );
+            }
+        });
     }
 
     fn unconfirmed(&self) -> Option<Claim> {

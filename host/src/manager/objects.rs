@@ -1,7 +1,7 @@
 //! Reads and writes the host's own kinds, as the host.
 
 use http::Method;
-use serde::de::DeserializeOwned;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -9,6 +9,7 @@ use crate::{
     apiserver::{ApiServer, Call, Error, Media, Resource},
     crd::{self, WasmController, WasmRevision},
     fence::Claim,
+    stored::{self, Stored},
     watch::{Entry, ObjectKey},
 };
 
@@ -38,15 +39,9 @@ fn own(kind: &str, plural: &str) -> Resource {
     }
 }
 
-/// The typed form of a cached object; `None` if a newer version of the CRD has made it something else.
-pub(super) fn typed<T: DeserializeOwned>(entry: &Entry) -> Option<T> {
-    match serde_json::from_str(entry.body()) {
-        Ok(object) => Some(object),
-        Err(error) => {
-            tracing::error!(object = %entry.key(), %error, "an object of the host's own kinds cannot be read");
-            None
-        }
-    }
+/// A cached WasmController; `None` if it cannot be read, which its own keeper tells.
+pub(super) fn controller(entry: &Entry) -> Option<WasmController> {
+    stored::controller(entry.body()).ok().map(|stored| stored.controller)
 }
 
 impl Objects {
@@ -55,26 +50,32 @@ impl Objects {
         &self,
         controller: &WasmController,
         status: Value,
-    ) -> Result<WasmController, Error> {
-        let meta = &controller.metadata;
+    ) -> Result<Stored, Error> {
         let old = serde_json::to_value(&controller.status).unwrap_or_default();
-        let body = json!({
-            "metadata": { "uid": meta.uid, "resourceVersion": meta.resource_version },
-            "status": with_removals(&old, status),
-        });
-        let path =
-            controllers().path(meta.namespace.as_deref(), meta.name.as_deref(), Some("status"))?;
-        self.fenced()?.fetch(merge(path, &body)).await
+        let body = json!({ "status": with_removals(&old, status) });
+        self.patch(&Version::of(&controller.metadata), Some("status"), body).await
+    }
+
+    /// Sets some fields of a status that cannot be read as a whole.
+    pub(super) async fn set_fields_of_status(
+        &self,
+        at: &Version,
+        status: Value,
+    ) -> Result<(), Error> {
+        match self.patch(at, Some("status"), json!({ "status": status })).await {
+            // It is as unreadable as before, and written.
+            Err(Error::Answer(_)) => Ok(()),
+            result => result.map(drop),
+        }
     }
 
     /// The controller as the API server has it, whatever is watched; `None`: it is gone.
-    pub(super) async fn controller(
-        &self,
-        key: &ObjectKey,
-    ) -> Result<Option<WasmController>, Error> {
+    pub(super) async fn controller(&self, key: &ObjectKey) -> Result<Option<Stored>, Error> {
         let path = controllers().path(key.namespace.as_deref(), Some(&key.name), None)?;
-        match self.api.fetch(Call::new(Method::GET, path)).await {
-            Ok(controller) => Ok(Some(controller)),
+        match self.api.call(Call::new(Method::GET, path)).await {
+            Ok(text) => {
+                stored::controller(&text).map(Some).map_err(|error| Error::Answer(error.into()))
+            }
             Err(error) if error.code() == Some(404) => Ok(None),
             Err(error) => Err(error),
         }
@@ -83,15 +84,23 @@ impl Objects {
     /// Sets the finalizers, if the object is still the one that was read.
     pub(super) async fn set_finalizers(
         &self,
-        controller: &WasmController,
+        at: &Version,
         finalizers: &[String],
-    ) -> Result<WasmController, Error> {
-        let meta = &controller.metadata;
-        let body = json!({ "metadata": {
-            "uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers,
-        } });
-        let path = controllers().path(meta.namespace.as_deref(), meta.name.as_deref(), None)?;
-        self.fenced()?.fetch(merge(path, &body)).await
+    ) -> Result<Stored, Error> {
+        self.patch(at, None, json!({ "metadata": { "finalizers": finalizers } })).await
+    }
+
+    async fn patch(
+        &self,
+        at: &Version,
+        subresource: Option<&str>,
+        mut body: Value,
+    ) -> Result<Stored, Error> {
+        body["metadata"]["uid"] = json!(at.uid);
+        body["metadata"]["resourceVersion"] = json!(at.at);
+        let path = controllers().path(at.namespace.as_deref(), Some(&at.name), subresource)?;
+        let text = self.fenced()?.call(merge(path, &body)).await?;
+        stored::controller(&text).map_err(|error| Error::Answer(error.into()))
     }
 
     /// Creates a revision; one of the same name is the same revision, since the name says its content.
@@ -99,18 +108,34 @@ impl Objects {
         &self,
         revision: &WasmRevision,
     ) -> Result<WasmRevision, Error> {
-        let meta = &revision.metadata;
-        let path = revisions().path(meta.namespace.as_deref(), None, None)?;
+        let found = match self.post(revision).await {
+            Err(error) if error.code() == Some(409) => self.find(revision).await?,
+            result => return result,
+        };
+        if is_the_same(&found, revision) {
+            return Ok(found);
+        }
+        if is_left_over(&found, revision) {
+            self.delete_revision(&found).await?;
+            return self.post(revision).await;
+        }
+        Err(Error::Request(format!(
+            "the WasmRevision {} exists already and is not this controller's: delete it",
+            revision.metadata.name.as_deref().unwrap_or_default()
+        )))
+    }
+
+    async fn post(&self, revision: &WasmRevision) -> Result<WasmRevision, Error> {
+        let path = revisions().path(revision.metadata.namespace.as_deref(), None, None)?;
         let text =
             serde_json::to_string(revision).map_err(|error| Error::Request(error.to_string()))?;
-        match self.fenced()?.fetch(Call::new(Method::POST, path).body(Media::Json, text)).await {
-            Err(error) if error.code() == Some(409) => {
-                let path =
-                    revisions().path(meta.namespace.as_deref(), meta.name.as_deref(), None)?;
-                self.api.fetch(Call::new(Method::GET, path)).await
-            }
-            result => result,
-        }
+        self.fenced()?.fetch(Call::new(Method::POST, path).body(Media::Json, text)).await
+    }
+
+    async fn find(&self, revision: &WasmRevision) -> Result<WasmRevision, Error> {
+        let meta = &revision.metadata;
+        let path = revisions().path(meta.namespace.as_deref(), meta.name.as_deref(), None)?;
+        self.api.fetch(Call::new(Method::GET, path)).await
     }
 
     /// Writes a revision's status over the old one.
@@ -149,6 +174,55 @@ impl Objects {
             _ => Ok(()),
         }
     }
+}
+
+/// Which object is written, and what it must still be.
+#[derive(Clone, Debug)]
+pub(super) struct Version {
+    pub(super) namespace: Option<String>,
+    pub(super) name: String,
+    pub(super) uid: Option<String>,
+    /// Its `resourceVersion`.
+    pub(super) at: Option<String>,
+}
+
+impl Version {
+    pub(super) fn of(meta: &ObjectMeta) -> Self {
+        Self {
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone().unwrap_or_default(),
+            uid: meta.uid.clone(),
+            at: meta.resource_version.clone(),
+        }
+    }
+
+    /// That of an object whose text cannot be read.
+    pub(super) fn of_entry(entry: &Entry) -> Self {
+        Self {
+            namespace: entry.key().namespace.as_deref().map(str::to_owned),
+            name: entry.key().name.to_string(),
+            uid: Some(entry.uid().to_owned()),
+            at: Some(entry.resource_version()),
+        }
+    }
+}
+
+/// Whether a revision that exists is the one that was to be made: of the same controller, with the same content.
+fn is_the_same(found: &WasmRevision, wanted: &WasmRevision) -> bool {
+    let has_owner = |owner: &OwnerReference| owners(found).any(|other| other.uid == owner.uid);
+    found.spec.digest == wanted.spec.digest
+        && found.spec.config == wanted.spec.config
+        && owners(wanted).all(has_owner)
+}
+
+/// Whether it is of a controller that had the same name before, and only has not been collected yet.
+fn is_left_over(found: &WasmRevision, wanted: &WasmRevision) -> bool {
+    let mut names = owners(wanted).map(|owner| (&owner.kind, &owner.name));
+    names.any(|name| owners(found).any(|other| (&other.kind, &other.name) == name))
+}
+
+fn owners(revision: &WasmRevision) -> impl Iterator<Item = &OwnerReference> {
+    revision.metadata.owner_references.iter().flatten()
 }
 
 fn merge(path: String, body: &Value) -> Call {

@@ -11,23 +11,28 @@ use crate::crd::{self, WasmController, WasmControllerStatus, WasmRevision, WasmR
 /// The names that matter to a controller now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The revision of the spec's digest and config.
-    pub(super) desired: String,
+    /// The revision of the spec's digest and config; none if that config cannot be used.
+    pub(super) desired: Option<String>,
     /// The revisions to load and keep warm.
     pub(super) loaded: BTreeSet<String>,
 }
 
-/// Which revisions `controller` needs, given those that exist.
-pub(super) fn plan(controller: &WasmController, exists: impl Fn(&str) -> bool) -> Plan {
+/// Which revisions `controller` needs, given those that exist; `has_config`: that of the spec can be used.
+pub(super) fn plan(
+    controller: &WasmController,
+    has_config: bool,
+    exists: impl Fn(&str) -> bool,
+) -> Plan {
     let name = controller.metadata.name.as_deref().unwrap_or_default();
     let (spec, status) = (&controller.spec, status(controller));
-    let desired = crd::revision_name(name, &spec.module.digest, spec.config.as_ref());
+    let desired =
+        has_config.then(|| crd::revision_name(name, &spec.module.digest, spec.config.as_ref()));
     let rejected = |name: &String| spec.rollout.rejected.contains(name);
     let mut loaded = BTreeSet::from_iter(status.active.clone());
     loaded.extend(status.previous.filter(|name| !rejected(name)));
     loaded.extend(spec.rollout.active.clone());
-    loaded.extend(Some(desired.clone()).filter(|name| !rejected(name)));
-    loaded.retain(|name| *name == desired || exists(name));
+    loaded.extend(desired.clone().filter(|name| !rejected(name)));
+    loaded.retain(|name| Some(name) == desired.as_ref() || exists(name));
     Plan { desired, loaded }
 }
 
@@ -48,7 +53,12 @@ pub(super) fn new_revision(
     };
     let spec = WasmRevisionSpec {
         controller: owner.name.clone(),
-        number: known.iter().map(|revision| revision.spec.number).max().unwrap_or(0) + 1,
+        number: known
+            .iter()
+            .map(|revision| revision.spec.number)
+            .max()
+            .unwrap_or(0)
+            .saturating_add(1),
         digest: controller.spec.module.digest.clone(),
         config: controller.spec.config.clone(),
     };
@@ -71,7 +81,7 @@ pub(super) fn history<'a>(
     let name = |revision: &WasmRevision| revision.metadata.name.clone().unwrap_or_default();
     let mut past: Vec<_> =
         known.iter().filter(|revision| !plan.loaded.contains(&name(revision))).collect();
-    past.retain(|revision| name(revision) != plan.desired);
+    past.retain(|revision| Some(name(revision)) != plan.desired);
     past.sort_by_key(|revision| revision.spec.number);
     let keep = usize::try_from(controller.spec.revision_history_limit).unwrap_or(usize::MAX);
     past.truncate(past.len().saturating_sub(keep));
@@ -123,7 +133,7 @@ mod tests {
         let known: Vec<_> = (1..=6).map(|number| revision(&format!("v{number}"), number)).collect();
         let rollout = RolloutSpec { active: Some("v3".into()), ..RolloutSpec::default() };
         let controller = controller(Some("v1"), Some("v2"), rollout);
-        let plan = plan(&controller, |name| name.starts_with('v'));
+        let plan = plan(&controller, true, |name| name.starts_with('v'));
         let desired = crd::revision_name("web", "sha256:2", None);
         assert_eq!(plan.loaded, ["v1", "v2", "v3", &desired].map(str::to_owned).into());
         let gone: Vec<_> =
@@ -137,19 +147,29 @@ mod tests {
         let rejected =
             RolloutSpec { rejected: vec![desired.clone(), "v1".into()], ..RolloutSpec::default() };
         let plan_of =
-            |active| plan(&controller(active, Some("v1"), rejected.clone()), |_| true).loaded;
+            |active| plan(&controller(active, Some("v1"), rejected.clone()), true, |_| true).loaded;
         assert_eq!(plan_of(Some("v0")), ["v0".to_owned()].into());
         assert_eq!(plan_of(Some(&desired)), [desired.clone()].into());
     }
 
     #[test]
+    fn a_config_that_cannot_be_used_leaves_what_runs() {
+        let controller = controller(Some("v1"), Some("v0"), RolloutSpec::default());
+        let plan = plan(&controller, false, |_| true);
+        assert_eq!((plan.desired, plan.loaded), (None, ["v0", "v1"].map(str::to_owned).into()));
+    }
+
+    #[test]
     fn the_desired_revision_is_made_once() {
         let controller = controller(None, None, RolloutSpec::default());
-        let plan = plan(&controller, |_| false);
-        let made = new_revision(&controller, &plan.desired, &[revision("v1", 7)]);
-        assert_eq!((made.metadata.name.as_ref(), made.spec.number), (Some(&plan.desired), 8));
+        let plan = plan(&controller, true, |_| false);
+        let desired = plan.desired.clone().unwrap();
+        let made = new_revision(&controller, &desired, &[revision("v1", 7)]);
+        assert_eq!((made.metadata.name.as_ref(), made.spec.number), (Some(&desired), 8));
+        let last = new_revision(&controller, &desired, &[revision("v1", i64::MAX)]);
+        assert_eq!(last.spec.number, i64::MAX, "made by hand");
         assert_eq!(made.spec.digest, "sha256:2");
-        let again = super::plan(&controller, |name| name == plan.desired);
+        let again = super::plan(&controller, true, |name| name == desired);
         assert_eq!(again, plan);
     }
 }

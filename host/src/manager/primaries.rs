@@ -13,9 +13,8 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::objects::typed;
+use super::objects;
 use crate::{
-    crd::WasmController,
     manifest::{Kind, same_kind},
     watch::{Cache, Entry},
 };
@@ -81,7 +80,7 @@ impl Primaries {
     pub(super) fn is_contested(&self, kind: &Kind) -> bool {
         let claiming = self.controllers.entries().into_iter().filter(|entry| claims(entry));
         claiming
-            .filter_map(|entry| typed::<WasmController>(&entry)?.status?.primary)
+            .filter_map(|entry| objects::controller(&entry)?.status?.primary)
             .any(|primary| same_kind(&primary, kind))
     }
 
@@ -114,7 +113,7 @@ fn claims(entry: &Entry) -> bool {
 }
 
 fn live(entry: &Entry) -> Option<(String, Claimant)> {
-    let controller: WasmController = typed(entry)?;
+    let controller = objects::controller(entry)?;
     let created = controller.metadata.creation_timestamp.map(|at| at.0.to_string());
     let scope = controller.spec.scope;
     let claimant = Claimant {

@@ -29,6 +29,8 @@ const LONGEST_MANAGER: usize = 128;
 /// What a controller cannot change while it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setup {
+    /// Of the WasmController: one that was made anew under the same name is another.
+    pub(super) uid: String,
     pub(super) account: Identity,
     pub(super) namespaces: Option<Arc<[Arc<str>]>>,
     pub(super) field_manager: String,
@@ -41,6 +43,7 @@ impl Setup {
         let name = controller.metadata.name.as_deref().unwrap_or_default();
         let scope = controller.spec.scope.as_ref();
         Self {
+            uid: controller.metadata.uid.clone().unwrap_or_default(),
             account: Identity::ServiceAccount {
                 namespace: namespace.into(),
                 name: controller.spec.service_account_name.as_str().into(),
@@ -193,7 +196,7 @@ impl Running {
 }
 
 fn budget(limits: &LimitsSpec) -> Budget {
-    Budget::new(limits.writes_per_minute, limits.deletes_per_hour)
+    Budget::new(limits.writes_per_minute.max(1), limits.deletes_per_hour.max(1))
 }
 
 fn settings(controller: &WasmController, suspended: bool, memory_ceiling: usize) -> Settings {
@@ -204,7 +207,8 @@ fn settings(controller: &WasmController, suspended: bool, memory_ceiling: usize)
     let deadline = spec.limits.deadline().unwrap_or(usual.deadline).min(usual.wall);
     Settings {
         suspend: spec.suspend || suspended,
-        concurrency: usize::try_from(spec.limits.concurrency).unwrap_or(1).max(1),
+        // Within the CRD's limits, whatever was stored before it had them.
+        concurrency: usize::try_from(spec.limits.concurrency).unwrap_or(1).clamp(1, 64),
         limits: RunLimits {
             memory: memory.unwrap_or(usual.memory).min(memory_ceiling),
             deadline,

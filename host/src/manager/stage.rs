@@ -12,8 +12,9 @@ use std::{
 use tokio::sync::watch;
 
 use super::primaries::{Claimant, Primaries};
+pub(super) use super::refusal::Refusal;
 use crate::{
-    apiserver::{Error as CallError, Identity, Resource},
+    apiserver::{Identity, Resource},
     authority::Authority,
     crd::LimitsSpec,
     fail,
@@ -21,16 +22,19 @@ use crate::{
     inbox::Inbox,
     manifest::{Kind, Manifest, Verb, same_kind},
     module::{Digest, Modules},
+    places::Places,
     run::{Executor, Shared},
-    sandbox::{Run, RunLimits, Sandbox},
+    sandbox::{Program, Run, RunLimits, Sandbox},
     view::{Gatekeeper, Live, Sight, View},
     watch::{Hub, State, Subscriber, Subscription, Trigger, WatchKey},
 };
 
+/// Guests that describe themselves at the same time.
+pub(super) const DESCRIBES: usize = 8;
+/// Of these so many of one team.
+pub(super) const DESCRIBES_OF_ONE_TEAM: usize = 2;
 /// How long the watches of a revision may take to sync (R12).
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
-/// How often something that others must provide is looked for again.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 /// What staging needs of the host.
 #[derive(Clone, Debug)]
@@ -45,6 +49,10 @@ pub(super) struct Host {
     pub(super) memory_ceiling: usize,
     /// Who has which kind for itself.
     pub(super) primaries: Arc<Primaries>,
+    /// Places for runs, of which a describe is one.
+    pub(super) places: Places,
+    /// Who may describe now: however many a team has to describe, its own runs and other teams have places left.
+    pub(super) describes: Places,
 }
 
 impl Host {
@@ -80,76 +88,44 @@ pub(super) struct Staging {
     /// What the team asks for; `limits` is what it gets.
     pub(super) asked: LimitsSpec,
     pub(super) name: String,
+    /// It was accepted before, and is only loaded again: what it ran without then does not stop it now.
+    pub(super) is_live: bool,
     pub(super) digest: String,
     pub(super) config: Arc<str>,
-}
-
-/// Why a revision is not ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    /// One CamelCase word.
-    pub(super) reason: &'static str,
-    /// What is wrong and what to do.
-    pub(super) message: String,
-    /// Whether it waits for something rather than being refused.
-    pub(super) waits: bool,
-    /// When to try again; `None`: not before something about it changes.
-    pub(super) retry: Option<Duration>,
-}
-
-impl Refusal {
-    fn failed(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), waits: false, retry: None }
-    }
-
-    fn waiting(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), waits: true, retry: Some(LOOK_AGAIN) }
-    }
-
-    /// Refused for now: whoever gives the right need not tell the host.
-    fn forbidden(message: String) -> Self {
-        Self { reason: "Forbidden", message, waits: false, retry: Some(LOOK_AGAIN) }
-    }
-
-    fn api(what: &str, error: &CallError) -> Self {
-        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        Self::waiting(
-            "ApiServerUnavailable",
-            format!("cannot {what}: {error}{cause}; the host tries again"),
-        )
-    }
 }
 
 impl Staging {
     /// Stages the revision.
     pub(super) async fn run(self) -> Result<Executor, Refusal> {
         let (digest, bytes) = self.bytes().await?;
-        if let Some(text) = self.host.over_ceiling(&self.asked) {
+        // What is live runs with what this host gives.
+        if let Some(text) = self.host.over_ceiling(&self.asked).filter(|_| !self.is_live) {
             return Err(Refusal::failed("LimitTooHigh", text));
         }
         fail::point("compile-start");
-        let program = self.host.sandbox.compile(bytes, &digest).await.map_err(|error| {
-            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-            let message = format!("{error}{cause}");
-            let retry = (!error.is_refusal()).then_some(LOOK_AGAIN);
-            Refusal { retry, ..Refusal::failed("CompileFailed", message) }
-        })?;
+        let team = self.shared.account.team();
+        let program = self.host.sandbox.compile(bytes, &digest, team).await;
+        let program = program.map_err(|error| Refusal::compile(&error))?;
         fail::point("compiled");
-        let manifest = self.host.sandbox.describe(&program, self.describing()).await;
+        let manifest = self.describe(&program).await?;
         fail::point("instantiate");
-        let manifest = manifest.map_err(|failure| {
-            Refusal::failed(
-                "DescribeFailed",
-                format!("the component does not describe itself: {failure}"),
-            )
-        })?;
         self.check_fixed(&manifest)?;
         self.check_claims(&manifest)?;
         fail::point("describe");
         let resources = self.resources(&manifest).await?;
         self.check_rights(&manifest, &resources).await?;
         let view = self.watch(manifest, resources).await?;
+        self.shared.account.metrics.revision(&self.name);
         Ok(Executor { name: self.name, digest, config: self.config, program, view: Arc::new(view) })
+    }
+
+    /// Asks the guest what it needs, in a turn of its team: first among those who describe, then among all who run.
+    async fn describe(&self, program: &Program) -> Result<Manifest, Refusal> {
+        let team = self.shared.account.team();
+        let _turn = self.host.describes.take(team).await;
+        let _place = self.host.places.take(team).await;
+        let manifest = self.host.sandbox.describe(program, self.describing()).await;
+        manifest.map_err(|error| Refusal::describe(&error))
     }
 
     async fn bytes(&self) -> Result<(Digest, Arc<[u8]>), Refusal> {
@@ -167,7 +143,7 @@ impl Staging {
                 let text = format!(
                     "the host has no component with the digest {digest}; send it: nagaya push {name} FILE -n {namespace}"
                 );
-                Err(Refusal { retry: None, ..Refusal::waiting("ModuleMissing", text) })
+                Err(Refusal::without_bytes(text))
             }
             Ok(Err(error)) => {
                 let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -233,9 +209,7 @@ impl Staging {
             namespaces: self.namespaces.clone(),
             exclusive: self.exclusive,
         };
-        self.host.primaries.enter(claimant).map_or(Ok(()), |text| {
-            Err(Refusal { retry: Some(LOOK_AGAIN), ..Refusal::failed("Conflict", text) })
-        })
+        self.host.primaries.enter(claimant).map_or(Ok(()), |text| Err(Refusal::conflict(text)))
     }
 
     /// How each kind of the manifest is served, by group and kind.
@@ -309,7 +283,12 @@ impl Staging {
         if missing.is_empty() {
             return Ok(());
         }
-        let yaml = grant::rbac_for_impersonation(account, &self.host.user, &needed);
+        let whole = missing.iter().any(|right| &*right.verb == "impersonate");
+        let yaml = if whole {
+            grant::rbac_for_whole_impersonation(account, &self.host.user)
+        } else {
+            grant::rbac_for_impersonation(account, &self.host.user, &needed)
+        };
         Err(Refusal::forbidden(format!(
             "the host may not act as {account}: it lacks {}. This gives the right:\n{yaml}",
             listed(&missing)
@@ -355,10 +334,15 @@ impl Staging {
         needed: &BTreeSet<Right>,
     ) -> Result<BTreeSet<Right>, Refusal> {
         let account = &self.shared.account.identity;
-        if let Some(right) = Right::to_impersonate(account, "impersonate", "")
-            && self.has(&Identity::Host, &right).await?
+        let whole = Right::to_impersonate(account, "impersonate", "");
+        if let Some(right) = &whole
+            && self.has(&Identity::Host, right).await?
         {
             return Ok(BTreeSet::new());
+        }
+        let knows = self.host.authority.knows_limited_impersonation(account).await;
+        if !knows.map_err(|error| Refusal::api(&format!("ask as {account}"), &error))? {
+            return Ok(whole.into_iter().collect());
         }
         let mut missing = BTreeSet::new();
         let be =

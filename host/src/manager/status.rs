@@ -5,7 +5,10 @@
 
 use serde_json::Value;
 
-use super::{stage::Refusal, unfit::Unfit};
+use super::{
+    refusal::{LONG, Refusal},
+    unfit::Unfit,
+};
 use crate::{
     crd::{
         Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
@@ -14,9 +17,12 @@ use crate::{
     health::Failing,
     manifest::Kind,
     rollout::{Decision, Problem},
+    text::{MESSAGE, NAME, cut},
     view::Blind,
 };
 
+/// The largest manifest that is shown.
+const MANIFEST: usize = 64 << 10;
 /// The condition of a controller some of whose objects' runs keep failing.
 pub(super) const FAILING: &str = "ObjectsFailing";
 /// The condition of a controller whose primary kind has no fit place for the condition `Accepted`.
@@ -35,6 +41,7 @@ pub(super) enum Standing {
 
 /// What is known of a controller.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 pub(super) struct Facts<'a> {
     pub(super) controller: &'a WasmController,
     pub(super) decision: &'a Decision,
@@ -69,6 +76,12 @@ pub(super) struct Facts<'a> {
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
+    /// Why the spec's config cannot be used.
+    pub(super) unusable: Option<&'a str>,
+    /// Why the WasmRevision of the spec could not be made.
+    pub(super) not_made: Option<&'a str>,
+    /// The WasmRevision of the live revision is gone, and it is not loaded.
+    pub(super) active_gone: bool,
 }
 
 /// One thing to say: a CamelCase word, and for people.
@@ -83,7 +96,7 @@ impl Facts<'_> {
         let mut status = WasmControllerStatus {
             observed_generation: generation,
             phase: self.phase(),
-            message: Some(self.message(trouble.as_ref())),
+            message: Some(cut(&self.message(trouble.as_ref()), LONG).into_owned()),
             active: self.decision.active.clone(),
             candidate: self.decision.candidate.clone(),
             previous: self.decision.previous.clone(),
@@ -117,7 +130,10 @@ impl Facts<'_> {
     /// What is said only while it is so, with whether the condition then holds.
     fn passing(&self) -> [(&'static str, bool, Option<Saying>); 3] {
         // Objects' trouble is not the controller's: it is told apart.
-        let failing = self.failing.as_ref().map(|failing| ("RunsFail", failing.message.clone()));
+        let failing = self
+            .failing
+            .as_ref()
+            .map(|failing| ("RunsFail", cut(&failing.message, MESSAGE).into_owned()));
         let lost = self.module_lost.then(|| {
             let message = "the active revision runs, but its stored component is gone: after a restart of the host it could not be loaded. Send it again: nagaya push";
             ("Lost", message.to_owned())
@@ -145,7 +161,7 @@ impl Facts<'_> {
     fn lost_its_way(&self) -> bool {
         let words = [&self.conflict, &self.forbidden, &self.outdated, &self.illness];
         let is_told = words.into_iter().any(Option::is_some);
-        self.account_missing || self.blind.is_some() || is_told
+        self.account_missing || self.active_gone || self.blind.is_some() || is_told
     }
 
     fn message(&self, trouble: Option<&Saying>) -> String {
@@ -158,6 +174,9 @@ impl Facts<'_> {
         if let Some(Standing::Staging(waiting)) = &self.desired_standing {
             let message = waiting.as_ref().map(|refusal| refusal.message.clone());
             return message.unwrap_or_else(|| format!("{} is being staged", self.desired));
+        }
+        if self.is_on_its_way() {
+            return format!("{} is about to be staged", self.desired);
         }
         if self.controller.spec.suspend {
             return "suspended: no new runs until spec.suspend is false".to_owned();
@@ -214,8 +233,53 @@ impl Facts<'_> {
             (_, Some(candidate)) => {
                 (false, ("CandidateReady", format!("{candidate} waits for its promotion")))
             }
-            _ => (false, ("Complete", "the revision of the spec is live or rejected".to_owned())),
+            _ => self.at_rest(),
         }
+    }
+
+    /// What is so where nothing is being staged and nothing waits for its promotion.
+    fn at_rest(&self) -> (bool, Saying) {
+        let desired = self.desired;
+        if let Some(why) = self.unusable {
+            return (false, ("ConfigRefused", why.to_owned()));
+        }
+        if let Some(why) = self.not_made {
+            return (true, ("RevisionNotMade", self.unmade(why)));
+        }
+        if self.account_missing && self.desired_standing.is_none() {
+            return (
+                true,
+                ("ServiceAccountMissing", format!("{desired} waits for its ServiceAccount")),
+            );
+        }
+        match &self.decision.active {
+            Some(active) if self.active_standing != Some(Standing::Ready) => {
+                (true, ("Loading", format!("{active} is being loaded")))
+            }
+            Some(active) if active == desired => {
+                (false, ("Complete", format!("{desired} is live")))
+            }
+            _ if self.is_rejected() => {
+                (false, ("Complete", format!("{desired}, the revision of the spec, is rejected")))
+            }
+            _ => (true, ("Staging", format!("{desired} is about to be staged"))),
+        }
+    }
+
+    fn is_rejected(&self) -> bool {
+        self.controller.spec.rollout.rejected.iter().any(|name| name == self.desired)
+    }
+
+    /// Whether the revision of the spec is wanted, and nothing has been begun for it yet.
+    fn is_on_its_way(&self) -> bool {
+        self.desired_standing.is_none() && !self.desired.is_empty() && !self.is_rejected()
+    }
+
+    fn unmade(&self, why: &str) -> String {
+        format!(
+            "the WasmRevision {} could not be made, and the host tries again: {why}",
+            self.desired
+        )
     }
 
     /// What keeps the controller from doing what its team wants, most urgent first.
@@ -232,8 +296,15 @@ impl Facts<'_> {
         if let Some(conflict) = &self.conflict {
             return Some(("Conflict", conflict.clone()));
         }
+        if let (Some(active), true) = (&self.decision.active, self.active_gone) {
+            let text = format!(
+                "the live revision {active} cannot be loaded: it has no WasmRevision any more that this host can read. Name another one: {}",
+                self.command("promote")
+            );
+            return Some(("RevisionGone", text));
+        }
         if let Some(forbidden) = &self.forbidden {
-            return Some(("Forbidden", format!("a run was refused: {forbidden}")));
+            return Some(("Forbidden", format!("a run was refused: {}", cut(forbidden, LONG))));
         }
         if let (Some(active), Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal)))) =
             (&self.decision.active, &self.active_standing)
@@ -248,19 +319,27 @@ impl Facts<'_> {
         }
         if let (Some(active), Some(gap)) = (&self.decision.active, &self.outdated) {
             let text = format!(
-                "{active} writes what the cluster's schema does not have: {gap}. Apply the CustomResourceDefinition that it was built with. {}",
+                "{active} writes what the cluster's schema does not have: {}. Apply the CustomResourceDefinition that it was built with. {}",
+                cut(gap, MESSAGE),
                 self.remedy()
             );
             return Some(("SchemaMismatch", text));
         }
         if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
-            return Some(("GuestBreaksDown", format!("{active}: {illness}. {}", self.remedy())));
+            let words = cut(illness, MESSAGE);
+            return Some(("GuestBreaksDown", format!("{active}: {words}. {}", self.remedy())));
         }
         if let Some(fight) = &self.fight {
-            return Some(("Fighting", fight.clone()));
+            return Some(("Fighting", cut(fight, MESSAGE).into_owned()));
         }
         if let Some(problem) = &self.decision.problem {
             return Some(told(problem));
+        }
+        if let Some(why) = self.unusable {
+            return Some(("ConfigRefused", why.to_owned()));
+        }
+        if let Some(why) = self.not_made {
+            return Some(("RevisionNotMade", self.unmade(why)));
         }
         if let Some(Standing::Failed(refusal)) = &self.desired_standing {
             return Some((refusal.reason, format!("{}: {}", self.desired, refusal.message)));
@@ -270,6 +349,13 @@ impl Facts<'_> {
 }
 
 impl Facts<'_> {
+    /// How a verb of the command line is typed for this controller.
+    fn command(&self, verb: &str) -> String {
+        let meta = &self.controller.metadata;
+        let name = meta.name.as_deref().unwrap_or_default();
+        format!("nagaya {verb} {name} -n {}", meta.namespace.as_deref().unwrap_or_default())
+    }
+
     /// What a team does about a live revision that keeps breaking down: nothing happens by itself.
     fn remedy(&self) -> String {
         let meta = &self.controller.metadata;
@@ -288,6 +374,13 @@ impl Facts<'_> {
 
 /// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
 fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
+    let (kind, message) = (kind.to_string(), cut(message, MESSAGE));
+    let kind = cut(&kind, NAME);
+    let failing = |why: &str| {
+        format!(
+            "{kind} cannot be watched at present, so its changes are not seen: {why}; the host asks again by itself"
+        )
+    };
     match code {
         404 => (
             "KindNotServed",
@@ -301,16 +394,14 @@ fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
                 "{kind} may not be watched any more, so its changes are not seen: {message}; the watch comes back by itself when it may be"
             ),
         ),
-        _ => (
-            "WatchFailing",
-            format!(
-                "{kind} cannot be watched at present, so its changes are not seen: {code} {message}; the host asks again by itself"
-            ),
-        ),
+        // An answer that is none: see `Fault::number`.
+        0 => ("WatchFailing", failing(&message)),
+        _ => ("WatchFailing", failing(&format!("{code} {message}"))),
     }
 }
 
 fn told(problem: &Problem) -> Saying {
+    // The names are the team's, and no longer than the CRD lets them be.
     match problem {
         Problem::Unknown(name) => (
             "UnknownRevision",
@@ -370,7 +461,8 @@ pub(super) fn revision(
     set_condition(&mut conditions, condition("Ready", ready, reason, &text, None));
     match illness {
         Some(illness) => {
-            let ill = condition("Degraded", true, "GuestBreaksDown", illness, None);
+            let illness = cut(illness, MESSAGE);
+            let ill = condition("Degraded", true, "GuestBreaksDown", &illness, None);
             set_condition(&mut conditions, ill);
         }
         None => conditions.retain(|condition| condition.type_ != "Degraded"),
@@ -378,9 +470,14 @@ pub(super) fn revision(
     WasmRevisionStatus {
         phase,
         message: message.map(|_| text),
-        manifest: manifest.or(old.manifest),
+        manifest: manifest.or(old.manifest).filter(is_shown),
         conditions,
     }
+}
+
+/// A manifest is there to be read: a huge one would keep the rest from being stored.
+fn is_shown(manifest: &Value) -> bool {
+    manifest.to_string().len() <= MANIFEST
 }
 
 #[cfg(test)]
@@ -411,6 +508,9 @@ mod tests {
             blind: None,
             module_lost: false,
             deleting: false,
+            unusable: None,
+            not_made: None,
+            active_gone: false,
         }
     }
 
@@ -451,13 +551,7 @@ mod tests {
     fn every_trouble_is_said_with_its_remedy() {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
-        let refusal = Refusal {
-            reason: "CompileFailed",
-            message: "too big".into(),
-            waits: false,
-            retry: None,
-        };
-        let failed = Standing::Failed(refusal);
+        let failed = Standing::Failed(Refusal::failed("CompileFailed", "too big"));
         let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into() };
         let base = || facts(&controller, &live);
         for (facts, phase, ready, reason, words) in [
@@ -518,6 +612,27 @@ mod tests {
                 "apply its CustomResourceDefinition again",
             ),
             (
+                Facts { unusable: Some("spec.config is too deep"), ..base() },
+                Phase::Running,
+                "True",
+                "ConfigRefused",
+                "spec.config is too deep",
+            ),
+            (
+                Facts { not_made: Some("exceeded quota"), ..base() },
+                Phase::Running,
+                "True",
+                "RevisionNotMade",
+                "the WasmRevision web-2 could not be made, and the host tries again: exceeded quota",
+            ),
+            (
+                Facts { active_gone: true, active_standing: None, ..base() },
+                Phase::Degraded,
+                "False",
+                "RevisionGone",
+                "it has no WasmRevision any more",
+            ),
+            (
                 Facts { desired_standing: Some(failed.clone()), ..base() },
                 Phase::Running,
                 "True",
@@ -564,13 +679,86 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_waits_for_its_bytes() {
-        let refusal = Refusal {
-            reason: "ModuleMissing",
-            message: "push it".into(),
-            waits: true,
-            retry: None,
+    fn progressing_says_what_is_so() {
+        let controller = controller();
+        let live = |name: &str| Decision { active: Some(name.into()), ..Decision::default() };
+        let (first, second, none) = (live("web-1"), live("web-2"), Decision::default());
+        let said = |facts: Facts<'_>| {
+            let status = facts.status();
+            let found = status.conditions.iter().find(|c| c.type_ == "Progressing").unwrap();
+            (found.status.clone(), found.message.clone())
         };
+        let base = |controller, decision| facts(controller, decision);
+        let unbegun = |facts| Facts { desired_standing: None, ..facts };
+        for (facts, progressing, words) in [
+            (base(&controller, &second), "False", "web-2 is live"),
+            (
+                Facts { active_standing: None, ..base(&controller, &second) },
+                "True",
+                "web-2 is being loaded",
+            ),
+            (unbegun(base(&controller, &first)), "True", "web-2 is about to be staged"),
+            (unbegun(base(&controller, &none)), "True", "web-2 is about to be staged"),
+            (
+                Facts { account_missing: true, ..unbegun(base(&controller, &none)) },
+                "True",
+                "web-2 waits for its ServiceAccount",
+            ),
+            (
+                Facts {
+                    desired_standing: Some(Standing::Staging(None)),
+                    ..base(&controller, &first)
+                },
+                "True",
+                "web-2 is being compiled, described and synced",
+            ),
+        ] {
+            assert_eq!(said(facts), (progressing.to_owned(), words.to_owned()));
+        }
+        let mut rejecting = controller.clone();
+        rejecting.spec.rollout.rejected = vec!["web-2".into()];
+        let (progressing, words) = said(unbegun(facts(&rejecting, &first)));
+        assert_eq!(
+            (&*progressing, &*words),
+            ("False", "web-2, the revision of the spec, is rejected")
+        );
+        let loading = Facts { active_standing: None, ..unbegun(facts(&rejecting, &first)) };
+        assert_eq!(said(loading).1, "web-1 is being loaded");
+    }
+
+    #[test]
+    fn a_status_fits_whatever_others_have_said() {
+        let controller = controller();
+        let decision = Decision { active: Some("web-1".into()), ..Decision::default() };
+        let long = || Some("ß".repeat(500_000));
+        let kind = Kind::new("v1", &"K".repeat(500_000));
+        let refusal = Refusal::failed("DescribeFailed", "ß".repeat(450_000));
+        let base = || facts(&controller, &decision);
+        for facts in [
+            Facts { forbidden: long(), ..base() },
+            Facts { illness: long(), ..base() },
+            Facts { fight: long(), ..base() },
+            Facts { blind: Some(Blind { kind, code: 403, message: long().unwrap() }), ..base() },
+            Facts { desired_standing: Some(Standing::Failed(refusal.clone())), ..base() },
+            Facts { active_standing: Some(Standing::Failed(refusal)), ..base() },
+        ] {
+            let status = facts.status();
+            let size = serde_json::to_string(&status).unwrap().len();
+            assert!(size < 100 << 10, "{size}");
+            let least = super::super::least::bare(&status);
+            assert!(serde_json::to_string(&least).unwrap().len() < 4 << 10);
+            assert_eq!((&least.active, least.conditions.len()), (&status.active, 3));
+        }
+        let manifest = serde_json::json!({"finalizer": "x".repeat(900_000)});
+        let illness = long();
+        let standing = (Some(&Standing::Ready), true);
+        let told = revision(None, standing, illness.as_deref(), Some(manifest));
+        assert!(serde_json::to_string(&told).unwrap().len() < 8 << 10);
+    }
+
+    #[test]
+    fn a_revision_waits_for_its_bytes() {
+        let refusal = Refusal::without_bytes("push it");
         let status = revision(None, (Some(&Standing::Staging(Some(refusal))), false), None, None);
         assert_eq!(
             (status.phase, status.message.as_deref()),

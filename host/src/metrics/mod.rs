@@ -3,6 +3,9 @@
 //! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
 //! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.
 
+mod process;
+mod requests;
+mod series;
 mod watches;
 
 use std::{
@@ -17,11 +20,13 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
         MetricType, counter::Counter, family::Family, gauge::ConstGauge, gauge::Gauge,
-        histogram::Histogram,
+        histogram::Histogram, info::Info,
     },
     registry::Registry,
 };
 
+pub use requests::Requests;
+use series::{AllSeries, Series};
 pub use watches::WatchStats;
 use watches::Watches;
 
@@ -35,6 +40,13 @@ const RECONCILE_SECONDS: [f64; 40] = [
 const QUEUE_SECONDS: [f64; 12] =
     [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3];
 
+/// Why a write was refused by the fence, a call for want of budget, a run was ended, a guest broke down: what a counter
+/// begins with 0 for, so that an alert sees the first one.
+const FENCED: [&str; 3] = ["superseded", "demoted", "ended"];
+const QUOTAS: [&str; 3] = ["writes", "deletes", "fights"];
+const INTERRUPTS: [&str; 1] = ["deadline"];
+const TRAPS: [&str; 5] = ["trap", "memory", "too-large", "exit", "host-panic"];
+
 type Labels = Vec<(&'static str, String)>;
 
 /// The registry and the families in it; cheap to clone.
@@ -45,6 +57,8 @@ struct Inner {
     registry: Mutex<Registry>,
     queues: Queues,
     families: Families,
+    requests: requests::Families,
+    series: AllSeries,
 }
 
 struct Families {
@@ -68,6 +82,7 @@ struct Families {
     quota: Family<Labels, Counter>,
     own_wait: Family<Labels, Histogram>,
     own_unseen: Family<Labels, Counter>,
+    status_errors: Family<Labels, Counter>,
     leader: Family<Labels, Gauge>,
     lease_slow_path: Family<Labels, Counter>,
 }
@@ -102,6 +117,7 @@ struct Queues(Arc<Mutex<BTreeMap<String, Weak<dyn Watched>>>>);
 pub struct ControllerMetrics {
     metrics: Metrics,
     controller: String,
+    series: Series,
     reconcile_time: Histogram,
     /// Keys added to the queue.
     pub adds: Counter,
@@ -142,7 +158,12 @@ impl Default for Metrics {
         let queues = Queues::default();
         let families = Families::register(&mut registry);
         registry.register_collector(Box::new(queues.clone()));
-        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families }))
+        let requests = requests::Families::register(&mut registry);
+        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("nagaya_build", "What runs here", build);
+        registry.register_collector(Box::new(process::Process));
+        let series = AllSeries::default();
+        Self(Arc::new(Inner { registry: Mutex::new(registry), queues, families, requests, series }))
     }
 }
 
@@ -173,8 +194,14 @@ impl Metrics {
         registry.register_collector(Box::new(Watches(Box::new(ask))));
     }
 
+    /// Counts the requests to the API server at `host`.
+    pub fn requests(&self, host: &str) -> Requests {
+        self.0.requests.to(host)
+    }
+
     /// 1 while this host holds the Lease `name`, else 0.
     pub fn leader(&self, name: &str) -> Gauge {
+        drop(self.lease_slow_path(name));
         self.0.families.leader.get_or_create_owned(&vec![("name", name.to_owned())])
     }
 
@@ -202,12 +229,26 @@ impl Metrics {
             &families.panics,
             &families.timeouts,
             &families.promoted,
+            &families.own_unseen,
+            &families.log_dropped,
+            &families.status_errors,
         ] {
             drop(family.get_or_create(&one));
+        }
+        drop(families.own_wait.get_or_create(&one));
+        for (family, label, values) in
+            [(&families.fenced, "reason", FENCED), (&families.quota, "quota", QUOTAS)]
+        {
+            for value in values {
+                let labels = [one.clone(), vec![(label, value.to_owned())]].concat();
+                let series = self.0.series.of(controller);
+                series.count(labels, |labels| drop(family.get_or_create(labels)));
+            }
         }
         ControllerMetrics {
             metrics: self.clone(),
             controller: controller.to_owned(),
+            series: self.0.series.of(controller),
             reconcile_time: families.reconcile_time.get_or_create_owned(&one),
             adds: families.adds.get_or_create_owned(&two),
             retries: families.retries.get_or_create_owned(&two),
@@ -215,6 +256,39 @@ impl Metrics {
             work_time: families.work_time.get_or_create_owned(&two),
             active_workers: families.active_workers.get_or_create_owned(&one),
             max_concurrent: families.max_concurrent.get_or_create_owned(&one),
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a status of `controller` that the API server did not take.
+    pub fn status_not_written(&self, controller: &str) {
+        let one = vec![("controller", controller.to_owned())];
+        self.0.series.of(controller).count(one, |one| {
+            self.0.families.status_errors.get_or_create(one).inc();
+        });
+    }
+
+    /// Ends every series of a controller that is gone.
+    pub fn forget(&self, controller: &str) {
+        let mut all = self.0.series.end(controller);
+        let one = vec![("controller", controller.to_owned())];
+        for result in ["success", "error", "requeue", "requeue_after"] {
+            let mut labels = one.clone();
+            labels.push(("result", result.to_owned()));
+            all.insert(labels);
+        }
+        all.insert(one);
+        all.insert(queue_labels(controller));
+        for labels in all {
+            self.0.families.remove(&labels);
+        }
+    }
+
+    /// Ends the series of one revision of a controller.
+    pub fn forget_revision(&self, controller: &str, revision: &str) {
+        for labels in self.0.series.take(controller, "revision", revision) {
+            self.0.families.remove(&labels);
         }
     }
 }
@@ -240,18 +314,31 @@ impl ControllerMetrics {
         };
         let mut labels = one.clone();
         labels.push(("result", result.to_owned()));
-        families.reconciles.get_or_create(&labels).inc();
-        if result == "error" {
-            families.errors.get_or_create(&one).inc();
-        }
-        match end {
-            RunEnd::Terminal => drop(families.terminal_errors.get_or_create(&one).inc()),
-            RunEnd::Panic => drop(families.panics.get_or_create(&one).inc()),
-            RunEnd::Timeout => drop(families.timeouts.get_or_create(&one).inc()),
-            _ => (),
-        }
+        self.series.count(labels, |labels| {
+            families.reconciles.get_or_create(labels).inc();
+            if result == "error" {
+                families.errors.get_or_create(&one).inc();
+            }
+            match end {
+                RunEnd::Terminal => drop(families.terminal_errors.get_or_create(&one).inc()),
+                RunEnd::Panic => drop(families.panics.get_or_create(&one).inc()),
+                RunEnd::Timeout => drop(families.timeouts.get_or_create(&one).inc()),
+                _ => (),
+            }
+        });
         self.reconcile_time.observe(time.as_secs_f64());
         self.work_time.observe(time.as_secs_f64());
+    }
+
+    /// Begins what is counted for each revision.
+    pub fn revision(&self, revision: &str) {
+        let families = &self.metrics.0.families;
+        for kind in TRAPS {
+            self.count(&families.traps, &[("revision", revision), ("kind", kind)], 0);
+        }
+        for reason in INTERRUPTS {
+            self.count(&families.interrupts, &[("revision", revision), ("reason", reason)], 0);
+        }
     }
 
     /// Counts keys that came up because of their age.
@@ -283,7 +370,9 @@ impl ControllerMetrics {
     /// Records how long an object waited for the cache to show its run's writes.
     pub fn own_writes_seen(&self, waited: Duration) {
         let labels = vec![("controller", self.controller.clone())];
-        self.metrics.0.families.own_wait.get_or_create(&labels).observe(waited.as_secs_f64());
+        self.series.count(labels, |labels| {
+            self.metrics.0.families.own_wait.get_or_create(labels).observe(waited.as_secs_f64());
+        });
     }
 
     /// Counts a write that the cache did not show in time.
@@ -299,7 +388,9 @@ impl ControllerMetrics {
     fn count(&self, family: &Family<Labels, Counter>, labels: &[(&'static str, &str)], by: u64) {
         let mut all = vec![("controller", self.controller.clone())];
         all.extend(labels.iter().map(|(key, value)| (*key, (*value).to_owned())));
-        family.get_or_create(&all).inc_by(by);
+        self.series.count(all, |all| {
+            family.get_or_create(all).inc_by(by);
+        });
     }
 }
 
@@ -308,6 +399,35 @@ fn queue_labels(controller: &str) -> Labels {
 }
 
 impl Families {
+    /// Ends the series with these labels, in whichever family they are.
+    fn remove(&self, labels: &Labels) {
+        for family in [
+            &self.reconciles,
+            &self.errors,
+            &self.terminal_errors,
+            &self.panics,
+            &self.timeouts,
+            &self.adds,
+            &self.retries,
+            &self.promoted,
+            &self.fenced,
+            &self.traps,
+            &self.interrupts,
+            &self.log_dropped,
+            &self.quota,
+            &self.own_unseen,
+            &self.status_errors,
+        ] {
+            family.remove(labels);
+        }
+        for family in [&self.max_concurrent, &self.active_workers] {
+            family.remove(labels);
+        }
+        for family in [&self.reconcile_time, &self.queue_time, &self.work_time, &self.own_wait] {
+            family.remove(labels);
+        }
+    }
+
     #[expect(clippy::too_many_lines, reason = "every name on one page")]
     fn register(registry: &mut Registry) -> Self {
         let mut counter = |name: &str, help: &str| {
@@ -338,6 +458,10 @@ impl Families {
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
         let own_unseen =
             counter("nagaya_ryow_timeouts", "Own writes that the cache did not show in time");
+        let status_errors = counter(
+            "nagaya_status_write_errors",
+            "Statuses of the host's own kinds that the API server did not take",
+        );
         let lease_slow_path = counter(
             "leader_election_slowpath",
             "Writes of the Lease that had to be repeated after reading it",
@@ -389,6 +513,7 @@ impl Families {
                 queue_seconds,
             ),
             own_unseen,
+            status_errors,
             leader,
             lease_slow_path,
             fenced,
@@ -425,6 +550,8 @@ impl Collector for Queues {
         }
         gauges(&mut encoder, "workqueue_depth", "Keys that are ready", depth)?;
         let of = |value: fn(&QueueStats) -> f64| {
+            // A sum of nothing is -0.
+            let value = |stats| value(stats) + 0.0;
             stats.iter().map(|(name, stats)| (queue_labels(name), value(stats))).collect::<Vec<_>>()
         };
         gauges(
@@ -484,12 +611,126 @@ where
 mod tests {
     use super::*;
 
+    /// A queue without keys, whose sum is what Rust says the sum of no floats is.
+    struct Empty;
+
+    impl Watched for Empty {
+        fn stats(&self) -> QueueStats {
+            let none: [f64; 0] = [];
+            QueueStats { unfinished: none.into_iter().sum(), ..QueueStats::default() }
+        }
+    }
+
+    #[test]
+    fn nothing_is_zero_and_not_minus_zero() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Empty);
+        let _controller = metrics.controller("a/b", Arc::downgrade(&queue));
+        let page = metrics.page().unwrap();
+        assert!(page.contains("workqueue_unfinished_work_seconds{"), "{page}");
+        assert!(!page.contains(" -0"), "{page}");
+    }
+
+    #[test]
+    fn every_counter_begins_with_zero() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Fixed);
+        let controller = metrics.controller("a/b", Arc::downgrade(&queue));
+        controller.revision("b-1");
+        metrics.leader("nagaya").set(0);
+        let page = metrics.page().unwrap();
+        for line in [
+            r#"nagaya_writes_fenced_total{controller="a/b",reason="superseded"} 0"#,
+            r#"nagaya_quota_rejections_total{controller="a/b",quota="writes"} 0"#,
+            r#"nagaya_guest_log_dropped_bytes_total{controller="a/b"} 0"#,
+            r#"nagaya_guest_traps_total{controller="a/b",revision="b-1",kind="trap"} 0"#,
+            r#"nagaya_guest_interrupts_total{controller="a/b",revision="b-1",reason="deadline"} 0"#,
+            r#"nagaya_ryow_timeouts_total{controller="a/b"} 0"#,
+            r#"nagaya_ryow_wait_seconds_count{controller="a/b"} 0"#,
+            r#"leader_election_slowpath_total{name="nagaya"} 0"#,
+        ] {
+            assert!(page.contains(line), "{line} is not in\n{page}");
+        }
+        let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/platform.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let words = docs.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let prefixes = [
+            "nagaya_",
+            "process_",
+            "rest_client_",
+            "workqueue_",
+            "controller_runtime_",
+            "leader_election_",
+        ];
+        let named: std::collections::BTreeSet<_> = words
+            .filter(|word| {
+                prefixes.iter().any(|prefix| word.starts_with(prefix) && *word != *prefix)
+            })
+            .collect();
+        assert!(named.len() > 12, "{named:?}");
+        let list = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("metrics.txt");
+        let list = std::fs::read_to_string(list).unwrap();
+        for name in named {
+            let bare = name.strip_suffix("_total").or(name.strip_suffix("_info")).unwrap_or(name);
+            assert!(
+                list.lines().any(|line| line.split(' ').next() == Some(bare)),
+                "{name} is not in metrics.txt"
+            );
+        }
+    }
+
     struct Fixed;
 
     impl Watched for Fixed {
         fn stats(&self) -> QueueStats {
             QueueStats { depth: [(0, 3), (-100, 1)].into(), unfinished: 1.5, longest: 1.0 }
         }
+    }
+
+    #[test]
+    fn a_controller_that_is_gone_leaves_no_series() {
+        let metrics = Metrics::default();
+        let queue: Arc<dyn Watched> = Arc::new(Fixed);
+        let other = metrics.controller("storage/other", Arc::downgrade(&queue));
+        let sorted = || {
+            let mut lines: Vec<_> = metrics.page().unwrap().lines().map(str::to_owned).collect();
+            lines.sort();
+            lines
+        };
+        let kept = sorted();
+        let second: Arc<dyn Watched> = Arc::new(Fixed);
+        let gone = metrics.controller("storage/bucket", Arc::downgrade(&second));
+        for end in [RunEnd::Success, RunEnd::Terminal, RunEnd::Panic, RunEnd::Timeout] {
+            gone.ran(end, Duration::from_millis(20));
+        }
+        gone.fenced("demoted");
+        gone.over_quota("writes");
+        gone.own_writes_seen(Duration::from_millis(1));
+        gone.own_write_unseen();
+        gone.log_dropped(7);
+        gone.adds.inc();
+        metrics.status_not_written("storage/bucket");
+        for revision in ["bucket-1", "bucket-2"] {
+            gone.trapped(revision, "panic");
+            gone.interrupted(revision, "deadline");
+        }
+        let of = |page: &str, name: &str| page.lines().filter(|line| line.contains(name)).count();
+        let page = metrics.page().unwrap();
+        assert!(of(&page, "storage/bucket") > 80, "{page}");
+        metrics.forget_revision("storage/bucket", "bucket-1");
+        let page = metrics.page().unwrap();
+        assert_eq!((of(&page, "bucket-1"), of(&page, "bucket-2")), (0, 2));
+        metrics.forget("storage/bucket");
+        drop(second);
+        // Its last run ends late.
+        gone.ran(RunEnd::Error, Duration::from_millis(20));
+        gone.trapped("bucket-2", "panic");
+        gone.own_writes_seen(Duration::from_millis(1));
+        assert_eq!(sorted(), kept);
+        let again = metrics.controller("storage/bucket", Arc::downgrade(&queue));
+        again.ran(RunEnd::Success, Duration::from_millis(20));
+        assert!(of(&metrics.page().unwrap(), "storage/bucket") > 40, "it counts anew");
+        drop(other);
     }
 
     #[test]
@@ -502,6 +743,10 @@ mod tests {
         controller.adds.inc();
         metrics.mappings(|| Some((431, 65_530)));
         metrics.leader("nagaya").set(1);
+        controller.revision("bucket-1");
+        let requests = metrics.requests("host:6443");
+        requests.sent(&http::Method::GET, Some(http::StatusCode::OK), Duration::from_millis(7));
+        requests.sent(&http::Method::PATCH, None, Duration::from_secs(5));
         let watch = |bytes, silent| WatchStats {
             group: "apps".into(),
             version: "v1".into(),
@@ -522,6 +767,11 @@ mod tests {
             r#"nagaya_watch_staleness_seconds{group="apps",version="v1",resource="deployments"} 21.0"#,
             r#"nagaya_store_objects{group="apps",version="v1",resource="deployments",projection="full"} 4"#,
             r#"nagaya_store_bytes{group="apps",version="v1",resource="deployments",projection="full"} 42"#,
+            r#"rest_client_requests_total{code="200",method="GET",host="host:6443"} 1"#,
+            r#"rest_client_requests_total{code="<error>",method="PATCH",host="host:6443"} 1"#,
+            r#"rest_client_request_duration_seconds_bucket{le="0.025",verb="GET",host="host:6443"} 1"#,
+            concat!(r#"nagaya_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
+            "process_cpu_seconds_total ",
             "nagaya_memory_mappings 431",
             "nagaya_memory_mappings_limit 65530",
         ] {

@@ -5,6 +5,7 @@
 //!
 //! Invariants: `a_file_appears_whole_or_not_at_all`, `bytes_that_changed_on_disk_are_not_given_out`.
 
+pub mod garbage;
 pub mod screen;
 mod upload;
 
@@ -143,6 +144,38 @@ impl Modules {
     /// Moves on with every module that arrives.
     pub fn arrivals(&self) -> watch::Receiver<u64> {
         self.arrivals.subscribe()
+    }
+
+    /// The digests of all stored modules.
+    pub fn stored(&self) -> Result<Vec<Digest>, Error> {
+        let disk = |source| Error::Disk { what: "list the modules", source };
+        let mut found = vec![];
+        for entry in fs::read_dir(&self.folder).map_err(disk)? {
+            let path = entry.map_err(disk)?.path();
+            let hex = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            if path.extension().is_some_and(|extension| extension == "wasm") {
+                found.extend(format!("sha256:{hex}").parse::<Digest>());
+            }
+        }
+        Ok(found)
+    }
+
+    /// Removes a module that nobody names; whether it did. Nobody can be told meanwhile that it is stored.
+    pub fn remove_unnamed(&self, digest: &Digest) -> Result<bool, Error> {
+        let mut removed = Ok(false);
+        self.named.send_if_modified(|named| {
+            let is_named = named
+                .as_ref()
+                .is_none_or(|named| named.values().any(|digests| digests.contains(digest)));
+            // Just uploaded: whoever named it may be about to do so again.
+            let age = fs::metadata(self.path(digest)).and_then(|file| file.modified());
+            let is_old = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= garbage::GRACE));
+            if !is_named && is_old {
+                removed = fs::remove_file(self.path(digest)).map(|()| true);
+            }
+            false
+        });
+        removed.map_err(|source| Error::Disk { what: "remove a module", source })
     }
 
     /// The bytes of `digest`, hashed again; `None` if there are none or others.
@@ -294,6 +327,40 @@ mod tests {
         assert_eq!(modules.read(&digest).unwrap(), None);
         modules.name("demo/web", HashSet::from([digest.clone()]));
         assert_eq!(modules.welcome(&digest), Welcome::Wanted, "it can be sent again");
+    }
+
+    #[test]
+    fn only_a_module_that_nobody_names_is_removed() {
+        let (folder, modules) = store();
+        let keep = |text: &'static [u8], old: bool| {
+            let digest = Digest::of(text);
+            let mut upload = modules.upload(digest.clone(), 50).unwrap();
+            upload.write(text).unwrap();
+            upload.finish().unwrap();
+            if old {
+                let path = folder.path().join(digest.hex()).with_extension("wasm");
+                let file = fs::File::options().write(true).open(path).unwrap();
+                file.set_modified(std::time::SystemTime::now() - garbage::GRACE * 2).unwrap();
+            }
+            digest
+        };
+        let [named, unnamed] = [keep(b"named", true), keep(b"unnamed", true)];
+        let young = keep(b"young", false);
+        fs::write(folder.path().join("x.part"), b"").unwrap();
+        assert!(!modules.remove_unnamed(&unnamed).unwrap(), "the API has not been read");
+        modules.name("demo/web", HashSet::from([named.clone()]));
+        let mut stored = modules.stored().unwrap();
+        stored.sort();
+        let mut all = vec![named.clone(), unnamed.clone(), young.clone()];
+        all.sort();
+        assert_eq!(stored, all);
+        assert!(!modules.remove_unnamed(&named).unwrap());
+        assert!(!modules.remove_unnamed(&young).unwrap());
+        assert!(modules.remove_unnamed(&unnamed).unwrap());
+        modules.name("demo/web", HashSet::from([unnamed.clone()]));
+        assert_eq!(modules.welcome(&unnamed), Welcome::Wanted, "it can be sent again");
+        modules.forget("demo/web");
+        assert!(modules.remove_unnamed(&named).unwrap());
     }
 
     #[test]

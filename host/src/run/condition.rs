@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
 use super::{
     Start,
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::{
     client::{Client, Error},
-    text,
+    clock, text,
     watch::{Entry, ObjectKey},
 };
 
@@ -35,7 +34,7 @@ impl Start {
     ) -> Option<Duration> {
         let (key, shown) = (&self.taken.key, self.shown(entry));
         let verdict = Verdict { uid: entry.uid(), generation: entry.generation(), message };
-        let step = self.ledger().refused(key, verdict, &shown, Instant::now().into_std());
+        let step = self.ledger().refused(key, verdict, &shown, clock::now());
         match step {
             Step::Rest => return None,
             Step::Wait(wait) => return Some(wait),
@@ -43,7 +42,7 @@ impl Start {
         }
         if matches!(shown, Shown::Nowhere) {
             self.tell(Some(entry), REASON, message);
-            self.ledger().written(key, verdict, Instant::now().into_std());
+            self.ledger().written(key, verdict, clock::now());
             return None;
         }
         let since = shown.refusal().and_then(|condition| condition.last_transition_time.clone());
@@ -57,7 +56,7 @@ impl Start {
         let status = self.status(entry, &json!({ "conditions": [condition] }));
         match client.apply_condition(status).await {
             Ok(()) => {
-                self.ledger().written(key, verdict, Instant::now().into_std());
+                self.ledger().written(key, verdict, clock::now());
                 None
             }
             Err(error) => {
@@ -71,7 +70,7 @@ impl Start {
     /// Takes the condition back once the guest accepts the object.
     pub(super) async fn accept(&self, client: &Client, entry: &Entry) -> Option<Duration> {
         let (key, shown) = (&self.taken.key, self.shown(entry));
-        let step = self.ledger().accepted(key, entry.uid(), &shown, Instant::now().into_std());
+        let step = self.ledger().accepted(key, entry.uid(), &shown, clock::now());
         match step {
             Step::Rest => return None,
             Step::Wait(wait) => return Some(wait),
@@ -80,7 +79,7 @@ impl Start {
         match client.apply_condition(self.status(entry, &json!({}))).await {
             Ok(()) => {
                 let of = (entry.uid(), entry.generation());
-                self.ledger().taken_back(key, of, &shown, Instant::now().into_std());
+                self.ledger().taken_back(key, of, &shown, clock::now());
                 None
             }
             Err(error) => {
@@ -104,7 +103,7 @@ impl Start {
             Error::BudgetExceeded(_) => return Some(AT_ONCE),
             _ => (),
         }
-        let failed = self.ledger().failed(&self.taken.key, entry.uid(), Instant::now().into_std());
+        let failed = self.ledger().failed(&self.taken.key, entry.uid(), clock::now());
         if failed.tell {
             tracing::debug!(%error, object = %self.taken.key, "cannot write the condition Accepted");
             let is_owned = |text: &String| text.contains("status.conditions");

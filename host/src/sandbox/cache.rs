@@ -91,6 +91,23 @@ impl CodeCache {
         Ok(())
     }
 
+    /// The names of all code in the folder.
+    pub(super) fn names(&self) -> io::Result<Vec<String>> {
+        let mut names = vec![];
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            let ours = path
+                .extension()
+                .is_some_and(|extension| extension == "cwasm" || extension == "hmac");
+            names.extend(
+                path.file_stem().filter(|_| ours).map(|name| name.to_string_lossy().into_owned()),
+            );
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
     fn paths(&self, name: &str) -> (PathBuf, PathBuf) {
         (self.folder.join(format!("{name}.cwasm")), self.folder.join(format!("{name}.hmac")))
     }
@@ -184,6 +201,7 @@ mod tests {
         cache.keep("a", b"code").unwrap();
         assert!(cache.find("a").unwrap().is_some());
         assert_eq!(names(folder.path()), ["a.cwasm", "a.hmac", "key"]);
+        assert_eq!(cache.names().unwrap(), ["a"]);
         for (file, bytes) in [
             ("a.cwasm", &b"codf"[..]),
             ("a.cwasm", b"code2"),

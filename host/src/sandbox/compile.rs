@@ -21,9 +21,10 @@ use rustix::{
     fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
     process::{Resource, Rlimit, nice, setrlimit},
 };
-use tokio::{process::Command, sync::Semaphore};
+use tokio::process::Command;
 
 use super::engine::{self, Role};
+use crate::places::{Place, Places};
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "compile-child";
@@ -40,6 +41,8 @@ const WORDS: u64 = 4 << 10;
 const REFUSED: u8 = 3;
 /// Compilations at the same time; they must not take all cores.
 const AT_ONCE: usize = 2;
+/// Of these so many of one team: whoever sends many components leaves the rest to others.
+const OF_ONE_TEAM: usize = 1;
 
 /// How the child is started and how long it may take.
 #[derive(Clone, Debug)]
@@ -94,20 +97,22 @@ pub enum Error {
 #[derive(Debug)]
 pub(super) struct Compiler {
     config: CompilerConfig,
-    permits: Semaphore,
+    turns: Places,
 }
 
 impl Compiler {
     pub(super) fn new(config: CompilerConfig) -> Self {
-        Self { config, permits: Semaphore::new(AT_ONCE) }
+        Self { config, turns: Places::with_most(AT_ONCE, OF_ONE_TEAM) }
     }
 
-    /// The code of `component`.
-    pub(super) async fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Error> {
+    /// Waits until it is the turn of `team` to compile.
+    pub(super) async fn turn(&self, team: &str) -> Place {
+        self.turns.take(team).await
+    }
+
+    /// The code of `component`, made in a turn.
+    pub(super) async fn compile(&self, component: &[u8], _turn: &Place) -> Result<Vec<u8>, Error> {
         let host = |what| move |source| Error::Host { what, source };
-        let closed =
-            |_| Error::Host { what: "wait for a turn", source: io::ErrorKind::Other.into() };
-        let _permit = self.permits.acquire().await.map_err(closed)?;
         // The running binary itself, even if its file has been replaced by an upgrade since.
         let own = Path::new("/proc/self/exe");
         let program = self.config.program.as_deref().unwrap_or(own);

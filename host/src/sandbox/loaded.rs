@@ -23,21 +23,22 @@ struct Slot {
 }
 
 impl Loaded {
-    /// The program called `name`; made by `make` unless somebody has it or makes it already.
+    /// The program called `name`; made by `make` unless somebody has it or makes it already. `make` may find that it
+    /// cannot be made so, which is `None`.
     pub(super) async fn get_or_make(
         &self,
         name: &str,
-        make: impl Future<Output = Result<Arc<Code>, Error>>,
-    ) -> Result<Arc<Code>, Error> {
+        make: impl Future<Output = Result<Option<Arc<Code>>, Error>>,
+    ) -> Result<Option<Arc<Code>>, Error> {
         let slot = self.slot(name);
         let closed = |_| Error::Host("the sandbox is closed".to_owned());
         let _permit = slot.maker.acquire().await.map_err(closed)?;
         if let Some(code) = slot.held() {
-            return Ok(code);
+            return Ok(Some(code));
         }
-        let code = make.await?;
+        let Some(code) = make.await? else { return Ok(None) };
         *slot.code.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&code);
-        Ok(code)
+        Ok(Some(code))
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {

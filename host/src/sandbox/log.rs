@@ -1,17 +1,17 @@
 //! A guest's log lines on their way into the host's log: cut, cleaned, and limited in number.
 //!
-//! Every line is an event of target `guest` inside the run's span; the guest's own fields are one field, so that a
+//! Every line is an event of target `guest` inside the run's span; the guest's own fields are one object, so that a
 //! guest cannot pretend to be the host. Nothing of it is ever an error to the guest: a failing `println!` panics.
 //!
 //! Invariants: `a_line_is_cut_at_4_kib`, `a_controller_gets_64_kib_a_second`, `escape_codes_do_not_reach_the_log`.
 
 use std::{
     collections::VecDeque,
-    fmt::Write,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
+use serde_json::{Map, Value};
 use tracing::Span;
 
 use crate::{clock, metrics::ControllerMetrics};
@@ -111,9 +111,9 @@ impl GuestLog {
         let given: usize = message.len()
             + fields.iter().map(|(key, value)| key.len() + value.len() + 2).sum::<usize>();
         let message = clean(message, LINE);
-        let fields = joined(fields, LINE - message.len());
+        let (fields, kept) = kept(fields, LINE - message.len());
         self.remember(&message);
-        let kept = message.len() + fields.len();
+        let kept = message.len() + kept;
         let dropped = if self.0.quota.take(kept) {
             self.emit(level, &message, &fields);
             given.saturating_sub(kept)
@@ -148,14 +148,15 @@ impl GuestLog {
         self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn emit(&self, level: Level, message: &str, fields: &str) {
+    fn emit(&self, level: Level, message: &str, fields: &Map<String, Value>) {
         let parent = &self.0.span;
-        let fields = (!fields.is_empty()).then_some(fields);
+        let guest = (!fields.is_empty()).then(|| Value::Object(fields.clone()).to_string());
+        let guest = guest.as_deref();
         match level {
-            Level::Error => tracing::error!(target: "guest", parent: parent, fields, "{message}"),
-            Level::Warn => tracing::warn!(target: "guest", parent: parent, fields, "{message}"),
-            Level::Info => tracing::info!(target: "guest", parent: parent, fields, "{message}"),
-            Level::Debug => tracing::debug!(target: "guest", parent: parent, fields, "{message}"),
+            Level::Error => tracing::error!(target: "guest", parent: parent, guest, "{message}"),
+            Level::Warn => tracing::warn!(target: "guest", parent: parent, guest, "{message}"),
+            Level::Info => tracing::info!(target: "guest", parent: parent, guest, "{message}"),
+            Level::Debug => tracing::debug!(target: "guest", parent: parent, guest, "{message}"),
         }
     }
 }
@@ -209,17 +210,20 @@ impl Drop for Lines {
     }
 }
 
-fn joined(fields: &[(String, String)], room: usize) -> String {
-    let mut text = String::new();
+/// The fields that have room, and how much of it they take.
+fn kept(fields: &[(String, String)], room: usize) -> (Map<String, Value>, usize) {
+    let (mut kept, mut taken) = (Map::new(), 0);
     for (key, value) in fields {
-        let space = if text.is_empty() { "" } else { " " };
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{space}{key}={value}");
-        if text.len() > room {
+        let key = clean(key, room - taken);
+        let value = clean(value, room.saturating_sub(taken + key.len() + 2));
+        let takes = key.len() + value.len() + 2;
+        if taken + takes > room {
             break;
         }
+        taken += takes;
+        kept.insert(key, value.into());
     }
-    clean(&text, room)
+    (kept, taken)
 }
 
 /// At most `room` bytes of `text` without escape sequences and control characters; line ends are shown as `\n`.
@@ -264,8 +268,13 @@ fn skip_escape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
 pub(super) mod tests {
     use std::sync::Weak;
 
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
-    use crate::metrics::{Metrics, QueueStats, Watched};
+    use crate::{
+        cli::logs,
+        metrics::{Metrics, QueueStats, Watched},
+    };
 
     struct NoQueue;
 
@@ -281,42 +290,25 @@ pub(super) mod tests {
         Arc::new(LogQuota::new(metrics.controller("a/b", queue)))
     }
 
-    /// What reaches the host's log, as `level target fields message`.
-    #[derive(Clone, Default)]
-    struct Seen(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Seen {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn seen(act: impl FnOnce(&GuestLog)) -> (Vec<serde_json::Value>, String) {
+    fn seen(act: impl FnOnce(&GuestLog)) -> (Vec<Value>, String) {
         let metrics = Metrics::default();
         let quota = quota(&metrics);
-        let seen = Seen::default();
-        let writer = seen.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .json()
-            .with_max_level(tracing::Level::DEBUG)
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::with_default(subscriber, || {
+        let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let to = seen.clone();
+        let lines = logs::Lines::new(logs::Format::Json, move |line: &[u8]| {
+            to.lock().unwrap().extend_from_slice(line);
+        });
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
             act(&GuestLog::new(tracing::info_span!("reconcile", object = "x"), quota));
         });
-        let bytes = seen.0.lock().unwrap().clone();
+        let bytes = seen.lock().unwrap().clone();
         let lines = String::from_utf8(bytes).unwrap();
         let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         (lines, metrics.page().unwrap())
     }
 
-    fn message(line: &serde_json::Value) -> &str {
-        line["fields"]["message"].as_str().unwrap()
+    fn message(line: &Value) -> &str {
+        line["message"].as_str().unwrap()
     }
 
     #[test]
@@ -330,9 +322,29 @@ pub(super) mod tests {
         });
         let line = &lines[0];
         assert_eq!(message(line), "hello");
-        assert_eq!(line["fields"]["fields"], "target=host n=1");
+        assert_eq!(line["guest"], serde_json::json!({"target": "host", "n": "1"}));
         assert_eq!((&line["target"], &line["level"]), (&"guest".into(), &"WARN".into()));
-        assert_eq!(line["span"]["object"], "x");
+        assert_eq!((&line["span"], &line["object"]), (&"reconcile".into(), &"x".into()));
+    }
+
+    #[test]
+    fn what_a_guest_calls_its_fields_stays_its_own() {
+        let evil = |name: &str| (name.to_owned(), "a\nERROR nagaya: forged \"}".to_owned());
+        let names = ["level", "message", "timestamp", "guest", "span", "a\nb\u{1b}[1m", "\"}{", ""];
+        let (lines, _) = seen(|log| {
+            log.line(Level::Info, "hello\nworld", &names.map(evil));
+            let many: Vec<_> = (0..5_000).map(|n| (format!("k{n}"), "v".repeat(40))).collect();
+            log.line(Level::Info, "many", &many);
+        });
+        assert_eq!(lines.len(), 2);
+        assert_eq!((message(&lines[0]), &lines[0]["level"]), ("hello\\nworld", &"INFO".into()));
+        let guest = lines[0]["guest"].as_object().unwrap();
+        assert_eq!(guest.len(), names.len());
+        assert_eq!(guest["level"], "a\\nERROR nagaya: forged \"}");
+        assert_eq!(guest["a\\nb"], guest["level"]);
+        let many = lines[1]["guest"].as_object().unwrap();
+        let size: usize = many.iter().map(|(k, v)| k.len() + v.as_str().unwrap().len() + 2).sum();
+        assert!((3_900..=LINE).contains(&size), "{size}");
     }
 
     #[test]

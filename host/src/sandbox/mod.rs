@@ -22,7 +22,9 @@ mod program;
 mod run;
 mod wasi;
 
-use std::{fmt, io, path::PathBuf, sync::Arc, thread, time::Duration};
+use std::{
+    fmt, io, os::unix::process::ExitStatusExt, path::PathBuf, sync::Arc, thread, time::Duration,
+};
 
 use tokio::{
     runtime::{Handle, Runtime},
@@ -49,6 +51,9 @@ use crate::{
     cpu::Cpu,
     module::{Digest, screen},
 };
+
+/// The signal that nothing can catch.
+const SIGKILL: i32 = 9;
 
 /// How the sandbox is built.
 #[derive(Clone, Debug)]
@@ -128,6 +133,20 @@ impl Error {
             Self::Screen(_) | Self::DoesNotFit(_) | Self::Link(_) | Self::OtherBytes { .. } => true,
             Self::Compile(error) => !matches!(error, compile::Error::Host { .. }),
             Self::Start(_) | Self::Disk { .. } | Self::Host(_) => false,
+        }
+    }
+
+    /// Whether the same bytes may do better soon: the host had trouble, or the compiler too little of the machine.
+    pub fn may_pass(&self) -> bool {
+        let is_chance = |error: &compile::Error| match error {
+            compile::Error::Host { .. } | compile::Error::Limit(_) => true,
+            // By somebody else's hand, for example the kernel's for want of memory.
+            compile::Error::Crashed { status, .. } => status.signal() == Some(SIGKILL),
+            compile::Error::Refused(_) => false,
+        };
+        match self {
+            Self::Compile(error) => is_chance(error),
+            _ => !self.is_refusal(),
         }
     }
 }

@@ -20,7 +20,10 @@ use super::{
     machine::Mappings,
     native::Native,
 };
-use crate::module::{Digest, screen::screen};
+use crate::{
+    module::{Digest, screen::screen},
+    places::Place,
+};
 
 /// What every reconciler exports.
 const OURS: &str = "nagaya:controller/guest@0.1.0";
@@ -43,23 +46,39 @@ pub(super) enum Guest {
 }
 
 impl Sandbox {
-    /// Makes a program of a component: screened, compiled or found in the cache, loaded and linked. Programs of the
-    /// same component share their code.
-    pub async fn compile(&self, bytes: Arc<[u8]>, digest: &Digest) -> Result<Program, Error> {
+    /// Makes a program of a component: screened, compiled in a turn of `team` or found in the cache, loaded and linked.
+    /// Programs of the same component share their code.
+    pub async fn compile(
+        &self,
+        bytes: Arc<[u8]>,
+        digest: &Digest,
+        team: &str,
+    ) -> Result<Program, Error> {
         if let Some(native) = self.0.natives.get(digest) {
             return Ok(Program { guest: Guest::Native(native), digest: digest.clone() });
         }
         let name = self.0.code_name(digest);
-        let code = self.0.loaded.get_or_make(&name, self.make(&name, bytes, digest)).await?;
+        let found = self.0.loaded.get_or_make(&name, self.find(&name, &bytes, digest)).await?;
+        let code = match found {
+            Some(code) => Some(code),
+            None => {
+                // Nobody else's wish for the same component waits behind this team's others: each waits for a turn of
+                // its own, and whoever has one first makes it for all.
+                let turn = self.0.compiler.turn(team).await;
+                self.0.loaded.get_or_make(&name, self.make(&name, &bytes, digest, &turn)).await?
+            }
+        };
+        let code = code.ok_or_else(|| Error::Host("it was neither found nor made".to_owned()))?;
         Ok(Program { guest: Guest::Component(code), digest: digest.clone() })
     }
 
-    async fn make(
+    /// The code in the cache, if the bytes pass the screen.
+    async fn find(
         &self,
         name: &str,
-        bytes: Arc<[u8]>,
+        bytes: &Arc<[u8]>,
         digest: &Digest,
-    ) -> Result<Arc<Code>, Error> {
+    ) -> Result<Option<Arc<Code>>, Error> {
         let (inner, named, screened) = (self.0.clone(), digest.clone(), bytes.clone());
         let file = name.to_owned();
         let found = blocking(move || {
@@ -76,14 +95,52 @@ impl Sandbox {
             Ok(inner.find(&file))
         })
         .await?;
-        let component = match found {
-            Some(component) => component,
-            None => {
-                let code = self.0.compiler.compile(&bytes).await?;
-                let (inner, file) = (self.0.clone(), name.to_owned());
-                blocking(move || inner.keep_and_load(&file, &code)).await?
-            }
-        };
+        match found {
+            Some(component) => self.linked(component).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn make(
+        &self,
+        name: &str,
+        bytes: &Arc<[u8]>,
+        digest: &Digest,
+        turn: &Place,
+    ) -> Result<Option<Arc<Code>>, Error> {
+        // Another host, or a team that gave up meanwhile, may have made it.
+        if let Some(code) = self.find(name, bytes, digest).await? {
+            return Ok(Some(code));
+        }
+        let code = self.0.compiler.compile(bytes, turn).await?;
+        let (inner, file) = (self.0.clone(), name.to_owned());
+        let component = blocking(move || inner.keep_and_load(&file, &code)).await?;
+        self.linked(component).await.map(Some)
+    }
+
+    /// The names of all native code on disk. Each begins with the hex digits of its component's digest.
+    pub fn stored_code(&self) -> Result<Vec<String>, Error> {
+        let disk = |source| Error::Disk { what: "list the files", source };
+        self.0.cache.names().map_err(disk)
+    }
+
+    /// Whether native code of this name is what this host's engine has made, or would make.
+    pub fn loads_code(&self, name: &str) -> bool {
+        name.rsplit_once('-').is_some_and(|(_, engine)| engine == self.0.engine_name())
+    }
+
+    /// How the native code of a component is called.
+    pub fn code_name(&self, digest: &Digest) -> String {
+        self.0.code_name(digest)
+    }
+
+    /// Removes native code from the disk: what is loaded runs on, and what is needed again is compiled again.
+    pub fn remove_code(&self, name: &str) -> Result<(), Error> {
+        let disk = |source| Error::Disk { what: "remove a file", source };
+        self.0.cache.remove(name).map_err(disk)
+    }
+
+    async fn linked(&self, component: Component) -> Result<Arc<Code>, Error> {
         let inner = self.0.clone();
         let pre = blocking(move || inner.link(&component)).await?;
         let code = Arc::new(Counted::new(pre));
@@ -95,9 +152,13 @@ impl Sandbox {
 impl Inner {
     /// Component and engine; `DefaultHasher::new()` has no random state, so that a restart finds the file again.
     fn code_name(&self, digest: &Digest) -> String {
+        format!("{}-{}", digest.hex(), self.engine_name())
+    }
+
+    fn engine_name(&self) -> String {
         let mut hasher = DefaultHasher::new();
         self.engine.precompile_compatibility_hash().hash(&mut hasher);
-        format!("{}-{:016x}", digest.hex(), hasher.finish())
+        format!("{:016x}", hasher.finish())
     }
 
     /// Loads from the cache. Whatever is wrong with it, the component can be compiled again.

@@ -7,13 +7,17 @@
 //!
 //! - `managed_fields_are_cut_and_nothing_else_changes`
 //! - `every_object_says_its_own_kind`
+//! - `what_a_server_leaves_out_or_says_is_null_is_empty`
 
 use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, fmt, sync::Arc};
 
 use serde::Deserialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
-use super::intern::{Interner, Labels};
+use super::{
+    intern::{Interner, Labels},
+    lenient::{or_default, raw, text},
+};
 use crate::manifest::Kind;
 
 /// Namespace and name of an object of a known kind.
@@ -77,9 +81,11 @@ pub enum Line {
         /// Whether the initial state is complete (`k8s.io/initial-events-end`).
         initial_end: bool,
     },
+    /// An event of a type that this host does not know.
+    Unknown(String),
     /// The server ends the watch.
     Error {
-        /// HTTP status code.
+        /// HTTP status code; 500 where the server gives none.
         code: u16,
         /// One CamelCase word.
         reason: String,
@@ -108,22 +114,26 @@ pub struct Error(#[from] serde_json::Error);
 
 #[derive(Deserialize)]
 struct RawEvent<'a> {
-    #[serde(rename = "type", borrow)]
+    #[serde(rename = "type", borrow, default, deserialize_with = "text")]
     kind: Cow<'a, str>,
     #[serde(borrow)]
-    object: &'a RawValue,
+    object: Option<&'a RawValue>,
 }
 
+/// Empty collections are null where a server written in Go builds its list by hand.
 #[derive(Deserialize)]
 struct RawList<'a> {
-    metadata: ListMeta,
+    #[serde(default, deserialize_with = "or_default")]
+    kind: String,
+    metadata: Option<ListMeta>,
     #[serde(borrow)]
-    items: Vec<&'a RawValue>,
+    items: Option<Vec<Option<&'a RawValue>>>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct ListMeta {
+    #[serde(deserialize_with = "or_default")]
     resource_version: String,
     #[serde(rename = "continue")]
     next: Option<String>,
@@ -132,9 +142,9 @@ struct ListMeta {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawObject<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "raw")]
     api_version: Option<&'a RawValue>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "raw")]
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     metadata: &'a RawValue,
@@ -143,22 +153,22 @@ struct RawObject<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawMetadata<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
     name: Cow<'a, str>,
-    #[serde(borrow)]
-    namespace: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
+    namespace: Cow<'a, str>,
+    #[serde(borrow, default, deserialize_with = "text")]
     uid: Cow<'a, str>,
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "text")]
     resource_version: Cow<'a, str>,
     generation: Option<i64>,
     #[serde(borrow)]
     deletion_timestamp: Option<&'a RawValue>,
     #[serde(borrow)]
-    labels: Option<BTreeMap<Cow<'a, str>, Cow<'a, str>>>,
-    #[serde(borrow, default)]
+    labels: Option<BTreeMap<Cow<'a, str>, Option<Cow<'a, str>>>>,
+    #[serde(borrow, default, deserialize_with = "or_default")]
     owner_references: Vec<RawOwner<'a>>,
-    #[serde(default)]
+    #[serde(borrow, default, deserialize_with = "or_default")]
     finalizers: Vec<Cow<'a, str>>,
     #[serde(borrow)]
     managed_fields: Option<&'a RawValue>,
@@ -167,44 +177,30 @@ struct RawMetadata<'a> {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawOwner<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     api_version: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     kind: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     name: Cow<'a, str>,
-    #[serde(borrow)]
+    #[serde(borrow, default, deserialize_with = "text")]
     uid: Cow<'a, str>,
     controller: Option<bool>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
 struct RawBookmark {
+    #[serde(default, deserialize_with = "or_default")]
     metadata: BookmarkMeta,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
 struct BookmarkMeta {
+    #[serde(deserialize_with = "or_default")]
     resource_version: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct RawStatus {
-    code: u16,
-    reason: String,
-    message: String,
-    details: RawDetails,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct RawDetails {
-    retry_after_seconds: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
+    annotations: BTreeMap<String, Option<String>>,
 }
 
 /// Reads one object that says its own kind, such as the answer to a write.
@@ -214,38 +210,86 @@ pub fn object(text: &str) -> Result<Entry, Error> {
 
 /// Reads one line of a watch of `kind`.
 pub fn line(text: &str, kind: &Kind, interner: &mut Interner) -> Result<Line, Error> {
-    let event: RawEvent<'_> = serde_json::from_str(text)?;
-    let object = event.object.get();
+    let event: RawEvent<'_> = serde_json::from_str(braced(text)?)?;
+    let object = event.object.map_or("null", RawValue::get);
     match &*event.kind {
-        "DELETED" => Ok(Line::Deleted(entry(object, Some(kind), interner)?)),
+        "ADDED" | "MODIFIED" => Ok(Line::Changed(named(object, kind, interner)?)),
+        "DELETED" => Ok(Line::Deleted(named(object, kind, interner)?)),
         "BOOKMARK" => {
             let RawBookmark { metadata } = serde_json::from_str(object)?;
             let end = metadata.annotations.get("k8s.io/initial-events-end");
-            let initial_end = end.is_some_and(|value| value == "true");
+            let initial_end = end.is_some_and(|value| value.as_deref() == Some("true"));
             Ok(Line::Bookmark { version: metadata.resource_version, initial_end })
         }
-        "ERROR" => {
-            let RawStatus { code, reason, message, details } = serde_json::from_str(object)?;
-            Ok(Line::Error { code, reason, message, retry_after: details.retry_after_seconds })
-        }
-        _ => Ok(Line::Changed(entry(object, Some(kind), interner)?)),
+        "ERROR" => Ok(error(&serde_json::from_str(object)?)),
+        // A refusal that came without an envelope.
+        "" => match serde_json::from_str::<Value>(text)? {
+            status if status["kind"] == "Status" => Ok(error(&status)),
+            _ => Err(unlike("an event has no type")),
+        },
+        other => Ok(Line::Unknown(other.to_owned())),
+    }
+}
+
+/// Whatever the server says as the reason for an end is one.
+fn error(status: &Value) -> Line {
+    let text = |name: &str| status[name].as_str().unwrap_or_default().to_owned();
+    let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok());
+    let message = match text("message") {
+        message if message.is_empty() => format!("the watch has ended with an error: {status}"),
+        message => message,
+    };
+    Line::Error {
+        code: code.filter(|code| *code != 0).unwrap_or(500),
+        reason: text("reason"),
+        message,
+        retry_after: status["details"]["retryAfterSeconds"].as_u64(),
     }
 }
 
 /// Reads one page of a LIST of `kind`.
 pub fn list(text: &str, kind: &Kind, interner: &mut Interner) -> Result<List, Error> {
-    let list: RawList<'_> = serde_json::from_str(text)?;
-    let entries = list.items.iter().map(|item| entry(item.get(), Some(kind), interner));
+    let list: RawList<'_> = serde_json::from_str(braced(text)?)?;
+    // Whatever is taken for an empty list deletes everything.
+    let says_so = list.kind.ends_with("List");
+    let looks_so = list.kind.is_empty() && (list.metadata.is_some() || list.items.is_some());
+    if !says_so && !looks_so {
+        return Err(unlike("instead of a list there is something else"));
+    }
+    let items = list.items.iter().flatten().flatten();
+    let entries = items.map(|item| named(item.get(), kind, interner));
+    let metadata = list.metadata.unwrap_or_default();
     Ok(List {
         entries: entries.collect::<Result<_, _>>()?,
-        version: list.metadata.resource_version,
-        next: list.metadata.next.filter(|next| !next.is_empty()),
+        version: metadata.resource_version,
+        next: metadata.next.filter(|next| !next.is_empty()),
     })
+}
+
+/// A JSON object; what is read into a struct could be an array as well.
+fn braced(text: &str) -> Result<&str, Error> {
+    if text.trim_ascii_start().starts_with('{') {
+        Ok(text)
+    } else {
+        Err(unlike("it is no JSON object"))
+    }
+}
+
+/// An object that can be found again.
+fn named(text: &str, kind: &Kind, interner: &mut Interner) -> Result<Entry, Error> {
+    let entry = entry(braced(text)?, Some(kind), interner)?;
+    if entry.key.name.is_empty() { Err(unlike("an object has no name")) } else { Ok(entry) }
+}
+
+fn unlike(what: &str) -> Error {
+    Error(serde::de::Error::custom(what))
 }
 
 fn entry(text: &str, kind: Option<&Kind>, interner: &mut Interner) -> Result<Entry, Error> {
     let object: RawObject<'_> = serde_json::from_str(text)?;
     let metadata: RawMetadata<'_> = serde_json::from_str(object.metadata.get())?;
+    let labels = metadata.labels.unwrap_or_default();
+    let labels = labels.into_iter().map(|(name, value)| (name, value.unwrap_or_default()));
     let body = body(text, &object, metadata.managed_fields, kind);
     let owners = metadata.owner_references.iter().map(|owner| Owner {
         group: interner.text(owner.api_version.split_once('/').map_or("", |(group, _)| group)),
@@ -257,8 +301,7 @@ fn entry(text: &str, kind: Option<&Kind>, interner: &mut Interner) -> Result<Ent
     let owners = owners.collect();
     Ok(Entry {
         key: ObjectKey {
-            namespace: metadata
-                .namespace
+            namespace: Some(metadata.namespace)
                 .filter(|text| !text.is_empty())
                 .map(|text| interner.text(&text)),
             name: metadata.name.as_ref().into(),
@@ -267,7 +310,7 @@ fn entry(text: &str, kind: Option<&Kind>, interner: &mut Interner) -> Result<Ent
         version: Version::parse(&metadata.resource_version),
         generation: metadata.generation,
         deleting: metadata.deletion_timestamp.is_some(),
-        labels: interner.labels(&metadata.labels.unwrap_or_default()),
+        labels: interner.labels(&labels.collect()),
         owners,
         finalizers: metadata.finalizers.iter().map(|name| interner.text(name)).collect(),
         body,
@@ -458,10 +501,12 @@ impl Entry {
         }
         #[derive(Deserialize)]
         struct Annotated {
-            #[serde(default)]
-            annotations: BTreeMap<String, String>,
+            #[serde(default, deserialize_with = "or_default")]
+            annotations: BTreeMap<String, Option<String>>,
         }
-        serde_json::from_str(&self.body).map(|o: Object| o.metadata.annotations).unwrap_or_default()
+        let object = serde_json::from_str(&self.body).map(|o: Object| o.metadata.annotations);
+        let annotations = object.unwrap_or_default().into_iter();
+        annotations.map(|(name, value)| (name, value.unwrap_or_default())).collect()
     }
 
     /// The owner references.
@@ -605,6 +650,108 @@ mod tests {
             read(json!({"type": "ERROR", "object": status})),
             Line::Error { code: 410, .. }
         ));
+        let Line::Unknown(name) = read(json!({"type": "PAUSED", "object": object})) else {
+            panic!("a type of a later server")
+        };
+        assert_eq!(name, "PAUSED");
+    }
+
+    #[test]
+    fn what_a_server_leaves_out_or_says_is_null_is_empty() {
+        for text in [
+            r#"{"metadata":{"resourceVersion":"9"},"items":null}"#,
+            r#"{"metadata":{"resourceVersion":"9","continue":null}}"#,
+            r#"{"kind":null,"metadata":{"resourceVersion":"9","continue":""},"items":[]}"#,
+            r#"{"metadata":{"resourceVersion":"9","remainingItemCount":null},"items":[null]}"#,
+        ] {
+            let list = list(text, &kind(), &mut Interner::default()).unwrap();
+            let seen = (list.entries.len(), list.version.as_str(), list.next.as_deref());
+            assert_eq!(seen, (0, "9", None), "{text}");
+        }
+        for text in [
+            r#"{"kind":"ConfigMapList","items":null}"#,
+            r#"{"metadata":null,"items":[]}"#,
+            r#"{"metadata":{"resourceVersion":null}}"#,
+        ] {
+            let list = list(text, &kind(), &mut Interner::default()).unwrap();
+            assert_eq!((list.entries.len(), list.version.as_str()), (0, ""), "{text}");
+        }
+        let bare = read(r#"{"metadata":{"name":"a"}}"#);
+        let nulls = read(
+            r#"{"kind":null,"apiVersion":null,"metadata":{"name":"a","namespace":null,"uid":null,"resourceVersion":null,
+                "generation":null,"deletionTimestamp":null,"labels":null,"annotations":null,"ownerReferences":null,
+                "finalizers":null,"managedFields":null}}"#,
+        );
+        for entry in [&bare, &nulls] {
+            assert_eq!(entry.key(), &ObjectKey::new(None, "a"));
+            assert_eq!((entry.uid(), entry.generation(), entry.is_deleting()), ("", None, false));
+            assert!(entry.owners().is_empty() && entry.finalizers().next().is_none());
+            assert!(entry.annotations().is_empty() && entry.label("x").is_none());
+            assert_eq!(value(entry.body())["kind"], "ConfigMap");
+        }
+        let odd = read(
+            r#"{"metadata":{"name":"a","labels":{"x":null},"annotations":{"y":null},"ownerReferences":[{"kind":"K","uid":null}]}}"#,
+        );
+        assert_eq!((odd.label("x"), odd.annotations()["y"].as_str()), (Some(""), ""));
+        assert_eq!((&*odd.owners()[0].kind, &*odd.owners()[0].uid), ("K", ""));
+    }
+
+    #[test]
+    fn what_is_no_list_and_no_object_is_not_taken_for_one() {
+        let mut interner = Interner::default();
+        for text in [
+            "",
+            "{}",
+            "[]",
+            r#"[null,{"resourceVersion":"1"},[]]"#,
+            r#"{"kind":"Pod","metadata":{"name":"a"},"items":[]}"#,
+            "null",
+            "{",
+            r#"{"items":{}}"#,
+            r#"{"items":[{}]}"#,
+            r#"{"items":[{"metadata":{}}]}"#,
+            r#"{"items":[{"metadata":{"name":""}}]}"#,
+            r#"{"items":[{"metadata":{"name":3}}]}"#,
+            r#"{"kind":"Status","metadata":{},"code":500}"#,
+        ] {
+            assert!(list(text, &kind(), &mut interner).is_err(), "{text}");
+        }
+        for text in [
+            "",
+            "{}",
+            "null",
+            r#"{"type":"ADDED"}"#,
+            r#"{"type":"ADDED","object":null}"#,
+            r#"{"type":"DELETED","object":{"metadata":{}}}"#,
+            r#"{"type":3,"object":{}}"#,
+            r#"{"kind":"ConfigMapList","metadata":{"resourceVersion":"1"},"items":[]}"#,
+        ] {
+            assert!(line(text, &kind(), &mut interner).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_any_form_is_an_end_with_a_reason() {
+        let mut interner = Interner::default();
+        let mut read = |text: &str| match line(text, &kind(), &mut interner).unwrap() {
+            Line::Error { code, reason, message, retry_after } => {
+                (code, reason, message, retry_after)
+            }
+            other => panic!("{text}: {other:?}"),
+        };
+        let full = r#"{"type":"ERROR","object":{"code":429,"reason":"TooManyRequests","message":"m","details":{"retryAfterSeconds":3}}}"#;
+        assert_eq!(read(full), (429, "TooManyRequests".into(), "m".into(), Some(3)));
+        let expired = r#"{"type":"ERROR","object":{"reason":"Expired","message":"old","details":null,"code":null}}"#;
+        assert_eq!(read(expired), (500, "Expired".into(), "old".into(), None));
+        let bare = r#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"m","code":403}"#;
+        assert_eq!(read(bare), (403, String::new(), "m".into(), None));
+        for odd in
+            ["null", "{}", r#""closed""#, r#"{"code":0}"#, r#"{"code":-1}"#, r#"{"code":99999}"#]
+        {
+            let (code, _, message, _) = read(&format!(r#"{{"type":"ERROR","object":{odd}}}"#));
+            assert_eq!(code, 500, "{odd}");
+            assert!(message.contains(odd), "{message}");
+        }
     }
 
     #[test]

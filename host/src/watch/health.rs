@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use http::Method;
 use tokio::sync::watch;
 
-use crate::apiserver::{ApiServer, Call};
+use crate::apiserver::{ApiServer, Call, Error};
 
 /// How often, and how long one question may take.
 const EVERY: Duration = Duration::from_secs(1);
@@ -66,7 +66,7 @@ impl Health {
                 return;
             }
             let call = Call { limit: EVERY, ..Call::new(Method::GET, "/readyz") };
-            let answers = api.call(call).await.is_ok();
+            let answers = is_up(&api.call(call).await);
             self.0.reachable.send_if_modified(|reachable| {
                 let changed = *reachable != answers;
                 *reachable = answers;
@@ -87,8 +87,32 @@ impl Health {
     }
 }
 
+/// A refusal is an answer too: many clusters do not let everybody ask.
+fn is_up(answer: &Result<String, Error>) -> bool {
+    let refused = |error: &Error| error.code().is_some_and(|code| code < 500);
+    answer.as_ref().map_or_else(refused, |_| true)
+}
+
 impl Drop for Failing {
     fn drop(&mut self) {
         self.0.failing.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::Status;
+
+    #[test]
+    fn a_server_that_refuses_to_say_whether_it_is_ready_answers() {
+        let refused = |code| Err(Error::Refused(Box::new(Status { code, ..Status::default() })));
+        for (code, up) in
+            [(401, true), (403, true), (404, true), (429, true), (500, false), (503, false)]
+        {
+            assert_eq!(is_up(&refused(code)), up, "{code}");
+        }
+        assert!(is_up(&Ok("ok".to_owned())));
+        assert!(!is_up(&Err(Error::Timeout(EVERY))));
     }
 }

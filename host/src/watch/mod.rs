@@ -8,9 +8,11 @@
 
 pub mod cache;
 pub mod envelope;
+pub mod fault;
 pub mod fingerprint;
 mod health;
 pub mod intern;
+mod lenient;
 mod life;
 mod proof;
 pub mod selector;
@@ -36,7 +38,8 @@ use tracing::{Instrument, trace_span};
 
 pub use cache::{Cache, Change, Query};
 pub use envelope::{Entry, ObjectKey};
-pub use stream::{Fault, Stream};
+pub use fault::Fault;
+pub use stream::Stream;
 pub use trigger::{Trigger, Wake};
 
 use crate::{

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde::Deserialize;
 
-use super::{Message, Subscription, WatchKey, envelope::Version};
+use super::{Message, Subscription, WatchKey, envelope::Version, lenient::or_default};
 use crate::{
     apiserver::{self, Call, query},
     clock,
@@ -22,12 +22,14 @@ const PASS_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 struct List {
+    #[serde(default, deserialize_with = "or_default")]
     metadata: Meta,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
 struct Meta {
+    #[serde(deserialize_with = "or_default")]
     resource_version: String,
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    error::Error as _,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
@@ -14,13 +13,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
     Cache, Change, Entry, Fault, Hub, Message, State, Stream, Subscriber, WatchKey, Watching,
+    fault::Flaw,
     health::Failing,
     life::Life,
     stream::{Effect, Step},
 };
 use crate::{
-    apiserver::{self, Call, Lines, query},
-    clock,
+    apiserver::{self, Call, Lines, TooLarge, query},
+    causes, clock,
     manifest::Projection,
     queue::{self, Urgency},
 };
@@ -33,6 +33,8 @@ const LIST_LIMIT: Duration = Duration::from_secs(60);
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// A watch that says nothing for so long must prove that it lives (R45).
 const SILENCE: Duration = Duration::from_secs(15);
+/// An initial state comes without a pause; its end is at most three seconds behind the last object.
+const STALLED: Duration = Duration::from_secs(10);
 /// The proof is the headers of a second connection, within this (R45).
 const PROOF_LIMIT: Duration = Duration::from_secs(5);
 /// The API server sends a bookmark 2 s before the end of a watch, looking once a second.
@@ -185,6 +187,10 @@ impl Task {
                 let effect = self.stream.page(&text, now());
                 self.apply(effect);
             }
+            Err(apiserver::Error::Timeout(limit)) => {
+                let message = format!("a list was not complete within {limit:?}");
+                self.stream.failed(Fault::flawed(Flaw::Slow, message), now());
+            }
             Err(error) => self.stream.failed(fault(&error), now()),
         }
         Ok(())
@@ -232,9 +238,10 @@ impl Task {
                 Heard::Silence => second = self.reopen(None),
                 Heard::Again => second = self.reopen(Some(BRIEFLY)),
             }
-            if second.is_none() && self.life.last() + SILENCE <= now() {
-                let message = format!("the initial state has not gone on for {SILENCE:?}");
-                self.stream.failed(Fault { message, ..Fault::default() }, now());
+            let patience = self.patience();
+            if second.is_none() && self.life.last() + patience <= now() {
+                let message = format!("the initial state has not gone on for {patience:?}");
+                self.stream.failed(Fault::flawed(Flaw::Endless, message), now());
                 return Ok(());
             }
         }
@@ -246,7 +253,7 @@ impl Task {
         second: &mut Option<Second>,
     ) -> Result<Heard, Unused> {
         let again = self.again.clone();
-        let silent_at = self.life.last() + SILENCE;
+        let silent_at = self.life.last() + self.patience();
         let heard = async {
             let quiet = second.is_none();
             tokio::select! {
@@ -258,6 +265,11 @@ impl Task {
             }
         };
         self.serving(heard).await
+    }
+
+    /// How long the connection may be silent.
+    fn patience(&self) -> Duration {
+        if self.stream.is_listing() { STALLED } else { SILENCE }
     }
 
     /// Begins a second connection beside the one that runs; `None` while the initial state is being received.
@@ -419,7 +431,7 @@ impl Task {
             let moved = state.trouble.as_ref() != trouble;
             if moved {
                 if let Some(fault) = trouble {
-                    tracing::info!(watch = %self.key, code = fault.code, message = fault.message, "a watch has failed");
+                    tracing::info!(watch = %self.key, code = fault.code, error = fault.message, "a watch has failed");
                 }
                 state.trouble = trouble.cloned();
             }
@@ -451,14 +463,19 @@ async fn sleep_until(at: Option<Instant>) {
 
 fn fault(error: &apiserver::Error) -> Fault {
     let apiserver::Error::Refused(status) = error else {
-        let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
-        return Fault { message: format!("{error}{cause}"), ..Fault::default() };
+        let flaw = match error {
+            apiserver::Error::Answer(cause) if cause.is::<TooLarge>() => Some(Flaw::TooLarge),
+            apiserver::Error::Answer(_) => Some(Flaw::Unreadable),
+            _ => None,
+        };
+        return Fault { message: causes::all(error), flaw, ..Fault::default() };
     };
     Fault {
         code: Some(status.code),
         reason: status.reason.clone(),
         message: status.message.clone(),
         retry_after: error.retry_after(),
+        flaw: None,
     }
 }
 

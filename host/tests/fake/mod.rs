@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use self::{
     fields::Writer,
-    rules::{Access, Verdict},
+    rules::Access,
     store::{At, Store},
     watch::Line,
 };
@@ -32,7 +32,7 @@ pub(crate) use self::{
     host::Host,
     kinds::Served,
     log::{Asked, HOST},
-    rules::{Effect, Fault},
+    rules::{Effect, Fault, Verdict},
 };
 
 /// Nothing was written for so long: nothing more comes by itself.
@@ -164,7 +164,8 @@ impl Fake {
         self.rule(account, verb, resource, Verdict::Allowed);
     }
 
-    fn rule(&self, account: &str, verb: &str, resource: &str, verdict: Verdict) {
+    /// What becomes of a question about a right, until another rule is about it.
+    pub(crate) fn rule(&self, account: &str, verb: &str, resource: &str, verdict: Verdict) {
         self.store().access.push(Access {
             account: account.to_owned(),
             verb: verb.to_owned(),

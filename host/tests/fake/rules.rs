@@ -115,6 +115,12 @@ impl Fault {
 pub(crate) enum Verdict {
     Allowed,
     Denied,
+    /// Whoever asks gets this code; who acts is let.
+    Fails(u16),
+    /// Whoever asks gets no answer.
+    Never,
+    /// Whoever asks hears so much later that it is allowed.
+    Late(Duration),
 }
 
 /// A rule about rights; the last one that is about a right decides, and without any it is there.

@@ -101,7 +101,7 @@ impl Fake {
                 None => refused(404, "NotFound", "the server does not serve this group"),
             };
         }
-        if let Some(answer) = self.review(read, target) {
+        if let Some(answer) = self.review(read, target).await {
             return answer;
         }
         let group = target.api_version.split_once('/').map_or("", |(group, _)| group);
@@ -124,7 +124,7 @@ impl Fake {
     }
 
     /// Who somebody is, and what he may.
-    fn review(&self, read: &Read, target: &Target) -> Option<Response<Body>> {
+    async fn review(&self, read: &Read, target: &Target) -> Option<Response<Body>> {
         let mut body = read.asked.body.clone();
         body["status"] = match &*target.plural {
             "selfsubjectreviews" => {
@@ -146,7 +146,16 @@ impl Fake {
                     resource: if sub.is_empty() { resource } else { format!("{resource}/{sub}") },
                     namespace: text(&of["namespace"]),
                 };
-                json!({ "allowed": verdict(&self.store().access, &asks) == Verdict::Allowed })
+                let verdict = verdict(&self.store().access, &asks);
+                match verdict {
+                    Verdict::Fails(code) => {
+                        return Some(refused(code, "InternalError", "the test says so"));
+                    }
+                    Verdict::Never => std::future::pending().await,
+                    Verdict::Late(wait) => tokio::time::sleep(wait).await,
+                    Verdict::Allowed | Verdict::Denied => (),
+                }
+                json!({ "allowed": verdict != Verdict::Denied })
             }
             _ => return None,
         };
@@ -174,7 +183,7 @@ impl Fake {
             namespace: target.namespace.clone().unwrap_or_default(),
         };
         let store = self.store();
-        let may = |asks: &Asks| verdict(&store.access, asks) == Verdict::Allowed;
+        let may = |asks: &Asks| verdict(&store.access, asks) != Verdict::Denied;
         // An apply of an object that is not there is a creation, too.
         let creates =
             read.media.contains("apply") && store.object(&store.at(target, served)).is_none();

@@ -336,6 +336,11 @@ fn every_mistake_that_is_documented_names_its_test() {
 }
 
 #[test]
+fn every_rule_of_the_kubeconfig_names_its_test() {
+    none(&untested_rows("docs/kubeconfig.md"));
+}
+
+#[test]
 fn every_fault_that_is_documented_names_its_test() {
     none(&untested_rows("docs/faults.md"));
 }

@@ -6,7 +6,26 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("lib", &[]),
     ("main", &["cli", "sandbox"]),
     // sandbox: the verb of the child process that compiles.
-    ("cli", &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox"]),
+    (
+        "cli",
+        &[
+            "apiserver",
+            "app",
+            "crd",
+            "kubeconfig",
+            "lease",
+            "manifest",
+            "module",
+            "rollout",
+            "sandbox",
+        ],
+    ),
+    ("config", &["crd", "kubeconfig", "lease"]),
+    // stored: an object that only is shown is read as far as it can be.
+    (
+        "cli",
+        &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox", "stored"],
+    ),
     ("config", &["crd", "lease"]),
     (
         "app",
@@ -67,7 +86,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "watch",
         ],
     ),
-    ("sandbox", &["client", "cpu", "crd", "manifest", "module"]),
+    // places: whose turn it is to compile.
+    ("sandbox", &["client", "cpu", "crd", "manifest", "module", "places"]),
     (
         "client",
         &[
@@ -86,16 +106,19 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ),
     ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
     ("grant", &["apiserver", "crd"]),
-    ("authority", &["apiserver", "grant"]),
+    ("authority", &["apiserver", "grant", "manifest"]),
     ("budget", &["rate"]),
     ("fight", &["budget", "manifest", "rate", "watch"]),
     ("barrier", &["manifest", "watch"]),
     ("fence", &[]),
     ("clock", &[]),
-    ("lease", &["apiserver", "fence"]),
-    ("apiserver", &["manifest"]),
+    ("lease", &["apiserver", "fence", "kubeconfig"]),
+    ("apiserver", &["kubeconfig", "manifest"]),
+    // Which file, context and proxy are meant.
+    ("kubeconfig", &[]),
     // The path of a version.
     ("crd", &["manifest"]),
+    ("stored", &["crd"]),
     ("manifest", &["watch"]),
     ("module", &["crd"]),
     (
@@ -120,6 +143,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "rollout",
             "run",
             "sandbox",
+            "stored",
             "strays",
             "view",
             "watch",
@@ -152,9 +176,16 @@ pub(crate) const PURE: &[&str] = &[
     "budget.rs",
     "fight.rs",
     "manifest.rs",
+    "stored.rs",
+    "module/garbage.rs",
     "causes.rs",
+    "kubeconfig/choose.rs",
+    "kubeconfig/file.rs",
+    "kubeconfig/proxy.rs",
     "text.rs",
     "watch/envelope.rs",
+    "watch/fault.rs",
+    "watch/lenient.rs",
     "watch/fingerprint.rs",
     "watch/selector.rs",
     "watch/stream.rs",
@@ -208,7 +239,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("http_body_util", ANYWHERE),
     ("bytes", ANYWHERE),
     // One TLS provider, installed once.
-    ("rustls", &["main", "cli"]),
+    // apiserver: PEM of authorities.
+    ("rustls", &["main", "cli", "apiserver"]),
     (
         "ring",
         &["main", "app", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"],
@@ -222,9 +254,9 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
-    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases.
-    ("rustix", &["app", "cpu", "clock", "fail", "module", "sandbox"]),
-    ("serde_saphyr", &["cli", "crd", "config"]),
+    // System calls: limits of the compile child, files that are whole or absent, the clock of Leases, this process's time.
+    ("rustix", &["app", "cpu", "clock", "fail", "metrics/process", "module", "sandbox"]),
+    ("serde_saphyr", &["cli", "crd", "config", "kubeconfig"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),
     ("jiff", ANYWHERE),

@@ -6,81 +6,121 @@ use k8s_openapi::jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::{
-    super::{news, plan, running::Setup},
-    AT_LEAST_EVERY, Keeper, Next,
+    super::{news, objects::Version, plan, running::Setup},
+    AT_LEAST_EVERY, FINALIZERS, Keeper, Next,
 };
 use crate::{
-    apiserver::{ApiServer, Error, Identity},
+    apiserver::{ApiServer, Error},
     crd::{FINALIZER, Phase, WasmController},
     manifest::Kind,
     rollout::Decision,
     run::Executor,
+    stored::Stored,
     strays::{self, carriers},
+    watch::Entry,
 };
 
 /// A controller that is being deleted for so long, and that no host drains, was some host's before.
 const ORPHAN_AFTER: Duration = Duration::from_secs(120);
+/// Counting may not hold up the end for longer.
+const COUNT_LIMIT: Duration = Duration::from_secs(10);
 
 impl Keeper {
     /// The object is not this host's any more: it is gone, or `--controllers` does not select it. Then its runs are
     /// drained and it is let go, so that another host, or nobody, keeps it.
-    pub(super) async fn leave(&mut self) -> Result<Next, Error> {
-        let Some(controller) = self.objects.controller(&self.key).await? else {
-            return Ok(Next::Gone);
+    pub(super) async fn leave(&mut self) -> Next {
+        let stored = match self.objects.controller(&self.key).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Next::Gone,
+            Err(error) => {
+                self.put_off(FINALIZERS, &error);
+                return self.next(AT_LEAST_EVERY);
+            }
         };
         if self.estate.controllers.get(&self.key).is_some() {
-            return Ok(Next::At(Instant::now()));
+            return Next::At(Instant::now());
         }
-        if controller.metadata.deletion_timestamp.is_some() {
-            let is_ours = self.running.is_some() || is_orphan(&controller, Timestamp::now());
-            return if is_ours { self.delete(&controller).await } else { Ok(Next::Gone) };
+        let meta = &stored.controller.metadata;
+        if meta.deletion_timestamp.is_some() {
+            let is_ours = self.running.is_some() || is_orphan(&stored.controller, Timestamp::now());
+            return if is_ours { self.delete(stored).await } else { Next::Gone };
         }
         tracing::info!(controller = %self.key, "a controller is not selected any more: it is drained and let go");
         self.end().await;
-        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
+        let finalizers = meta.finalizers.clone().unwrap_or_default();
         if finalizers.iter().any(|name| name == FINALIZER) {
-            finalizers.retain(|name| name != FINALIZER);
-            self.objects.set_finalizers(&controller, &finalizers).await?;
+            let at = Version::of(meta);
+            if !self.let_go(&at, finalizers).await {
+                return self.next(AT_LEAST_EVERY);
+            }
         }
-        Ok(Next::Gone)
+        Next::Gone
     }
 
     /// Drains, warns of what stays behind, and lets the object go.
-    pub(super) async fn delete(&mut self, controller: &WasmController) -> Result<Next, Error> {
-        let mut finalizers = controller.metadata.finalizers.clone().unwrap_or_default();
+    pub(super) async fn delete(&mut self, stored: Stored) -> Next {
+        let finalizers = stored.controller.metadata.finalizers.clone().unwrap_or_default();
         if !finalizers.iter().any(|name| name == FINALIZER) {
             self.end().await;
-            return Ok(Next::At(Instant::now() + AT_LEAST_EVERY));
+            return self.next(AT_LEAST_EVERY);
         }
-        let controller = self.say_deleting(controller).await?;
-        let left = self.left(&controller).await;
+        if !self.patience.may(FINALIZERS, Instant::now()) {
+            return self.next(AT_LEAST_EVERY);
+        }
+        let controller = self.say_deleting(stored).await;
+        // What could not be let go before was counted and told before.
+        let is_first = self.patience.why(FINALIZERS).is_none();
+        let left = if is_first { self.left(&controller).await } else { None };
         self.end().await;
         if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
             self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
         }
-        finalizers.retain(|name| name != FINALIZER);
-        self.own = Some(self.objects.set_finalizers(&controller, &finalizers).await?);
-        Ok(Next::At(Instant::now() + AT_LEAST_EVERY))
+        self.let_go(&Version::of(&controller.metadata), finalizers).await;
+        self.next(AT_LEAST_EVERY)
     }
 
-    /// Draining takes a while, and whoever waits for it reads why.
-    async fn say_deleting(&mut self, controller: &WasmController) -> Result<WasmController, Error> {
-        let old = plan::status(controller);
+    /// The same of an object that cannot be read.
+    pub(super) async fn delete_unreadable(&mut self, entry: &Entry) -> Next {
+        self.end().await;
+        let finalizers: Vec<String> = entry.finalizers().map(str::to_owned).collect();
+        let is_held = finalizers.iter().any(|name| name == FINALIZER);
+        if !is_held || !self.patience.may(FINALIZERS, Instant::now()) {
+            return self.next(AT_LEAST_EVERY);
+        }
+        self.let_go(&Version::of_entry(entry), finalizers).await;
+        self.next(AT_LEAST_EVERY)
+    }
+
+    /// Takes the host's finalizer off; whether it is off.
+    async fn let_go(&mut self, at: &Version, mut finalizers: Vec<String>) -> bool {
+        finalizers.retain(|name| name != FINALIZER);
+        match self.objects.set_finalizers(at, &finalizers).await {
+            Ok(written) => self.own = Some(written),
+            // What cannot be read has been written all the same.
+            Err(Error::Answer(_)) => (),
+            Err(error) => {
+                self.put_off(FINALIZERS, &error);
+                return false;
+            }
+        }
+        self.patience.worked(FINALIZERS);
+        true
+    }
+
+    /// Draining takes a while, and whoever waits for it reads why. It does not wait for that to be written.
+    async fn say_deleting(&mut self, stored: Stored) -> WasmController {
+        let controller = stored.controller;
+        let old = plan::status(&controller);
         let decision = Decision {
-            active: old.active.clone(),
-            candidate: old.candidate.clone(),
-            previous: old.previous.clone(),
+            active: old.active,
+            candidate: old.candidate,
+            previous: old.previous,
             problem: None,
         };
-        let plan = plan::plan(controller, |_| true);
-        let status = self.status(controller, &plan, &old, &decision);
-        if controller.status.as_ref() == Some(&status) {
-            return Ok(controller.clone());
-        }
-        let value = serde_json::to_value(&status).unwrap_or_default();
-        let written = self.objects.set_status(controller, value).await?;
-        self.own = Some(written.clone());
-        Ok(written)
+        let plan = plan::plan(&controller, stored.unusable.is_none(), |_| true);
+        let status = self.status(&controller, &plan, &decision, None);
+        self.write_status(&controller, &status).await;
+        self.own.as_ref().map_or(controller, |own| own.controller.clone())
     }
 
     /// How many objects carry the finalizer that nobody removes from now on, and its name; `None` of them: nobody could count.
@@ -89,18 +129,20 @@ impl Keeper {
         let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
         // A selector may hide some that carry it.
         let sees_all = |executor: &&Arc<Executor>| !strays::are_possible(&executor.view);
-        if let Some(executor) = self.executors.values().next().filter(sees_all) {
+        if let Some(executor) = self.loads.all_ready().next().filter(sees_all) {
             let carriers =
                 executor.view.primaries().filter(|e| e.finalizers().any(|name| *name == finalizer));
             return Some((Some(carriers.count()), finalizer));
         }
-        match count(&self.estate.api, controller, &status.primary?, &finalizer).await {
-            Ok(count) => Some((Some(count), finalizer)),
-            Err(error) => {
-                tracing::warn!(controller = %self.key, finalizer, error = crate::causes::all(&error), "cannot count the objects that carry the finalizer");
-                Some((None, finalizer))
-            }
-        }
+        let primary = status.primary?;
+        let counted = count(&self.estate.api, controller, &primary, &finalizer);
+        let why = match tokio::time::timeout(COUNT_LIMIT, counted).await {
+            Ok(Ok(count)) => return Some((Some(count), finalizer)),
+            Ok(Err(error)) => crate::causes::all(&error),
+            Err(_) => format!("there are too many to count within {COUNT_LIMIT:?}"),
+        };
+        tracing::warn!(controller = %self.key, finalizer, error = why, "cannot count the objects that carry the finalizer");
+        Some((None, finalizer))
     }
 }
 
@@ -113,7 +155,8 @@ fn is_orphan(controller: &WasmController, now: Timestamp) -> bool {
     waited.is_some_and(|waited| waited >= ORPHAN_AFTER) && !is_drained_elsewhere
 }
 
-/// How many objects of `primary` in the controller's scope carry `finalizer`.
+/// How many objects of `primary` in the controller's scope carry `finalizer`, as the account sees them: what the host may
+/// read besides is none of its team's.
 async fn count(
     api: &ApiServer,
     controller: &WasmController,
@@ -130,16 +173,8 @@ async fn count(
     };
     let mut count = 0;
     for namespace in namespaces {
-        // A shared kind is the host's to read, another only the account's.
         let place = (&resource, namespace);
-        let own = carriers(api, place, Identity::Host, finalizer).await;
-        let found = match own {
-            Err(error) if error.code() == Some(403) => {
-                carriers(api, place, setup.account.clone(), finalizer).await?
-            }
-            result => result?,
-        };
-        count += found.len();
+        count += carriers(api, place, setup.account.clone(), finalizer).await?.len();
     }
     Ok(count)
 }

@@ -1,0 +1,160 @@
+//! The revisions of the controller's present setup: staged, taken, and forgotten with it.
+
+use std::{any::Any, panic::AssertUnwindSafe};
+
+use futures::FutureExt;
+use tokio::{task::AbortHandle, time::Instant};
+
+use super::{
+    super::{
+        loads::{Question, Taken},
+        plan::{self, Plan},
+        refusal::{Again, Refusal},
+        running::{Running, Setup},
+        stage::Staging,
+    },
+    Keeper, Latest, has_account,
+};
+use crate::{
+    crd::{WasmController, WasmRevision},
+    run::Executor,
+};
+
+/// A result with the ticket of its attempt and the revision's name.
+pub(super) type Staged = (u64, String, Result<Executor, Refusal>);
+
+/// An attempt, which ends when nobody wants it any more.
+#[derive(Debug)]
+pub(super) struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Keeper {
+    pub(super) fn take_staged(&mut self, (ticket, name, result): Staged) {
+        if let Latest::Here(stored) = self.latest() {
+            self.asked = question(&stored.controller);
+        }
+        let now = (&self.asked, *self.arrivals.borrow());
+        match self.loads.finish((ticket, &name), result, now, Instant::now()) {
+            Taken::Ready => {
+                tracing::info!(controller = %self.key, revision = name, "a revision is staged");
+            }
+            Taken::Refused(refusal) => {
+                tracing::info!(controller = %self.key, revision = name, reason = refusal.reason, message = refusal.message, "a revision is not ready");
+            }
+            Taken::Stale => {
+                tracing::debug!(controller = %self.key, revision = name, "a revision was staged for what has changed meanwhile");
+            }
+        }
+    }
+
+    /// Limits act at once; another account, scope or field manager drains first.
+    pub(super) async fn set_up(&mut self, controller: &WasmController) {
+        let setup = Setup::of(controller);
+        if self.running.as_ref().is_some_and(|running| running.setup != setup) {
+            self.end().await;
+        }
+        self.estate.staging.primaries.note(&self.key.to_string(), controller.spec.exclusive);
+        let conflict = self.conflict(controller).is_some();
+        let estate = &self.estate;
+        let running = self
+            .running
+            .get_or_insert_with(|| Running::start(estate, &self.key, setup, controller));
+        if running.set(controller, !has_account(estate, controller) || conflict) {
+            self.loads.hurry(Instant::now(), |refusal| !refusal.waits);
+        }
+    }
+
+    /// Whether a kind is served in another way than when a revision was staged: that one watches a place where nothing
+    /// comes any more, and must be staged again.
+    pub(super) async fn drop_outdated(&mut self) {
+        for executor in self.loads.all_ready() {
+            let missing = executor.view.blind().filter(|blind| blind.code == 404);
+            let Some(blind) = missing else { continue };
+            if let Ok(Some(resource)) = self.estate.guests.discover(&blind.kind).await {
+                executor.view.learn(resource);
+            }
+        }
+        self.loads.drop_ready(|executor| executor.view.is_outdated());
+    }
+
+    /// Loads what the plan wants and is not loaded; drops what it no longer wants.
+    pub(super) fn stage(
+        &mut self,
+        controller: &WasmController,
+        plan: &Plan,
+        known: &[WasmRevision],
+    ) {
+        let Some(running) = &self.running else { return };
+        self.asked = question(controller);
+        self.loads.keep(&plan.loaded);
+        self.stages = has_account(&self.estate, controller);
+        if !self.stages {
+            return;
+        }
+        let active = plan::status(controller).active;
+        let (now, arrivals) = (Instant::now(), *self.arrivals.borrow());
+        for revision in known {
+            let name = revision.metadata.name.clone().unwrap_or_default();
+            if !plan.loaded.contains(&name) || !self.loads.is_due(&name, now) {
+                continue;
+            }
+            let config = revision.spec.config.as_ref();
+            let staging = Staging {
+                host: self.estate.staging.clone(),
+                shared: running.controller.shared.clone(),
+                inbox: running.controller.inbox.clone(),
+                namespaces: running.setup.namespaces.clone(),
+                primary: self.asked.fixed.0.clone(),
+                exclusive: self.asked.exclusive,
+                finalizer: self.asked.fixed.1.clone(),
+                limits: running.limits(),
+                asked: self.asked.limits.clone(),
+                name: name.clone(),
+                is_live: active.as_ref() == Some(&name),
+                digest: revision.spec.digest.clone(),
+                config: config.map_or_else(|| "null".to_owned(), ToString::to_string).into(),
+            };
+            let (tasks, label) = (&mut self.staging, name.clone());
+            self.loads.begin(&name, self.asked.clone(), arrivals, |ticket| {
+                Task(tasks.spawn(async move { (ticket, label, staged(staging).await) }))
+            });
+        }
+    }
+
+    /// Ends all runs, within the drain's limit, and forgets what was loaded: none of it is of the next setup.
+    pub(super) async fn end(&mut self) {
+        self.loads.clear();
+        self.staging.abort_all();
+        if let Some(running) = self.running.take() {
+            running.end().await;
+        }
+    }
+}
+
+/// What a revision of this controller is staged for.
+fn question(controller: &WasmController) -> Question {
+    let status = plan::status(controller);
+    Question {
+        fixed: (status.primary, status.finalizer),
+        exclusive: controller.spec.exclusive,
+        limits: controller.spec.limits.clone(),
+    }
+}
+
+/// Stages. A bug of the host that this revision has hit stops it alone.
+async fn staged(staging: Staging) -> Result<Executor, Refusal> {
+    let name = staging.name.clone();
+    AssertUnwindSafe(staging.run()).catch_unwind().await.unwrap_or_else(|panic| {
+        let panic: &(dyn Any + Send) = &*panic;
+        let words = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+        let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        tracing::error!(revision = name, panic = words, "the host panicked while it staged a revision");
+        let text = "the host panicked while it staged the revision, which is a bug of the host: its log says where; the host tries again";
+        Err(Refusal { again: Again::Growing, ..Refusal::failed("HostFault", text) })
+    })
+}
