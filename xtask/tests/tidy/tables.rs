@@ -283,6 +283,8 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     ("app.rs", 4, &["a_sandbox_that_must_restart_ends_the_host_with_an_error"]),
     ("api/linger.rs", 1, &["a_body_that_does_not_come_is_not_asked_for"]),
     ("cli/cluster.rs", 1, &["what_follows_a_quiet_controller_waits"]),
+    // Waits once: for the answer to an upload, or for what `cli/cluster.rs` follows.
+    ("cli/push.rs", 1, &[]),
     // Waits for the end of the process.
     ("cli/serve.rs", 2, &[]),
     ("client/own.rs", 1, &["a_run_that_waits_for_its_own_write_waits"]),
