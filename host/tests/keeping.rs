@@ -23,8 +23,6 @@ use crate::fake::{
 };
 
 const SITES: &str = "demo/sites";
-/// Controllers that nobody would make: each of them passes a server without a schema.
-const ODD: u64 = 60;
 const STATUS: &str = "wasmcontrollers/sites/status";
 
 /// One ConfigMap for each Site.
@@ -331,63 +329,4 @@ async fn finalizers_are_counted_as_the_account() {
         .map(|asked| asked.account.clone())
         .collect();
     assert!(!counts.is_empty() && !counts.iter().any(|account| account == HOST), "{counts:?}");
-}
-
-/// Whatever passes an API server, the host neither ends nor spins, and every object that it refuses says why.
-#[tokio::test(start_paused = true)]
-async fn odd_controllers_leave_the_host_at_rest() {
-    let (api, guest) = (Fake::new(), one_child("first"));
-    let host = Host::over(&api, &guest).await;
-    let mut random = 11_u64;
-    let mut next = |most: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random % most
-    };
-    for number in 0..ODD {
-        let name = format!("team-{}/odd-{number}", number % 7);
-        let mut object = controller(&name, &guest.digest());
-        for _ in 0..next(3) {
-            let (field, value) = match next(9) {
-                0 => ("config", nested(usize::try_from(next(120)).unwrap())),
-                1 => {
-                    let size = if next(4) == 0 { next(900_000) } else { next(900) };
-                    ("config", json!({ "a": "x".repeat(usize::try_from(size).unwrap()) }))
-                }
-                2 => ("limits", json!({ "writesPerMinute": next(1 << 40) })),
-                3 => {
-                    ("limits", json!({ "memory": "x".repeat(4_000), "concurrency": next(1 << 40) }))
-                }
-                4 => ("revisionHistoryLimit", json!(next(1 << 40))),
-                5 => (
-                    "scope",
-                    json!({ "namespaces": vec!["demo"; usize::try_from(next(200)).unwrap()] }),
-                ),
-                6 => ("suspend", json!("maybe")),
-                7 => (
-                    "rollout",
-                    json!({ "active": "x".repeat(usize::try_from(next(60_000)).unwrap()) }),
-                ),
-                _ => ("fieldManager", json!("m".repeat(usize::try_from(next(400)).unwrap()))),
-            };
-            object["spec"][field] = value;
-        }
-        if next(4) > 0 {
-            api.put(account(&name));
-        }
-        api.put(object);
-    }
-    tokio::time::sleep(Duration::from_secs(300)).await;
-    for number in 0..ODD {
-        let object = api.get(&what(&format!("team-{}/odd-{number}", number % 7))).unwrap();
-        let said = object["status"]["message"].as_str().unwrap_or_default();
-        assert!(!said.is_empty() && said.len() < 20_000, "{number}: {}", said.len());
-    }
-    let asked = api.asked().len();
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let writes = api.asked()[asked..].iter().filter(|asked| asked.is_write()).count();
-    assert_eq!(writes, 0, "at rest");
-    works(&api, "web").await;
-    drop(host);
 }
