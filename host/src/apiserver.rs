@@ -27,6 +27,7 @@ use crate::{
     kubeconfig::Source,
     manifest::Kind,
     metrics::{Metrics, Requests},
+    text,
 };
 use connect::{Connection, connection};
 use token::TokenFile;
@@ -36,6 +37,9 @@ pub const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// No answer may be larger: the API server's own objects end at 3 MiB, and a list that is larger is asked for in pages.
 const BODY_LIMIT: usize = 64 << 20;
+
+/// How much of why the server refuses is kept.
+const REFUSAL: usize = 4 * text::MESSAGE;
 
 /// A kind as the API server serves it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -379,6 +383,9 @@ async fn refuse_unless_ok(response: http::Response<Body>) -> Result<http::Respon
     if status.message.is_empty() {
         status.message = if text.is_empty() { reason(code).to_owned() } else { text };
     }
+    // Field values and names of others are quoted in it, however long they are.
+    status.message = text::cut_owned(status.message, REFUSAL);
+    status.reason = text::cut_owned(status.reason, text::NAME);
     Err(Error::Refused(Box::new(status)))
 }
 

@@ -26,7 +26,7 @@ use crate::{
     metrics::{Metrics, WatchStats},
     module::Modules,
     places::Places,
-    sandbox::{Mappings, Sandbox, SandboxConfig},
+    sandbox::{Mappings, Sandbox, SandboxConfig, division},
     watch::Hub,
 };
 
@@ -86,6 +86,8 @@ impl App {
             memory_ceiling: config.memory_ceiling,
             ..SandboxConfig::new(folder("code"))
         };
+        let guest_memory = config.guest_memory.unwrap_or(sandbox.guest_memory);
+        let sandbox = SandboxConfig { guest_memory, ..sandbox };
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
         metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));
         let claim = watch::channel(None).0;
@@ -206,6 +208,7 @@ async fn work(
         user,
         controllers: app.config.controllers.clone(),
         memory_ceiling: app.config.memory_ceiling,
+        team_caches: app.config.team_caches.unwrap_or_else(|| division().caches_of_a_team),
     };
     let (manager, mut synced) = Manager::new(needs).context("reading --controllers")?;
     let sandbox = app.sandbox;

@@ -30,6 +30,10 @@ pub struct Config {
     pub slots: u32,
     /// No guest may have more memory, in bytes.
     pub memory_ceiling: usize,
+    /// The memory of all guests together, in bytes; `None`: a part of what the container or the machine has.
+    pub guest_memory: Option<usize>,
+    /// Bytes of the caches that one team uses; `None`: a part of what the container or the machine has.
+    pub team_caches: Option<usize>,
     /// No uploaded module may be larger, in bytes.
     pub max_module: u64,
 }

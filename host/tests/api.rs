@@ -20,7 +20,7 @@ use axum::{
 };
 use futures::{StreamExt, stream};
 use nagaya::{
-    api::{self, Uploads, router, router_with_limit},
+    api::{self, Patience, Uploads, router, router_with_limit},
     fence::Claim,
     module::{Digest, Modules},
 };
@@ -186,6 +186,67 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     drop(connection);
     stop.send_replace(true);
     tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap().unwrap();
+}
+
+/// A server that is impatient, and what stops it.
+async fn impatient(host: &Host, patience: Patience) -> (std::net::SocketAddr, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = watch::channel(false);
+    tokio::spawn(api::serve_with_patience(listener, router(host.uploads()), patience, stopped));
+    (address, stop)
+}
+
+/// Slow heads held a connection, its task and its buffers for as long as the client liked.
+#[tokio::test]
+async fn a_client_that_never_ends_its_head_is_cut_off() {
+    let host = Host::new();
+    let patience = Patience { head: Duration::from_millis(200), ..Patience::default() };
+    let (address, _stop) = impatient(&host, patience).await;
+    let silent = TcpStream::connect(address).await.unwrap();
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    slow.write_all(b"GET /v1/modules/x HTTP/1.1\r\nHost: it\r\nX: ").await.unwrap();
+    let mut answered = BufReader::new(TcpStream::connect(address).await.unwrap());
+    answered.write_all(b"GET /v1/nothing HTTP/1.1\r\nHost: it\r\n\r\n").await.unwrap();
+    assert!(answer(&mut answered).await.starts_with("HTTP/1.1 404"));
+    for (mut stream, what) in [(silent, "silent"), (slow, "slow"), (answered.into_inner(), "idle")]
+    {
+        let ended = tokio::time::timeout(Duration::from_secs(20), async {
+            let mut rest = vec![];
+            // Whether it ends with a reset or an answer: it ends.
+            let _ = stream.read_to_end(&mut rest).await;
+        });
+        ended.await.unwrap_or_else(|_| panic!("the {what} one is still open"));
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_keep_nobody_out() {
+    let host = Host::new();
+    let patience =
+        Patience { head: Duration::from_secs(600), connections: 4, ..Patience::default() };
+    let (address, stop) = impatient(&host, patience).await;
+    let mut idle = vec![];
+    for _ in 0..50 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        idle.push(stream);
+    }
+    for _ in 0..10 {
+        let mut client = BufReader::new(TcpStream::connect(address).await.unwrap());
+        client.write_all(b"GET /v1/nothing HTTP/1.1\r\nHost: it\r\n\r\n").await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(20), answer(&mut client)).await;
+        assert!(heard.unwrap().starts_with("HTTP/1.1 404"));
+        idle.push(client.into_inner());
+    }
+    let mut large = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET / HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(64 << 10));
+    let _ = large.write_all(head.as_bytes()).await;
+    let mut heard = vec![];
+    // The end of a connection with bytes unread may overtake the answer.
+    let _ = large.read_to_end(&mut heard).await;
+    assert!(heard.is_empty() || heard.starts_with(b"HTTP/1.1 431"), "a head has an end");
+    stop.send_replace(true);
 }
 
 /// One answer with a length: its head.

@@ -12,5 +12,6 @@ mod keeping;
 mod loops;
 mod native;
 mod path;
+mod servers;
 mod runs;
 mod writes;

@@ -746,3 +746,59 @@ async fn a_program_runs_after_its_pages_were_given_back() {
     }
     hostile.does("ok").await.unwrap();
 }
+
+/// What a guest hands over ends in conditions, Events and logs: it is cut or refused where it enters.
+#[tokio::test]
+async fn names_and_answers_of_a_guest_are_measured_where_they_enter() {
+    let hostile = Hostile::new().await;
+    let refused = async |steps: &str| match hostile.does(steps).await {
+        Err(NoManifest::Refused(text)) => text,
+        other => panic!("{steps}: {other:?}"),
+    };
+    let long = refused("refuse:900").await;
+    assert!(long.len() <= 1_024 && long.ends_with('…'), "{} bytes", long.len());
+    for (steps, words) in [
+        ("event-names:20", "the name has 600002 bytes, and there may be at most 253"),
+        ("names:3000", "the name has 3000000 bytes"),
+    ] {
+        let said = refused(steps).await;
+        assert!(said.contains(words) && said.len() <= 1_024, "{steps}: {said}");
+    }
+    for (steps, words) in [
+        ("watches:150", "it has 150 watches, and a revision may have at most 64"),
+        ("watches:9", "more than 8 different selectors"),
+        ("selects:700", "there may be at most 4096"),
+        ("words:900", "there may be at most"),
+    ] {
+        let Err(NoManifest::Unfit(error)) = hostile.does(steps).await else { panic!("{steps}") };
+        let said = error.to_string();
+        assert!(said.contains(words) && said.len() <= 1_024, "{steps}: {said}");
+    }
+}
+
+/// Four guests want more than there is: that is the host's reason, and no fault of theirs.
+#[tokio::test]
+async fn a_guest_that_finds_no_memory_is_not_to_blame() {
+    let guest_memory = 128 << 20;
+    let hostile = Hostile::with(SandboxConfig { guest_memory, ..config() }).await;
+    let ends = futures::future::join_all((0..4).map(|_| hostile.does("hold:40"))).await;
+    let mut refused = 0;
+    for end in &ends {
+        match end {
+            Ok(_) => (),
+            Err(NoManifest::Failed(failure @ Failure::Host(text))) => {
+                refused += 1;
+                assert!(text.contains("used up") && !failure.is_breakdown(), "{text}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((1..4).contains(&refused), "{ends:?}");
+    let all = (0..3).map(|_| hostile.does("hold:20")).collect::<Vec<_>>();
+    for end in futures::future::join_all(all).await {
+        assert!(end.is_ok(), "what was taken is free again: {end:?}");
+    }
+    let small = SandboxConfig { guest_memory: 32 << 20, ..config() };
+    let error = Sandbox::start(small, Handle::current()).unwrap_err().to_string();
+    assert!(error.contains("--guest-memory"), "{error}");
+}

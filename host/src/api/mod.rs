@@ -4,9 +4,10 @@
 //!
 //! Invariants, in `host/tests/api.rs`: `bytes_nobody_waits_for_are_refused_unread`, `an_upload_has_limits`.
 
+mod door;
 mod linger;
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Json, Router,
@@ -21,6 +22,7 @@ use http_body_util::BodyExt;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::watch};
 
+pub use self::door::Patience;
 use crate::{
     fail,
     fence::Claim,
@@ -69,14 +71,21 @@ struct Uploading {
 pub async fn serve(
     listener: TcpListener,
     router: Router,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
-    let stopped = async move {
-        let _ = stop.wait_for(|stop| *stop).await;
-    };
+    serve_with_patience(listener, router, Patience::default(), stop).await;
+    Ok(())
+}
+
+/// The same with other limits for connections.
+pub async fn serve_with_patience(
+    listener: TcpListener,
+    router: Router,
+    patience: Patience,
+    stop: watch::Receiver<bool>,
+) {
     let router = router.layer(middleware::map_request(linger::over));
-    let service = router.into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(stopped).await
+    door::serve(listener, router, patience, stop).await;
 }
 
 async fn look(State(state): State<Uploading>, Path(digest): Path<String>) -> Response {

@@ -86,7 +86,11 @@ enum Command {
     Rollback(rollback::Args),
     /// Compile one component from stdin; the host starts this by itself
     #[command(hide = true)]
-    CompileChild,
+    CompileChild {
+        /// Bytes of address space
+        #[arg(value_name = "BYTES")]
+        memory: Option<u64>,
+    },
 }
 
 impl Global {
@@ -124,8 +128,8 @@ struct Patience {
 /// Parses the process's arguments and does what they say.
 pub fn main() -> ExitCode {
     let args = parse(std::env::args_os());
-    if matches!(args.command, Command::CompileChild) {
-        return crate::sandbox::child_main();
+    if let Command::CompileChild { memory } = args.command {
+        return crate::sandbox::child_main(memory);
     }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -140,7 +144,7 @@ fn run(args: Args) -> Result<()> {
     let Args { global, command } = args;
     match command {
         Command::Serve(args) => serve::run(*args, global.source()),
-        Command::CompileChild => Ok(()),
+        Command::CompileChild { .. } => Ok(()),
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
         Command::Promote(args) => client(global, async |cluster| promote::run(args, cluster).await),

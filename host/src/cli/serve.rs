@@ -54,6 +54,14 @@ pub(super) struct Args {
     /// The largest limits.memory that a controller may ask for
     #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = size)]
     memory_ceiling: usize,
+    /// Memory of all guests together; one team gets three quarters of it [default: a quarter to two thirds of what the
+    /// container or the machine has, after the host's own part and the compiler's]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    guest_memory: Option<usize>,
+    /// Memory of the watch caches that one team uses; of a cache that several teams share, each is charged its part
+    /// [default: an eighth of what the container or the machine has]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    team_caches: Option<usize>,
     /// How log lines look; the environment variable `NAGAYA_LOG` filters them
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: logs::Format,
@@ -95,6 +103,8 @@ pub(super) fn run(args: Args, kubeconfig: Source) -> Result<()> {
         controllers: args.controllers,
         slots: args.slots,
         memory_ceiling: args.memory_ceiling,
+        guest_memory: args.guest_memory,
+        team_caches: args.team_caches,
         max_module: MAX_MODULE,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -78,6 +78,18 @@ impl Object {
         let head: Head<'_> = serde_json::from_str(&text).map_err(wrong)?;
         let raw = head.metadata.get();
         let metadata: Metadata = serde_json::from_str(raw).map_err(wrong)?;
+        // What the server cannot have would be in every message about it.
+        for (what, text, most) in [
+            ("metadata.generateName", metadata.generate_name.as_deref(), LONGEST_NAME),
+            ("metadata.uid", metadata.uid.as_deref(), LONGEST_NAME),
+            ("apiVersion", Some(&*head.api_version), 2 * LONGEST_NAME),
+            ("kind", Some(&*head.kind), LONGEST_NAME),
+        ] {
+            if let Some(bytes) = text.map(str::len).filter(|bytes| *bytes > most) {
+                let text = format!("{what} has {bytes} bytes, and there may be at most {most}");
+                return Err(Error::Invalid(text));
+            }
+        }
         let owners = metadata.owner_references.unwrap_or_default();
         if owners.len() > OWNERS {
             let text = format!("the object has {} owners, more than {OWNERS}", owners.len());

@@ -66,7 +66,12 @@ impl Client {
                 limit,
                 ..Query::default()
             };
-            let (entries, rest) = sight.cache().list(&query);
+            let mut scan = sight.cache().scan(&query);
+            while scan.step() {
+                // Neither the guest's thread nor anybody else's is kept for as long as a cache may be large.
+                tokio::task::yield_now().await;
+            }
+            let (entries, rest) = scan.found();
             more |= rest;
             found.extend(entries.into_iter().map(|entry| (entry.key().clone(), entry)));
         }

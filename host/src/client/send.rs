@@ -19,6 +19,7 @@ use crate::{
     apiserver::{self, Call, Status},
     fail,
     manifest::Kind,
+    text,
     watch::ObjectKey,
 };
 
@@ -288,7 +289,7 @@ impl Client {
     /// Remembers a right that the account turned out to lack.
     pub(super) fn lacks(&self, text: &str) {
         let mut obstacles = self.obstacles();
-        obstacles.forbidden = Some(text.to_owned());
+        obstacles.forbidden = Some(text::line(text, text::MESSAGE).into_owned());
         obstacles.refused = true;
     }
 

@@ -1,25 +1,31 @@
 //! Decides which events are written, and which only counted; pure (R25).
 //!
 //! An event that comes again is one series: written once, counted at the second time, then every half hour and when it
-//! has ended. Many similar ones become one. Nobody's writes about one object exceed a burst and a slow rate: what is
-//! over is counted where there is something to count it in, and dropped elsewhere.
+//! has ended. Many similar ones become one. Nobody's writes about one object exceed a burst and a slow rate, nor a
+//! controller's about all objects: what is over is counted where there is something to count it in, and dropped elsewhere.
 //!
 //! Invariants, each held by the test of that name:
 //!
 //! - `one_object_cannot_flood`
+//! - `one_controller_cannot_flood`
 //! - `the_same_event_again_is_counted_and_not_written`
 //! - `many_similar_events_become_one`
 //! - `what_is_remembered_has_an_end`
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
 
 use k8s_openapi::jiff::Timestamp;
 
 use super::{Event, lru::Lru};
-use crate::{client::Severity, rate::Bucket};
+use crate::{
+    client::{ObjectReference, Severity},
+    rate::Bucket,
+    text,
+};
 
 /// Writes about one object in a row; then one every [`REFILL`].
 const BURST: f64 = 25.0;
@@ -35,6 +41,10 @@ const ENDS_AFTER: Duration = Duration::from_secs(360);
 const REFRESH: Duration = Duration::from_secs(1_800);
 /// Objects and series that are remembered.
 const REMEMBERED: usize = 4_096;
+/// Writes of one controller in a row, about whatever; then so many a second.
+const CONTROLLER_BURST: f64 = 300.0;
+/// See [`CONTROLLER_BURST`].
+const CONTROLLER_RATE: f64 = 5.0;
 
 /// What is to be written.
 #[derive(Clone, Debug)]
@@ -51,22 +61,29 @@ pub(super) struct Order {
 /// What has been heard.
 #[derive(Debug)]
 pub(super) struct Filter {
-    subjects: Lru<String, Subject>,
-    series: Lru<String, Series>,
+    controllers: Lru<Key, Bucket>,
+    subjects: Lru<Key, Subject>,
+    series: Lru<Key, Series>,
     started: u64,
+    /// Nobody can tell which texts have the same key.
+    keys: [RandomState; 2],
 }
+
+/// Stands for texts that need not be kept.
+type Key = [u64; 2];
 
 #[derive(Debug)]
 struct Subject {
     writes: Bucket,
     /// By type and reason: different events, and when the last one came.
-    similar: HashMap<(bool, String), (HashSet<String>, Instant)>,
+    similar: HashMap<Key, (HashSet<Key>, Instant)>,
 }
 
 #[derive(Debug)]
 struct Series {
     number: u64,
-    subject: String,
+    controller: Key,
+    subject: Key,
     event: Event,
     count: u64,
     last: (Instant, Timestamp),
@@ -75,40 +92,69 @@ struct Series {
 
 impl Filter {
     pub(super) fn new() -> Self {
-        Self { subjects: Lru::new(REMEMBERED), series: Lru::new(REMEMBERED), started: 0 }
+        Self {
+            controllers: Lru::new(REMEMBERED),
+            subjects: Lru::new(REMEMBERED),
+            series: Lru::new(REMEMBERED),
+            started: 0,
+            keys: [RandomState::new(), RandomState::new()],
+        }
+    }
+
+    fn key(&self, texts: &[&str]) -> Key {
+        [self.keys[0].hash_one(texts), self.keys[1].hash_one(texts)]
+    }
+
+    fn names(&self, event: &Event) -> Names {
+        let Event { controller, regarding, severity, reason, action, note, .. } = event;
+        let ObjectReference { kind, namespace, name } = regarding;
+        let namespace = namespace.as_deref().unwrap_or_default();
+        let subject: [&str; 5] = [controller, &kind.group, &kind.kind, namespace, name];
+        let severity = if *severity == Severity::Warning { "warning" } else { "normal" };
+        let similar = [subject.as_slice(), &[severity, reason]].concat();
+        Names {
+            controller: self.key(&[controller]),
+            subject: self.key(&subject),
+            own: self.key(&[similar.as_slice(), &[action.as_str(), note]].concat()),
+            similar: self.key(&similar),
+        }
     }
 
     /// An event has come; what to write about it now. What may not be written is not remembered either.
     pub(super) fn heard(&mut self, mut event: Event, at: Timestamp, now: Instant) -> Option<Order> {
-        let name = subject(&event);
-        let subject = self.subjects.get_or(&name, Subject::new);
-        let own = key(&name, &event, false);
-        let is_one_of_many = self.series.get(&own).is_none() && subject.has_many(&event, now);
-        let key = if is_one_of_many { key(&name, &event, true) } else { own };
+        let names = self.names(&event);
+        let subject = self.subjects.get_or(&names.subject, Subject::new);
+        let is_one_of_many =
+            self.series.get(&names.own).is_none() && subject.has_many(names.similar, now);
+        let key = if is_one_of_many { names.similar } else { names.own };
+        let writes = self.controllers.get_or(&names.controller, of_controller);
         if let Some(series) = self.series.get(&key) {
             series.count += 1;
             series.last = (now, at);
             let again = now.saturating_duration_since(series.written.1) >= REFRESH;
             let is_due = series.written.0 == 1 || again;
-            return (is_due && subject.writes.take(now).is_ok()).then(|| series.write(now));
+            return (is_due && subject.may_write(writes, now)).then(|| series.write(now));
         }
-        subject.writes.take(now).ok()?;
+        if !subject.may_write(writes, now) {
+            return None;
+        }
         if is_one_of_many {
-            event.note = format!("(combined from similar events): {}", event.note);
+            let note = format!("(combined from similar events): {}", event.note);
+            event.note = text::cut_owned(note, text::MESSAGE);
         } else {
-            subject.remember(&event, now);
+            subject.remember(&names, now);
         }
         self.started += 1;
-        let number = self.started;
-        let new = || Series {
-            number,
-            subject: name,
+        let new = Series {
+            number: self.started,
+            controller: names.controller,
+            subject: names.subject,
             event,
             count: 1,
             last: (now, at),
             written: (0, now),
         };
-        Some(self.series.get_or(&key, new).write(now))
+        Some(self.series.get_or(&key, || new).write(now))
     }
 
     /// What is to be written because of the time; series that have ended are forgotten.
@@ -116,14 +162,31 @@ impl Filter {
         let mut orders = vec![];
         for series in self.series.values_mut().filter(|series| series.is_due(now)) {
             let subject = self.subjects.get_or(&series.subject, Subject::new);
-            if subject.writes.take(now).is_ok() {
+            let writes = self.controllers.get_or(&series.controller, of_controller);
+            if subject.may_write(writes, now) {
                 orders.push(series.write(now));
             }
         }
         self.series.retain(|series| !series.has_ended(now));
         self.subjects.retain(|subject| !subject.is_as_new(now));
+        self.controllers.retain(|writes| !writes.is_full(now));
         orders
     }
+}
+
+/// What an event is known by.
+struct Names {
+    controller: Key,
+    /// Who says something about which object.
+    subject: Key,
+    /// The event itself.
+    own: Key,
+    /// Type and reason besides, by which events are similar.
+    similar: Key,
+}
+
+fn of_controller() -> Bucket {
+    Bucket::new(CONTROLLER_RATE, CONTROLLER_BURST)
 }
 
 impl Subject {
@@ -132,9 +195,13 @@ impl Subject {
         Self { writes, similar: HashMap::new() }
     }
 
+    fn may_write(&mut self, of_controller: &mut Bucket, now: Instant) -> bool {
+        self.writes.take(now).is_ok() && of_controller.take(now).is_ok()
+    }
+
     /// Whether so many similar events have come lately that this one is none of its own.
-    fn has_many(&mut self, event: &Event, now: Instant) -> bool {
-        let Some((different, last)) = self.similar.get_mut(&reason(event)) else { return false };
+    fn has_many(&mut self, similar: Key, now: Instant) -> bool {
+        let Some((different, last)) = self.similar.get_mut(&similar) else { return false };
         if now.saturating_duration_since(*last) > SIMILAR_WITHIN {
             different.clear();
         }
@@ -143,10 +210,10 @@ impl Subject {
     }
 
     /// Only of what is written: so the bucket bounds it.
-    fn remember(&mut self, event: &Event, now: Instant) {
+    fn remember(&mut self, names: &Names, now: Instant) {
         let new = || (HashSet::new(), now);
-        let (different, _) = self.similar.entry(reason(event)).or_insert_with(new);
-        different.insert(format!("{}|{}", event.action, event.note));
+        let (different, _) = self.similar.entry(names.similar).or_insert_with(new);
+        different.insert(names.own);
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
@@ -169,32 +236,6 @@ impl Series {
     fn write(&mut self, now: Instant) -> Order {
         self.written = (self.count, now);
         Order { series: self.number, event: self.event.clone(), at: self.last.1, count: self.count }
-    }
-}
-
-/// Type and reason, by which events are similar.
-fn reason(event: &Event) -> (bool, String) {
-    (event.severity == Severity::Warning, event.reason.clone())
-}
-
-/// Who says something about which object.
-pub(super) fn subject(event: &Event) -> String {
-    let regarding = &event.regarding;
-    format!(
-        "{}|{}|{}|{}",
-        event.controller,
-        regarding.kind,
-        regarding.namespace.as_deref().unwrap_or_default(),
-        regarding.name
-    )
-}
-
-fn key(subject: &str, event: &Event, is_one_of_many: bool) -> String {
-    let Event { severity, reason, action, note, .. } = event;
-    if is_one_of_many {
-        format!("{subject}|{severity:?}|{reason}")
-    } else {
-        format!("{subject}|{severity:?}|{reason}|{action}|{note}")
     }
 }
 
@@ -247,6 +288,21 @@ mod tests {
     }
 
     #[test]
+    fn one_controller_cannot_flood() {
+        let (mut filter, now) = filter();
+        let mut written = |controller: &str, now: Instant| {
+            let of = |n: u32| Event {
+                controller: controller.to_owned(),
+                ..event(&n.to_string(), "R", "")
+            };
+            (0..10_000).filter(|n| heard(&mut filter, of(*n), now).is_some()).count()
+        };
+        assert_eq!(written("n/a", now), 300);
+        assert_eq!(written("n/b", now), 300, "another controller is not affected");
+        assert_eq!(written("n/a", now + SECOND), 5);
+    }
+
+    #[test]
     fn the_same_event_again_is_counted_and_not_written() {
         let (mut filter, now) = filter();
         let after = |seconds| now + SECOND * seconds;
@@ -287,10 +343,14 @@ mod tests {
     fn what_is_remembered_has_an_end() {
         let (mut filter, now) = filter();
         for n in 0..2 * REMEMBERED {
-            heard(&mut filter, event(&n.to_string(), "R", ""), now);
+            let controller = format!("n/c{n}");
+            heard(&mut filter, Event { controller, ..event(&n.to_string(), "R", "") }, now);
         }
-        assert_eq!((filter.series.len(), filter.subjects.len()), (REMEMBERED, REMEMBERED));
+        let held = |filter: &Filter| {
+            [filter.series.len(), filter.subjects.len(), filter.controllers.len()]
+        };
+        assert_eq!(held(&filter), [REMEMBERED; 3]);
         filter.due(now + REFILL * 30);
-        assert_eq!((filter.series.len(), filter.subjects.len()), (0, 0));
+        assert_eq!(held(&filter), [0; 3]);
     }
 }

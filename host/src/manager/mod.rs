@@ -13,6 +13,7 @@ mod patience;
 mod plan;
 mod primaries;
 mod refusal;
+mod room;
 mod running;
 mod stage;
 mod status;
@@ -93,6 +94,8 @@ pub struct Needs {
     pub controllers: Option<String>,
     /// No guest may have more memory, in bytes.
     pub memory_ceiling: usize,
+    /// No team may have more bytes in caches.
+    pub team_caches: usize,
 }
 
 /// Keeps all WasmControllers of this host.
@@ -176,6 +179,7 @@ impl Manager {
                 modules: needs.modules,
                 user: needs.user,
                 memory_ceiling: needs.memory_ceiling,
+                team_caches: needs.team_caches,
                 primaries: Arc::new(Primaries::new(controllers.cache().clone())),
                 places: needs.places.clone(),
                 describes: Places::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),

@@ -11,8 +11,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::primaries::{Claimant, Primaries};
 pub(super) use super::refusal::Refusal;
+use super::{
+    primaries::{Claimant, Primaries},
+    room::{self, Room},
+};
 use crate::{
     apiserver::{Identity, Resource},
     authority::Authority,
@@ -47,6 +50,8 @@ pub(super) struct Host {
     pub(super) user: Arc<str>,
     /// No guest may have more memory.
     pub(super) memory_ceiling: usize,
+    /// No team may have more in caches.
+    pub(super) team_caches: usize,
     /// Who has which kind for itself.
     pub(super) primaries: Arc<Primaries>,
     /// Places for runs, of which a describe is one.
@@ -113,6 +118,8 @@ impl Staging {
         self.check_claims(&manifest)?;
         fail::point("describe");
         let resources = self.resources(&manifest).await?;
+        let watched = manifest.all_watches().filter_map(|watch| resource(&resources, &watch.kind));
+        room::check_count(watched.map(|resource| self.scopes(resource).len()).sum())?;
         self.check_rights(&manifest, &resources).await?;
         let view = self.watch(manifest, resources).await?;
         self.shared.account.metrics.revision(&self.name);
@@ -399,6 +406,9 @@ impl Staging {
         let Some(primary) = resource(&resources, &manifest.primary.kind).cloned() else {
             return Err(Refusal::failed("ManifestRefused", "the manifest has no primary kind"));
         };
+        let team = self.shared.account.team();
+        let room = Room::of(&self.host.hub, team, self.host.team_caches);
+        let deadline = tokio::time::Instant::now() + SYNC_LIMIT;
         let mut sights = vec![];
         for watch in manifest.all_watches() {
             let Some(resource) = resource(&resources, &watch.kind) else { continue };
@@ -430,29 +440,41 @@ impl Staging {
                     wakes: gate.clone(),
                     indexes: indexes.map(|index| index.path.clone()).collect(),
                 };
-                let subscription = self.host.hub.subscribe(&key, subscriber);
+                let subscription = self.host.hub.subscribe(&key, subscriber).charged_to(team);
                 sights.push(Sight::new(watch.clone(), namespace, subscription, gate));
+                if sights.len().is_multiple_of(room::AT_ONCE) {
+                    sights = fitting(sights, &room, deadline).await?;
+                }
             }
         }
-        synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription))).await?;
+        let sights = fitting(sights, &room, deadline).await?;
         Ok(View::new((account, self.host.authority.clone()), manifest, resources, sights, live))
     }
 }
 
-/// Waits until every watch has a complete first state; the error has the real cause (R12).
+/// The same sights, once they are synced, if there is room for them; else what they read is dropped at once.
+async fn fitting(
+    sights: Vec<Sight>,
+    room: &Room,
+    deadline: tokio::time::Instant,
+) -> Result<Vec<Sight>, Refusal> {
+    synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription)), deadline).await?;
+    if let Err(refusal) = room.check() {
+        sights.into_iter().for_each(|sight| sight.subscription.forsake());
+        return Err(refusal);
+    }
+    Ok(sights)
+}
+
+/// Waits until every watch has a complete first state and the indexes; the error has the real cause (R12).
 async fn synced<'a>(
     watches: impl Iterator<Item = (&'a Kind, &'a Subscription)>,
+    deadline: tokio::time::Instant,
 ) -> Result<(), Refusal> {
-    let deadline = tokio::time::Instant::now() + SYNC_LIMIT;
     for (kind, subscription) in watches {
-        let mut state = subscription.state();
-        let settled = tokio::time::timeout_at(deadline, state.wait_for(is_settled)).await;
-        let state = match settled {
-            Ok(Ok(state)) => state.clone(),
-            Ok(Err(_)) => State::default(),
-            Err(_) => subscription.state().borrow().clone(),
-        };
+        let state = settled(subscription, deadline).await;
         if state.synced {
+            subscription.barrier().await;
             continue;
         }
         let cause = state.trouble.map_or_else(|| "no answer yet".to_owned(), |fault| fault.message);
@@ -462,6 +484,16 @@ async fn synced<'a>(
         ));
     }
     Ok(())
+}
+
+/// How the watch is once it has settled, or at the deadline.
+async fn settled(subscription: &Subscription, deadline: tokio::time::Instant) -> State {
+    let mut state = subscription.state();
+    match tokio::time::timeout_at(deadline, state.wait_for(is_settled)).await {
+        Ok(Ok(state)) => state.clone(),
+        Ok(Err(_)) => State::default(),
+        Err(_) => subscription.state().borrow().clone(),
+    }
 }
 
 /// Synced, or refused in a way that waiting does not mend.

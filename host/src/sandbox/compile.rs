@@ -29,8 +29,8 @@ use crate::places::{Place, Places};
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "compile-child";
 
-/// Address space of the child: the largest real module took 171 MB.
-const ADDRESS_SPACE: u64 = 1 << 30;
+/// Address space of the child where there is room for it: the largest real module took 171 MB.
+pub(super) const ADDRESS_SPACE: u64 = 1 << 30;
 /// CPU seconds of the child: CPython takes 17, Go with `k8s.io/api` 25.
 const CPU_SECONDS: u64 = 60;
 /// Bytes that the child may write.
@@ -40,7 +40,7 @@ const WORDS: u64 = 4 << 10;
 /// The child's exit code for a component that the compiler refuses.
 const REFUSED: u8 = 3;
 /// Compilations at the same time; they must not take all cores.
-const AT_ONCE: usize = 2;
+pub(super) const AT_ONCE: usize = 2;
 /// Of these so many of one team: whoever sends many components leaves the rest to others.
 const OF_ONE_TEAM: usize = 1;
 
@@ -51,12 +51,18 @@ pub struct CompilerConfig {
     pub program: Option<PathBuf>,
     /// Time until it is killed.
     pub wall: Duration,
+    /// Its address space.
+    pub memory: u64,
+    /// Children at the same time.
+    pub at_once: usize,
 }
 
 impl Default for CompilerConfig {
     fn default() -> Self {
+        let division = super::division();
+        let (memory, at_once) = (division.compile_child, division.compile_children);
         // The child is nice: on a busy machine it waits for twice as long as it computes.
-        Self { program: None, wall: Duration::from_secs(180) }
+        Self { program: None, wall: Duration::from_secs(180), memory, at_once }
     }
 }
 
@@ -102,7 +108,8 @@ pub(super) struct Compiler {
 
 impl Compiler {
     pub(super) fn new(config: CompilerConfig) -> Self {
-        Self { config, turns: Places::with_most(AT_ONCE, OF_ONE_TEAM) }
+        let turns = Places::with_most(config.at_once, OF_ONE_TEAM);
+        Self { config, turns }
     }
 
     /// Waits until it is the turn of `team` to compile.
@@ -123,6 +130,7 @@ impl Compiler {
             shared("words").map_err(host("make a memory file for errors"))?;
         let mut child = Command::new(program)
             .arg(SUBCOMMAND)
+            .arg(self.config.memory.to_string())
             .env_clear()
             // A thread for each of many cores would use up the address space with its stack and heap.
             .env("RAYON_NUM_THREADS", "2")
@@ -141,12 +149,12 @@ impl Compiler {
             }
         };
         let words = contents(&mut words, WORDS).map_err(host("read the compiler's words"))?;
-        judge(status, String::from_utf8_lossy(&words).trim())?;
+        judge(status, String::from_utf8_lossy(&words).trim(), self.config.memory)?;
         contents(&mut code, OUTPUT).map_err(host("read the code"))
     }
 }
 
-fn judge(status: ExitStatus, words: &str) -> Result<(), Error> {
+fn judge(status: ExitStatus, words: &str, memory: u64) -> Result<(), Error> {
     const SIGXCPU: i32 = 24;
     const SIGXFSZ: i32 = 25;
     if status.success() {
@@ -161,7 +169,7 @@ fn judge(status: ExitStatus, words: &str) -> Result<(), Error> {
     Err(match status.signal() {
         Some(SIGXCPU) => Error::Limit(format!("{CPU_SECONDS} s of CPU time")),
         Some(SIGXFSZ) => Error::Limit(format!("{} MiB of code", OUTPUT >> 20)),
-        _ if out_of_memory => Error::Limit(format!("{} MiB of memory", ADDRESS_SPACE >> 20)),
+        _ if out_of_memory => Error::Limit(format!("{} MiB of memory", memory >> 20)),
         _ => Error::Crashed { status, words: words.to_owned() },
     })
 }
@@ -195,10 +203,11 @@ fn contents(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The child: limits, then the component from standard input, then its code to standard output.
-pub fn child_main() -> ExitCode {
-    let result =
-        limit_myself().map_err(|error| (1, format!("cannot set limits: {error}"))).and_then(|()| {
+/// The child: limits, of them so many bytes of address space, then the component from standard input, then its code to standard output.
+pub fn child_main(memory: Option<u64>) -> ExitCode {
+    let result = limit_myself(memory.unwrap_or(ADDRESS_SPACE))
+        .map_err(|error| (1, format!("cannot set limits: {error}")))
+        .and_then(|()| {
             let mut component = vec![];
             io::stdin()
                 .lock()
@@ -217,9 +226,9 @@ pub fn child_main() -> ExitCode {
     }
 }
 
-fn limit_myself() -> io::Result<()> {
+fn limit_myself(memory: u64) -> io::Result<()> {
     for (resource, most) in [
-        (Resource::As, ADDRESS_SPACE),
+        (Resource::As, memory),
         (Resource::Cpu, CPU_SECONDS),
         (Resource::Fsize, OUTPUT),
         (Resource::Core, 0),

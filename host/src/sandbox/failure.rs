@@ -15,6 +15,7 @@ use wasmtime_wasi::I32Exit;
 use super::{
     imports::{Cut, State},
     limits::HOSTCALL_FUEL,
+    memory::UsedUp,
     wasi::WaitedTooLong,
 };
 use crate::text;
@@ -99,6 +100,9 @@ pub(super) fn judge(error: &wasmtime::Error, state: &State) -> Failure {
     }
     if error.downcast_ref::<WaitedTooLong>().is_some() {
         return Failure::Wall;
+    }
+    if let Some(used_up) = error.downcast_ref::<UsedUp>() {
+        return Failure::Host(used_up.to_string());
     }
     let backtrace = error.downcast_ref::<WasmBacktrace>();
     match error.downcast_ref::<Trap>() {

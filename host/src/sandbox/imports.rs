@@ -16,6 +16,7 @@ use wasmtime_wasi::WasiCtx;
 
 use self::bindings::nagaya::controller::{cluster, runtime, types};
 use super::{
+    entrance,
     limits::Meter,
     log::{GuestLog, Level},
     wasi,
@@ -181,6 +182,7 @@ impl cluster::Host for State {
         name: String,
     ) -> Result<String, cluster::Error> {
         self.last_call = "cluster.get";
+        entrance::object(&kind, namespace.as_deref(), &name)?;
         crate::fail::point("host-call");
         let call =
             async move |client: Client| client.get(&kind.into(), namespace.as_deref(), &name).await;
@@ -193,6 +195,7 @@ impl cluster::Host for State {
         options: cluster::ListOptions,
     ) -> Result<cluster::Page, cluster::Error> {
         self.last_call = "cluster.list";
+        entrance::list(&kind, &options)?;
         let call = async move |client: Client| client.list(&kind.into(), options.into()).await;
         self.calls.read(call).await.map(Into::into)
     }
@@ -204,6 +207,7 @@ impl cluster::Host for State {
         name: String,
     ) -> Result<String, cluster::Error> {
         self.last_call = "cluster.get-live";
+        entrance::object(&kind, namespace.as_deref(), &name)?;
         let call = async move |client: Client| {
             client.get_live(&kind.into(), namespace.as_deref(), &name).await
         };
@@ -239,6 +243,7 @@ impl cluster::Host for State {
         body: cluster::PatchBody,
     ) -> Result<String, cluster::Error> {
         self.last_call = "cluster.patch";
+        entrance::object(&kind, namespace.as_deref(), &name)?;
         let call = async move |client: Client| {
             client.patch(&kind.into(), namespace.as_deref(), &name, body.into()).await
         };
@@ -253,6 +258,8 @@ impl cluster::Host for State {
         options: cluster::DeleteOptions,
     ) -> Result<(), cluster::Error> {
         self.last_call = "cluster.delete";
+        entrance::object(&kind, namespace.as_deref(), &name)?;
+        entrance::preconditions(options.uid.as_deref(), options.resource_version.as_deref())?;
         let call = async move |client: Client| {
             client.delete(&kind.into(), namespace.as_deref(), &name, options.into()).await
         };
@@ -261,6 +268,7 @@ impl cluster::Host for State {
 
     async fn emit_event(&mut self, event: cluster::Event) -> Result<(), cluster::Error> {
         self.last_call = "cluster.emit-event";
+        let event = entrance::event(event)?;
         Ok(self.calls.client()?.emit(event.into())?)
     }
 }

@@ -1,12 +1,13 @@
 //! What one run may take: memory, tables, handles, bytes in one call, and time; pure.
 //!
-//! Invariants: `all_memories_of_a_run_count_together`, `a_refused_growth_is_remembered`.
+//! Invariants: `all_memories_of_a_run_count_together`, `a_refused_growth_is_remembered`,
+//! `memory_that_others_have_is_no_fault_of_the_guest`.
 
 use std::time::Duration;
 
 use wasmtime::ResourceLimiter;
 
-use super::engine;
+use super::{engine, memory::Share};
 
 /// Length of one wasmtime epoch: how often a guest is looked at.
 pub(super) const TICK: Duration = Duration::from_millis(10);
@@ -55,11 +56,13 @@ pub(super) struct Meter {
     used: usize,
     last_growth: usize,
     refused: bool,
+    share: Share,
 }
 
 impl Meter {
-    pub(super) fn new(limits: &RunLimits) -> Self {
-        Self { limit: limits.memory, used: 0, last_growth: 0, refused: false }
+    /// `share` is what the run has of the memory that all guests share.
+    pub(super) fn new(limits: &RunLimits, share: Share) -> Self {
+        Self { limit: limits.memory, used: 0, last_growth: 0, refused: false, share }
     }
 
     /// Whether the guest was ever refused more memory.
@@ -69,7 +72,8 @@ impl Meter {
 }
 
 impl ResourceLimiter for Meter {
-    /// Refused with -1 in the guest, not with a trap.
+    /// Beyond its own limit refused with -1 in the guest, not with a trap; a trap if it is others who have the memory, since
+    /// the guest would take that for its own fault.
     fn memory_growing(
         &mut self,
         current: usize,
@@ -82,6 +86,7 @@ impl ResourceLimiter for Meter {
             self.refused = true;
             return Ok(false);
         }
+        self.share.cover(total)?;
         self.used = total;
         self.last_growth = growth;
         Ok(true)
@@ -117,10 +122,35 @@ impl ResourceLimiter for Meter {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
+    use crate::sandbox::memory::{GuestMemory, UsedUp};
+
+    fn share(memory: &GuestMemory) -> Share {
+        memory.begin(&"team".into()).now_or_never().flatten().unwrap()
+    }
 
     fn meter() -> Meter {
-        Meter::new(&RunLimits { memory: 100, ..RunLimits::default() })
+        let limits = RunLimits { memory: 100, ..RunLimits::default() };
+        Meter::new(&limits, share(&GuestMemory::new(8 << 20, 8 << 20)))
+    }
+
+    #[test]
+    fn memory_that_others_have_is_no_fault_of_the_guest() {
+        let memory = GuestMemory::new(8 << 20, 8 << 20);
+        let limits = RunLimits { memory: 8 << 20, ..RunLimits::default() };
+        let mut one = Meter::new(&limits, share(&memory));
+        let mut other = Meter::new(&limits, share(&memory));
+        assert!(one.memory_growing(0, 6 << 20, None).unwrap());
+        assert!(other.memory_growing(0, 2 << 20, None).unwrap(), "it began with that");
+        let error = other.memory_growing(2 << 20, 3 << 20, None).unwrap_err();
+        assert!(error.downcast_ref::<UsedUp>().is_some() && !other.has_refused());
+        drop(one);
+        assert!(other.memory_growing(2 << 20, 8 << 20, None).unwrap(), "the other one has ended");
+        assert!(
+            !other.memory_growing(8 << 20, (8 << 20) + 1, None).unwrap() && other.has_refused()
+        );
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(super) enum Level {
 pub struct LogQuota {
     metrics: ControllerMetrics,
     bucket: Mutex<Bucket>,
+    /// Of what the host says about the guest.
+    of_host: Mutex<Bucket>,
 }
 
 #[derive(Debug)]
@@ -53,22 +55,24 @@ struct Bucket {
 impl LogQuota {
     /// A full quota; what goes beyond it is counted in `metrics`.
     pub fn new(metrics: ControllerMetrics) -> Self {
-        Self { metrics, bucket: Mutex::new(Bucket { left: RATE, at: None }) }
+        let full = || Mutex::new(Bucket { left: RATE, at: None });
+        Self { metrics, bucket: full(), of_host: full() }
     }
 
-    fn take(&self, bytes: usize) -> bool {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, clock::now())
-    }
-}
-
-impl LogQuota {
-    /// Whether so many bytes may be logged for the guest now; what may not is counted as dropped.
+    /// Whether a line of so many bytes that the host writes about a run still fits: what the guest answered is in it. One
+    /// that does not is counted as dropped. What the guest logs itself takes nothing away from these.
     pub fn allows(&self, bytes: usize) -> bool {
-        let fits = self.take(bytes);
+        let mut bucket = self.of_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = bucket.take(bytes, clock::now());
+        drop(bucket);
         if !fits {
             self.metrics.log_dropped(bytes as u64);
         }
         fits
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, clock::now())
     }
 }
 
@@ -387,6 +391,18 @@ pub(super) mod tests {
         let line =
             page.lines().find(|l| l.starts_with("nagaya_guest_log_dropped_bytes_total{")).unwrap();
         assert!(line.ends_with(&dropped), "{line} {dropped}");
+    }
+
+    /// Returned errors were logged whole and without a limit: 185 MiB in ten seconds.
+    #[test]
+    fn what_the_host_says_about_runs_has_a_limit_too() {
+        let (_, page) = seen(|log| {
+            let quota = &log.0.quota;
+            let kept = (0..5_000).filter(|_| quota.allows(1_000)).count();
+            assert!((61..200).contains(&kept), "{kept}");
+            log.line(Level::Info, "said by the guest", &[]);
+        });
+        assert!(page.contains("nagaya_guest_log_dropped_bytes_total{"), "{page}");
     }
 
     #[test]

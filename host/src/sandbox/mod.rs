@@ -10,6 +10,7 @@ mod cache;
 mod compile;
 mod describe;
 mod engine;
+mod entrance;
 mod failure;
 mod idle;
 mod imports;
@@ -17,6 +18,7 @@ mod limits;
 mod loaded;
 mod log;
 mod machine;
+mod memory;
 mod native;
 mod program;
 mod run;
@@ -34,7 +36,7 @@ use wasmtime::{Engine, component::Linker};
 
 use self::{
     cache::CodeCache, compile::Compiler, engine::Role, idle::Idle, imports::State, limits::TICK,
-    loaded::Loaded, machine::Reset, native::Natives,
+    loaded::Loaded, machine::Reset, memory::GuestMemory, native::Natives,
 };
 pub use self::{
     compile::{CompilerConfig, SUBCOMMAND, child_main},
@@ -42,7 +44,7 @@ pub use self::{
     failure::{Failure, Returned},
     limits::RunLimits,
     log::LogQuota,
-    machine::Mappings,
+    machine::{Division, Mappings},
     native::{Native, NativeCall},
     program::Program,
     run::{Action, NoManifest, Run},
@@ -62,6 +64,8 @@ pub struct SandboxConfig {
     pub slots: u32,
     /// The largest memory of a guest; a controller may not ask for more.
     pub memory_ceiling: usize,
+    /// The memory of all guests together.
+    pub guest_memory: usize,
     /// How guests get their memories.
     pub allocation: Allocation,
     /// Where compiled code is kept: the host's alone, on a disk.
@@ -73,17 +77,23 @@ pub struct SandboxConfig {
 }
 
 impl SandboxConfig {
-    /// The usual values.
+    /// The usual values, and what the machine has.
     pub fn new(cache_folder: PathBuf) -> Self {
         Self {
             slots: 64,
             memory_ceiling: 64 << 20,
+            guest_memory: division().guests,
             allocation: Allocation::default(),
             cache_folder,
             compiler: CompilerConfig::default(),
             quiet: idle::QUIET,
         }
     }
+}
+
+/// How this machine's memory is divided.
+pub fn division() -> Division {
+    Division::of_this_machine(compile::ADDRESS_SPACE, compile::AT_ONCE)
 }
 
 /// Why there is no sandbox, or no program.
@@ -161,6 +171,7 @@ struct Inner {
     compiler: Compiler,
     cache: CodeCache,
     permits: Arc<Semaphore>,
+    memory: GuestMemory,
     cpu: Cpu,
     memory_ceiling: usize,
     reset: Reset,
@@ -178,7 +189,14 @@ impl Sandbox {
     pub fn start(config: SandboxConfig, control: Handle) -> Result<Self, Error> {
         let start = |error: wasmtime::Error| Error::Start(format!("{error:#}"));
         let reset = Reset::for_this_machine();
-        let SandboxConfig { slots, memory_ceiling, allocation, .. } = config;
+        let SandboxConfig { slots, memory_ceiling, guest_memory, allocation, .. } = config;
+        if guest_memory < memory_ceiling {
+            let (all, one) = (guest_memory >> 20, memory_ceiling >> 20);
+            return Err(Error::Start(format!(
+                "all guests together may have {all} MiB, and one of them {one} MiB: lower --memory-ceiling, raise \
+                 --guest-memory, or give the host's container more memory"
+            )));
+        }
         let role = Role::Host { allocation, slots, memory_ceiling, reset };
         let engine = engine::engine(role).map_err(start)?;
         let mut linker = Linker::new(&engine);
@@ -207,13 +225,21 @@ impl Sandbox {
                 }
             })
             .map_err(|error| Error::Start(format!("no thread for ticks: {error}")))?;
-        tracing::info!(slots, ?allocation, memory_reset = reset.name(), threads, "sandbox started");
+        tracing::info!(
+            slots,
+            guest_memory,
+            ?allocation,
+            memory_reset = reset.name(),
+            threads,
+            "sandbox started"
+        );
         Ok(Self(Arc::new(Inner {
             engine,
             linker,
             compiler: Compiler::new(config.compiler),
             cache,
             permits: Arc::new(Semaphore::new(slots as usize)),
+            memory: GuestMemory::new(guest_memory, memory_ceiling),
             cpu: Cpu::new(threads),
             memory_ceiling,
             reset,

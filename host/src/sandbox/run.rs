@@ -29,6 +29,7 @@ use super::{
     },
     limits::{HANDLES, HOSTCALL_FUEL, Meter, RunLimits},
     log::{GuestLog, LogQuota},
+    memory::Share,
     program::{Guest, Program},
     wasi,
 };
@@ -162,13 +163,17 @@ impl Sandbox {
         let client = run.client.clone();
         let (open, mut all_answered) = mpsc::channel(1);
         let (code, permits, stop) = (code.clone(), self.0.permits.clone(), run.stop.clone());
+        let (inner, memory_of) = (self.0.clone(), run.team.clone());
         let (engine, control, span) =
             (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
         let (cpu, team, turned) = (self.0.cpu.clone(), run.team.clone(), Arc::<Turned>::default());
         let once = async move {
             let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
+            let Some(share) = inner.memory.begin(&memory_of).await else {
+                return Err(Failure::Drained);
+            };
             let wall = run.limits.wall;
-            let mut store = store(&engine, run, control, open, turned.clone());
+            let mut store = store((&engine, share), run, control, open, turned.clone());
             let instance_and_call = async {
                 let guest = code.used().instantiate_async(&mut store).await?;
                 call(&guest, &mut store).await
@@ -208,7 +213,7 @@ impl Sandbox {
 
 /// A store for one call.
 fn store(
-    engine: &Engine,
+    (engine, share): (&Engine, Share),
     run: Run,
     control: Handle,
     open: mpsc::Sender<()>,
@@ -221,7 +226,7 @@ fn store(
     let state = State {
         table,
         wasi,
-        meter: Meter::new(&run.limits),
+        meter: Meter::new(&run.limits, share),
         log,
         calls: Calls { client: run.client, control, limit: run.limits.host_call, open },
         config: run.config,

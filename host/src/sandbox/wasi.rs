@@ -385,6 +385,7 @@ mod tests {
             engine::{self, Role},
             imports::Calls,
             limits::{Meter, RunLimits},
+            memory,
         };
 
         let engine = engine::engine(Role::CompileChild).unwrap();
@@ -399,7 +400,7 @@ mod tests {
             let state = State {
                 table: ResourceTable::new(),
                 wasi: context(&log),
-                meter: Meter::new(&RunLimits::default()),
+                meter: Meter::new(&RunLimits::default(), memory::tests::share()),
                 log,
                 calls: Calls {
                     client: None,

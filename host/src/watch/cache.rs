@@ -1,7 +1,8 @@
 //! Every object of one watch, as it was last seen, with indexes: one writer, many readers.
 //!
 //! Readers get shared, immutable entries; nothing they do reaches the cache (R10). The writer is the task of the watch,
-//! and the only one that calls the methods that change something.
+//! and the only one that calls the methods that change something. Nothing is evaluated, read or indexed under the lock: it
+//! is held for a batch of pointers at a time, or for one object.
 //!
 //! Invariants, each held by the test of that name:
 //!
@@ -9,6 +10,8 @@
 //! - `an_older_state_never_replaces_a_newer_one`
 //! - `what_is_gone_stays_gone`
 //! - `an_index_agrees_with_a_scan`
+//! - `a_scan_holds_the_lock_for_a_batch_at_a_time`
+//! - `an_index_goes_with_its_last_user`
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,6 +23,7 @@ use tokio::sync::watch;
 
 use super::{
     envelope::{self, Entry, ObjectKey, Version},
+    index::Index,
     selector::Selector,
 };
 
@@ -42,14 +46,18 @@ struct State {
     entries: BTreeMap<ObjectKey, Arc<Entry>>,
     owners: Index,
     fields: BTreeMap<String, Index>,
+    /// Bytes of the entries' texts.
+    bytes: usize,
     /// The last versions of objects that are gone.
     gone: HashMap<ObjectKey, Version>,
 }
 
 /// So many deletions are remembered, to know their late lines by (F36).
 const TOMBSTONES: usize = 1_024;
-
-type Index = HashMap<Arc<str>, BTreeSet<ObjectKey>>;
+/// Objects that are looked at without letting others in between.
+const BATCH: usize = 256;
+/// What an object costs besides its text: names, labels, owners, its places in the maps.
+const EACH: usize = 512;
 
 /// Which entries [`Cache::list`] returns; all conditions hold together.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,31 +106,14 @@ impl Cache {
 
     /// The matching objects in the order of their keys, and whether there are more than the limit.
     pub fn list(&self, query: &Query<'_>) -> (Vec<Arc<Entry>>, bool) {
-        let state = self.read();
-        let limit = if query.limit == 0 { usize::MAX } else { query.limit };
-        let mut found = vec![];
-        let mut take = |entry: &Arc<Entry>| {
-            let matches = query
-                .namespace
-                .is_none_or(|ns| entry.key().namespace.as_deref() == Some(ns))
-                && query.after.is_none_or(|after| entry.key() > after)
-                && query.selector.is_none_or(|selector| selector.matches(|key| entry.label(key)));
-            if matches {
-                found.push(entry.clone());
-            }
-            found.len() <= limit
-        };
-        match state.candidates(query) {
-            Some(keys) => {
-                keys.iter().filter_map(|key| state.entries.get(key)).all(&mut take);
-            }
-            None => {
-                state.from(query).map(|(_, entry)| entry).all(&mut take);
-            }
-        }
-        let more = found.len() > limit;
-        found.truncate(limit);
-        (found, more)
+        let mut scan = self.scan(query);
+        while scan.step() {}
+        scan.found()
+    }
+
+    /// The same, a batch at a time, so that whoever asks can let others work in between.
+    pub fn scan<'a>(&'a self, query: &Query<'a>) -> Scan<'a> {
+        Scan { cache: self, query: *query, at: None, found: vec![] }
     }
 
     /// The keys of all objects.
@@ -137,11 +128,8 @@ impl Cache {
 
     /// The keys of the objects, in `namespace` or anywhere, whose field at the indexed `path` has `value`.
     pub fn indexed(&self, path: &str, namespace: Option<&str>, value: &str) -> Vec<ObjectKey> {
-        let state = self.read();
-        let keys = state.fields.get(path).and_then(|index| index.get(value)).into_iter().flatten();
-        let wanted =
-            |key: &&ObjectKey| namespace.is_none_or(|ns| key.namespace.as_deref() == Some(ns));
-        keys.filter(wanted).cloned().collect()
+        let query = Query { namespace, index: Some((path, value)), ..Query::default() };
+        self.list(&query).0.iter().map(|entry| entry.key().clone()).collect()
     }
 
     /// The version up to which everything was seen, and all that follow (R32).
@@ -166,7 +154,13 @@ impl Cache {
 
     /// How many bytes their texts have.
     pub fn bytes(&self) -> usize {
-        self.read().entries.values().map(|entry| entry.body().len()).sum()
+        self.read().bytes
+    }
+
+    /// About how many bytes of memory the objects take.
+    pub fn cost(&self) -> usize {
+        let state = self.read();
+        state.bytes + state.entries.len() * EACH
     }
 
     /// Whether there are none.
@@ -174,17 +168,28 @@ impl Cache {
         self.len() == 0
     }
 
-    /// Indexes the field at `path` from now on.
+    /// Indexes the field at `path` from now on, for one user more.
     pub(super) fn add_index(&self, path: &str) {
-        let mut state = self.write();
-        if state.fields.contains_key(path) {
+        if let Some(index) = self.write().fields.get_mut(path) {
+            index.users += 1;
             return;
         }
-        let mut index = Index::new();
-        for entry in state.entries.values() {
-            insert(&mut index, envelope::field(entry.body(), path), entry.key());
+        // Nothing changes meanwhile: the only writer is here.
+        let mut index = Index::used();
+        for entry in self.entries() {
+            index.insert(&envelope::field(entry.body(), path), entry.key());
         }
-        state.fields.insert(path.to_owned(), index);
+        self.write().fields.insert(path.to_owned(), index);
+    }
+
+    /// One user of the index at `path` is gone; with the last one it goes, too.
+    pub(super) fn remove_index(&self, path: &str) {
+        let mut state = self.write();
+        let Some(index) = state.fields.get_mut(path) else { return };
+        index.users = index.users.saturating_sub(1);
+        let unused = if index.users == 0 { state.fields.remove(path) } else { None };
+        drop(state);
+        drop(unused);
     }
 
     /// Puts an object in its place; `None` if this state of it, or a newer one, was there.
@@ -254,12 +259,10 @@ impl State {
         if let Some(old) = &old {
             self.unindex(old);
         }
-        let owners = new.owners().iter().map(|owner| owner.uid.clone());
-        for uid in owners {
-            self.owners.entry(uid).or_default().insert(new.key().clone());
-        }
+        self.bytes += new.body().len();
+        self.owners.insert(&uids(&new), new.key());
         for (path, index) in &mut self.fields {
-            insert(index, envelope::field(new.body(), path), new.key());
+            index.insert(&envelope::field(new.body(), path), new.key());
         }
         Change { old, new: Some(new) }
     }
@@ -271,62 +274,97 @@ impl State {
     }
 
     fn unindex(&mut self, entry: &Entry) {
-        for owner in entry.owners() {
-            erase(&mut self.owners, &owner.uid, entry.key());
-        }
+        self.bytes -= entry.body().len();
+        self.owners.erase(&uids(entry), entry.key());
         for (path, index) in &mut self.fields {
-            for value in envelope::field(entry.body(), path) {
-                erase(index, &value, entry.key());
-            }
+            index.erase(&envelope::field(entry.body(), path), entry.key());
         }
     }
 
-    /// The keys that an index names for `query`; `None` if it names no index.
-    fn candidates(&self, query: &Query<'_>) -> Option<BTreeSet<ObjectKey>> {
-        let by = |index: Option<&Index>, value: &str| {
-            index.and_then(|index| index.get(value)).cloned().unwrap_or_default()
-        };
-        let field = query.index.map(|(path, value)| by(self.fields.get(path), value));
-        let owner = query.owner.map(|uid| by(Some(&self.owners), uid));
-        match (field, owner) {
-            (Some(field), Some(owner)) => Some(&field & &owner),
-            (one, other) => one.or(other),
-        }
-    }
-
-    /// The entries from where `query` can begin, to the end of its namespace.
-    fn from<'a>(
-        &'a self,
-        query: &Query<'a>,
-    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Entry>)> + use<'a> {
+    /// The next entries that may match `query` behind `at`; the flag says that an index has yet to be believed.
+    fn batch(&self, query: &Query<'_>, at: Option<&ObjectKey>) -> Vec<(Arc<Entry>, bool)> {
         let first = query.namespace.map(|namespace| ObjectKey::new(Some(namespace), ""));
-        let start = match (query.after, first) {
-            (Some(after), Some(first)) if first > *after => Bound::Included(first),
-            (Some(after), _) => Bound::Excluded(after.clone()),
+        let start = match (at.or(query.after), &first) {
+            (Some(after), Some(first)) if first > after => Bound::Included(first),
+            (Some(after), _) => Bound::Excluded(after),
             (None, Some(first)) => Bound::Included(first),
             (None, None) => Bound::Unbounded,
         };
-        let namespace = query.namespace;
-        let inside = move |key: &ObjectKey| {
-            namespace.is_none_or(|namespace| key.namespace.as_deref() == Some(namespace))
+        let range = (start, Bound::Unbounded);
+        let field = query.index.and_then(|(path, value)| Some((self.fields.get(path)?, value)));
+        let index = field.or(query.owner.map(|uid| (&self.owners, uid)));
+        let Some((index, value)) = index else {
+            let entries = self.entries.range::<ObjectKey, _>(range).take(BATCH);
+            return entries.map(|(_, entry)| (entry.clone(), true)).collect();
         };
-        self.entries.range((start, Bound::Unbounded)).take_while(move |(key, _)| inside(key))
+        let keys = index.some(value, range, BATCH).into_iter();
+        // What one index says, the other one may not.
+        let both = query.index.is_some() && query.owner.is_some();
+        let entry = |key| Some((self.entries.get(key)?.clone(), both || index.is_unsure(key)));
+        keys.filter_map(entry).collect()
     }
 }
 
-fn insert(index: &mut Index, values: Vec<String>, key: &ObjectKey) {
-    for value in values {
-        index.entry(value.into()).or_default().insert(key.clone());
-    }
+/// A look at the objects that match a query.
+#[derive(Debug)]
+pub struct Scan<'a> {
+    cache: &'a Cache,
+    query: Query<'a>,
+    /// The last one that was looked at.
+    at: Option<ObjectKey>,
+    found: Vec<Arc<Entry>>,
 }
 
-fn erase(index: &mut Index, value: &str, key: &ObjectKey) {
-    if let Some(keys) = index.get_mut(value) {
-        keys.remove(key);
-        if keys.is_empty() {
-            index.remove(value);
+impl Scan<'_> {
+    /// Looks at the next objects; false: there is nothing more to look at.
+    pub fn step(&mut self) -> bool {
+        let batch = self.cache.read().batch(&self.query, self.at.as_ref());
+        let is_last = batch.len() < BATCH;
+        self.at = batch.last().map(|(entry, _)| entry.key().clone());
+        for (entry, unsure) in batch {
+            if self.query.is_beyond(&entry) {
+                return false;
+            }
+            if self.query.matches(&entry, unsure) {
+                self.found.push(entry);
+                if self.found.len() > self.limit() {
+                    return false;
+                }
+            }
         }
+        !is_last
     }
+
+    /// The objects that were found, and whether there are more than the limit.
+    pub fn found(mut self) -> (Vec<Arc<Entry>>, bool) {
+        let more = self.found.len() > self.limit();
+        self.found.truncate(self.limit());
+        (self.found, more)
+    }
+
+    fn limit(&self) -> usize {
+        if self.query.limit == 0 { usize::MAX } else { self.query.limit }
+    }
+}
+
+impl Query<'_> {
+    /// Whether an object lies behind the namespace that is asked for, and all that follow with it.
+    fn is_beyond(&self, entry: &Entry) -> bool {
+        self.namespace.is_some_and(|ns| entry.key().namespace.as_deref() != Some(ns))
+    }
+
+    fn matches(&self, entry: &Entry, unsure: bool) -> bool {
+        let has = |(path, value): (&str, &str)| {
+            envelope::field(entry.body(), path).iter().any(|has| has == value)
+        };
+        let owned = |uid: &str| entry.owners().iter().any(|owner| &*owner.uid == uid);
+        self.selector.is_none_or(|selector| selector.matches(|key| entry.label(key)))
+            && (!unsure || (self.index.is_none_or(has) && self.owner.is_none_or(owned)))
+    }
+}
+
+fn uids(entry: &Entry) -> Vec<&str> {
+    entry.owners().iter().map(|owner| &*owner.uid).collect()
 }
 
 #[cfg(test)]
@@ -399,7 +437,6 @@ mod tests {
         assert!(cache.put(entry("a", "x", 10, "new")).is_some());
         assert!(cache.put(entry("a", "x", 9, "old")).is_none());
         assert!(cache.remove(&entry("a", "x", 9, "old")).is_none());
-        assert_eq!(cache.indexed("spec.ref", None, "new").len(), 0, "not indexed yet");
         cache.add_index("spec.ref");
         assert_eq!(cache.indexed("spec.ref", None, "new").len(), 1);
         assert!(cache.remove(&entry("a", "x", 11, "new")).is_some());
@@ -419,6 +456,53 @@ mod tests {
         assert!(cache.put(entry("a", "x", 13, "reborn")).is_some());
         assert!(cache.remove(&entry("a", "x", 12, "1")).is_none(), "the old deletion comes twice");
         assert_eq!(cache.len(), 1);
+    }
+
+    /// A list that matches nothing looks at everything, and the writer gets in between.
+    #[test]
+    fn a_scan_holds_the_lock_for_a_batch_at_a_time() {
+        let cache = Cache::default();
+        let name = |number: usize| format!("n{number:05}");
+        for number in 0..3 * BATCH + 1 {
+            cache.put(entry("a", &name(number), 1, "1"));
+        }
+        let selector = Selector::parse("v=2").unwrap();
+        let query = Query { namespace: Some("a"), selector: Some(&selector), ..Query::default() };
+        let mut scan = cache.scan(&query);
+        assert!(scan.step());
+        assert!(cache.put(entry("a", &name(0), 2, "2")).is_some(), "behind the look");
+        assert!(cache.put(entry("a", &name(BATCH), 2, "2")).is_some(), "before it");
+        assert!(cache.remove(&entry("a", &name(BATCH - 1), 2, "2")).is_some(), "where it is");
+        assert!(cache.put(entry("b", &name(0), 1, "2")).is_some(), "another namespace");
+        let mut steps = 1;
+        while scan.step() {
+            steps += 1;
+        }
+        let (found, more) = scan.found();
+        let found: Vec<_> = found.iter().map(|entry| entry.key().to_string()).collect();
+        assert_eq!((found, more, steps), (vec![format!("a/{}", name(BATCH))], false, 3));
+    }
+
+    #[test]
+    fn an_index_goes_with_its_last_user() {
+        let cache = Cache::default();
+        cache.put(entry("a", "x", 1, "1"));
+        cache.add_index("spec.ref");
+        cache.add_index("spec.ref");
+        cache.put(entry("a", "y", 2, "1"));
+        cache.remove_index("spec.ref");
+        assert_eq!(cache.indexed("spec.ref", Some("a"), "1").len(), 2, "one user is left");
+        cache.remove_index("spec.ref");
+        assert!(cache.read().fields.is_empty());
+        assert_eq!(
+            cache.indexed("spec.ref", Some("a"), "1").len(),
+            2,
+            "then every object is looked at"
+        );
+        cache.remove_index("spec.ref");
+        assert_eq!(cache.bytes(), cache.entries().iter().map(|e| e.body().len()).sum::<usize>());
+        cache.replace(vec![]);
+        assert_eq!((cache.bytes(), cache.cost()), (0, 0));
     }
 
     #[test]
@@ -471,6 +555,11 @@ mod tests {
                 scan
             );
             assert_eq!(names(&cache, &Query { owner: Some("o-2"), ..Query::default() }), scan);
+            let both =
+                Query { index: Some(("spec.ref", "2")), owner: Some("o-3"), ..Query::default() };
+            assert!(names(&cache, &both).is_empty());
+            let both = Query { owner: Some("o-2"), ..both };
+            assert_eq!(names(&cache, &both), scan);
         }
     }
 }

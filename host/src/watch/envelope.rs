@@ -241,8 +241,8 @@ fn error(status: &Value) -> Line {
     };
     Line::Error {
         code: code.filter(|code| *code != 0).unwrap_or(500),
-        reason: text("reason"),
-        message,
+        reason: crate::text::cut_owned(text("reason"), crate::text::NAME),
+        message: crate::text::line(&message, crate::text::MESSAGE).into_owned(),
         retry_after: status["details"]["retryAfterSeconds"].as_u64(),
     }
 }

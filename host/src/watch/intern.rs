@@ -1,20 +1,24 @@
 //! Shares the texts that many objects have in common: namespaces, label sets, owners, finalizers; pure.
 //!
 //! One interner belongs to one watch. What nobody uses any more is swept out now and then, so that it holds about as
-//! much as the objects do.
+//! many bytes as the objects do.
 //!
 //! Invariant: `what_nobody_uses_is_swept_out`.
 
 use std::{borrow::Cow, collections::BTreeMap, collections::HashSet, sync::Arc};
 
-/// How much it may hold before it first looks for what is no longer used.
-const FIRST_SWEEP: usize = 1_024;
+/// So many bytes it may hold before it first looks for what is no longer used.
+const FIRST_SWEEP: usize = 128 << 10;
+/// What a text costs besides its bytes, and what a pair of a label set does.
+const EACH: usize = 48;
 
 /// The texts and label sets in use.
 #[derive(Debug)]
 pub struct Interner {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
+    /// Bytes of all, used or not.
+    held: usize,
     sweep_at: usize,
 }
 
@@ -24,7 +28,7 @@ pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
 impl Default for Interner {
     fn default() -> Self {
-        Self { texts: HashSet::new(), labels: HashSet::new(), sweep_at: FIRST_SWEEP }
+        Self { texts: HashSet::new(), labels: HashSet::new(), held: 0, sweep_at: FIRST_SWEEP }
     }
 }
 
@@ -36,6 +40,7 @@ impl Interner {
         }
         self.sweep();
         let shared: Arc<str> = text.into();
+        self.held += shared.len() + EACH;
         self.texts.insert(shared.clone());
         shared
     }
@@ -47,21 +52,28 @@ impl Interner {
         if let Some(known) = self.labels.get(&labels) {
             return known.clone();
         }
+        self.held += labels.size();
         self.labels.insert(labels.clone());
         labels
     }
 
     fn sweep(&mut self) {
-        if self.texts.len() + self.labels.len() < self.sweep_at {
+        if self.held < self.sweep_at {
             return;
         }
         self.labels.retain(|labels| Arc::strong_count(&labels.0) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
-        self.sweep_at = FIRST_SWEEP.max(2 * (self.texts.len() + self.labels.len()));
+        let texts: usize = self.texts.iter().map(|text| text.len() + EACH).sum();
+        self.held = texts + self.labels.iter().map(Labels::size).sum::<usize>();
+        self.sweep_at = FIRST_SWEEP.max(2 * self.held);
     }
 }
 
 impl Labels {
+    fn size(&self) -> usize {
+        EACH * (self.0.len() + 1)
+    }
+
     /// The value of a label.
     pub fn get(&self, key: &str) -> Option<&str> {
         let at = self.0.binary_search_by(|(known, _)| known.as_ref().cmp(key)).ok()?;
@@ -96,7 +108,12 @@ mod tests {
         for number in 0..100_000 {
             interner.text(&number.to_string());
         }
-        assert!(interner.texts.len() <= 2 * FIRST_SWEEP, "{}", interner.texts.len());
+        assert!(interner.held <= 2 * FIRST_SWEEP, "{}", interner.held);
+        for number in 0..200 {
+            interner.text(&format!("{number}{}", "x".repeat(1_000_000)));
+        }
+        let held: usize = interner.texts.iter().map(|text| text.len()).sum();
+        assert!(held <= FIRST_SWEEP + 1_100_000, "names of an owner may be long: {held}");
         assert!(Arc::ptr_eq(&kept, &interner.text("kept")));
     }
 }

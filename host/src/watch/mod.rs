@@ -11,6 +11,7 @@ pub mod envelope;
 pub mod fault;
 pub mod fingerprint;
 mod health;
+mod index;
 pub mod intern;
 mod lenient;
 mod life;
@@ -21,7 +22,7 @@ mod task;
 pub mod trigger;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -119,6 +120,14 @@ struct Watching {
     life: Arc<Life>,
     /// Held by whoever asks whether the cache is fresh: one question serves all.
     proving: Arc<Semaphore>,
+    /// The teams that use it, and how often.
+    teams: Arc<Mutex<BTreeMap<Arc<str>, usize>>>,
+}
+
+impl Watching {
+    fn teams(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
+        self.teams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Unbounded, but every subscription sends one message at its start, one at its end, and waits for the others.
@@ -126,7 +135,8 @@ type Messages = mpsc::UnboundedSender<Message>;
 
 enum Message {
     Subscribe(u64, Subscriber),
-    Unsubscribe(u64),
+    /// The subscriber, and whether a watch that nobody uses any more stays open for a while.
+    Unsubscribe(u64, bool),
     /// Deliver every object to one subscriber as if it had just come.
     Redeliver(u64),
     /// Deliver every object to one subscriber as it was (R7).
@@ -146,6 +156,9 @@ pub struct Subscription {
     hub: Hub,
     key: WatchKey,
     watching: Watching,
+    /// Whose share of memory it counts to.
+    team: Option<Arc<str>>,
+    lingers: bool,
 }
 
 /// One watch, for metrics.
@@ -188,13 +201,21 @@ impl Hub {
             self.0.control.spawn(task.run().instrument(trace_span!("loop", of = "watch")));
             watching
         });
-        for path in &subscriber.indexes {
-            watching.cache.add_index(path);
-        }
         // Sent under the lock: the task gives up only under it, and only if nothing was sent.
         let _ = watching.messages.send(Message::Subscribe(id, subscriber));
         drop(open);
-        Subscription { id, hub: self.clone(), key: key.clone(), watching }
+        let hub = self.clone();
+        Subscription { id, hub, key: key.clone(), watching, team: None, lingers: true }
+    }
+
+    /// About how many bytes of memory the caches take that `team` uses: of one that others use too, its part.
+    pub fn held_by(&self, team: &str) -> usize {
+        let open = self.open();
+        let parts = open.values().filter_map(|watching| {
+            let teams = watching.teams();
+            teams.contains_key(team).then(|| watching.cache.cost() / teams.len())
+        });
+        parts.sum()
     }
 
     /// Whether the API server can be reached, as far as a watch has had a reason to ask.
@@ -227,6 +248,20 @@ impl Hub {
 }
 
 impl Subscription {
+    /// Counts the cache to what `team` holds.
+    #[must_use]
+    pub fn charged_to(mut self, team: &str) -> Self {
+        let team: Arc<str> = team.into();
+        *self.watching.teams().entry(team.clone()).or_default() += 1;
+        self.team = Some(team);
+        self
+    }
+
+    /// Gives the use up, and the watch with it at once if nobody else uses it: its cache is too large to be kept.
+    pub fn forsake(mut self) {
+        self.lingers = false;
+    }
+
     /// The objects.
     pub fn cache(&self) -> &Arc<Cache> {
         &self.watching.cache
@@ -257,7 +292,16 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let _ = self.watching.messages.send(Message::Unsubscribe(self.id));
+        if let Some(team) = &self.team {
+            let mut teams = self.watching.teams();
+            if let Some(uses) = teams.get_mut(team) {
+                *uses -= 1;
+                if *uses == 0 {
+                    teams.remove(team);
+                }
+            }
+        }
+        let _ = self.watching.messages.send(Message::Unsubscribe(self.id, self.lingers));
     }
 }
 

@@ -3,9 +3,20 @@
 //! `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, joined by commas. As on the server, `!=` and
 //! `notin` also match objects that do not have the label.
 //!
-//! Invariant: `a_selector_matches_as_the_server_does`.
+//! Invariants: `a_selector_matches_as_the_server_does`, `a_selector_has_limits`.
 
 use std::collections::BTreeSet;
+
+use crate::text;
+
+/// Bytes of a selector: it becomes a part of a URL, and it is evaluated for every object.
+const BYTES: usize = 4 << 10;
+/// Requirements of a selector.
+const REQUIREMENTS: usize = 64;
+/// Bytes of a label's key: prefix, slash and name.
+const KEY: usize = text::NAME + 1 + 63;
+/// How much of what is wrong is shown.
+const SHOWN: usize = 200;
 
 /// A parsed selector: all of its requirements must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +47,21 @@ pub struct Error {
 impl Selector {
     /// Reads `text`; the empty text matches everything.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |why: String| Error { text: text.to_owned(), why };
+        let wrong = |why: String| Error {
+            text: text::cut(text, SHOWN).into_owned(),
+            why: text::cut_owned(why, SHOWN),
+        };
+        if text.len() > BYTES {
+            let bytes = text.len();
+            return Err(wrong(format!("it has {bytes} bytes, and there may be at most {BYTES}")));
+        }
         let parts = split(text).map_err(wrong)?;
+        if parts.len() > REQUIREMENTS {
+            let count = parts.len();
+            return Err(wrong(format!(
+                "it has {count} requirements, and there may be at most {REQUIREMENTS}"
+            )));
+        }
         let requirements = parts.into_iter().map(requirement).collect::<Result<_, _>>();
         requirements.map(Self).map_err(wrong)
     }
@@ -54,6 +78,11 @@ impl Selector {
             }
         })
     }
+}
+
+/// A part of a selector as it is quoted.
+fn shown(text: &str) -> String {
+    format!("{:?}", text::cut(text, SHOWN / 4))
 }
 
 /// Splits at the commas outside parentheses.
@@ -90,14 +119,15 @@ fn requirement(part: &str) -> Result<Requirement, String> {
         return Ok(Requirement { key: label_key(key)?, test: Test::Missing });
     }
     if let Some(list) = part.strip_suffix(')') {
-        let (head, values) =
-            list.split_once('(').ok_or_else(|| format!("{part:?} has no opening parenthesis"))?;
+        let (head, values) = list
+            .split_once('(')
+            .ok_or_else(|| format!("{} has no opening parenthesis", shown(part)))?;
         let words: Vec<_> = head.split_whitespace().collect();
         let values = values.split(',').map(label_value).collect::<Result<_, _>>()?;
         return match words[..] {
             [key, "in"] => Ok(Requirement { key: label_key(key)?, test: Test::In(values) }),
             [key, "notin"] => Ok(Requirement { key: label_key(key)?, test: Test::NotIn(values) }),
-            _ => Err(format!("{part:?} is neither `key in (…)` nor `key notin (…)`")),
+            _ => Err(format!("{} is neither `key in (…)` nor `key notin (…)`", shown(part))),
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
@@ -115,8 +145,9 @@ fn requirement(part: &str) -> Result<Requirement, String> {
 fn label_key(text: &str) -> Result<String, String> {
     let text = text.trim();
     let good = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-    if text.is_empty() || !text.chars().all(good) || text.matches('/').count() > 1 {
-        return Err(format!("{text:?} is no label key"));
+    let fits = text.len() <= KEY && text.chars().all(good) && text.matches('/').count() <= 1;
+    if text.is_empty() || !fits {
+        return Err(format!("{} is no label key", shown(text)));
     }
     Ok(text.to_owned())
 }
@@ -125,7 +156,7 @@ fn label_value(text: &str) -> Result<String, String> {
     let text = text.trim();
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if text.len() > 63 || !text.chars().all(good) {
-        return Err(format!("{text:?} is no label value"));
+        return Err(format!("{} is no label value", shown(text)));
     }
     Ok(text.to_owned())
 }
@@ -158,6 +189,25 @@ mod tests {
             ("app=web,other", false),
         ] {
             assert_eq!(matches(selector, &labels), expected, "{selector}");
+        }
+    }
+
+    /// Seen from outside: one of 200,000 requirements was evaluated for seconds, one of 700 kB was kept for ever.
+    #[test]
+    fn a_selector_has_limits() {
+        let most = vec!["!a"; REQUIREMENTS].join(",");
+        assert!(Selector::parse(&most).is_ok());
+        let long = format!("a in ({})", "b,".repeat((BYTES - 7) / 2));
+        assert!(Selector::parse(&long).is_ok(), "{} bytes", long.len());
+        for (bad, why) in [
+            (format!("{most},!a"), "65 requirements"),
+            (vec!["a=b"; 200_000].join(","), "799999 bytes"),
+            (format!("{long:<width$}", width = BYTES + 1), "4097 bytes"),
+            (format!("a={}", "b".repeat(4_000)), "no label value"),
+            ("k".repeat(KEY + 1), "no label key"),
+        ] {
+            let error = Selector::parse(&bad).expect_err(why).to_string();
+            assert!(error.contains(why) && error.len() < 3 * SHOWN, "{error}");
         }
     }
 

@@ -23,6 +23,7 @@ use crate::{
     causes, clock,
     manifest::Projection,
     queue::{self, Urgency},
+    text,
 };
 
 /// How long a watch without users stays open (R40).
@@ -97,6 +98,7 @@ impl Task {
             state: state_seen,
             life: life.clone(),
             proving: Arc::new(Semaphore::new(1)),
+            teams: Arc::default(),
         };
         let task = Self {
             stream: Stream::new(key.resource.kind.clone(), seed()),
@@ -334,16 +336,24 @@ impl Task {
     fn serve(&mut self, message: Message) {
         match message {
             Message::Subscribe(id, subscriber) => {
+                for path in &subscriber.indexes {
+                    self.cache.add_index(path);
+                }
                 if self.state.borrow().synced {
                     self.deliver_all(&subscriber, |_| None);
                 }
                 self.subscribers.insert(id, subscriber);
                 self.idle_since = None;
             }
-            Message::Unsubscribe(id) => {
-                self.subscribers.remove(&id);
+            Message::Unsubscribe(id, lingers) => {
+                let gone = self.subscribers.remove(&id);
+                for path in gone.iter().flat_map(|gone| &gone.indexes) {
+                    self.cache.remove_index(path);
+                }
                 if self.subscribers.is_empty() {
-                    self.idle_since = Some(now());
+                    let now = now();
+                    let before = if lingers { Duration::ZERO } else { LINGER };
+                    self.idle_since = Some(now.checked_sub(before).unwrap_or(now));
                 }
             }
             Message::Redeliver(id) => {
@@ -468,12 +478,13 @@ fn fault(error: &apiserver::Error) -> Fault {
             apiserver::Error::Answer(_) => Some(Flaw::Unreadable),
             _ => None,
         };
-        return Fault { message: causes::all(error), flaw, ..Fault::default() };
+        let message = text::line(&causes::all(error), text::MESSAGE).into_owned();
+        return Fault { message, flaw, ..Fault::default() };
     };
     Fault {
         code: Some(status.code),
         reason: status.reason.clone(),
-        message: status.message.clone(),
+        message: text::line(&status.message, text::MESSAGE).into_owned(),
         retry_after: error.retry_after(),
         flaw: None,
     }

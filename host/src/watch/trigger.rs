@@ -1,15 +1,17 @@
 //! Decides which primaries a changed object wakes; pure.
 //!
 //! Predicates and mappings see the object before and after the change, so that a primary hears of an object that has
-//! just left it (R21, R22, R41). What comes out are keys, never objects.
+//! just left it (R21, R22, R41). What comes out are keys, never objects, and never many: an object that names more
+//! primaries than [`NAMES`] wakes all of them.
 //!
 //! Invariants, each held by the test of that name:
 //!
 //! - `both_the_old_and_the_new_owner_are_woken`
 //! - `a_predicate_reads_as_its_postfix_text`
 //! - `an_unchanged_object_passes_no_changed_test`
+//! - `an_object_that_names_thousands_costs_no_more_than_all`
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     cache::Change,
@@ -19,10 +21,15 @@ use super::{
 use crate::{
     apiserver::Resource,
     manifest::{self, Mapping, Reference, Step},
+    text,
 };
 
+/// An object may name so many primaries before and after a change together; one that names more wakes every primary
+/// there is, and none that is not.
+const NAMES: usize = 500;
+
 /// Whom to wake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Wake {
     /// One primary.
     One(ObjectKey),
@@ -77,11 +84,13 @@ impl Trigger {
             return vec![];
         }
         let mut wakes = vec![];
-        for entry in [old, new].into_iter().flatten() {
-            for wake in self.map(entry) {
-                if !wakes.contains(&wake) {
-                    wakes.push(wake);
-                }
+        let mut known = HashSet::new();
+        for wake in [old, new].into_iter().flatten().flat_map(|entry| self.map(entry)) {
+            if known.len() == NAMES && !known.contains(&wake) {
+                return vec![Wake::Every];
+            }
+            if known.insert(wake.clone()) {
+                wakes.push(wake);
             }
         }
         wakes
@@ -172,7 +181,10 @@ impl Trigger {
 
     /// The primary of that name; `None` if there cannot be one.
     fn primary(&self, namespace: Option<&str>, name: &str) -> Option<Wake> {
-        if name.is_empty() || (self.namespaced && namespace.is_none_or(str::is_empty)) {
+        if name.is_empty()
+            || name.len() > text::NAME
+            || (self.namespaced && namespace.is_none_or(str::is_empty))
+        {
             return None;
         }
         Some(Wake::One(ObjectKey::new(namespace.filter(|_| self.namespaced), name)))
@@ -282,6 +294,28 @@ mod tests {
         assert_eq!(trigger(Mapping::Controller, vec![]).wakes(&change), [one("one"), one("new")]);
         let deleted = Change { old: object(|_| ()), new: None };
         assert_eq!(trigger(Mapping::Controller, vec![]).wakes(&deleted), [one("one")]);
+    }
+
+    /// Seen from outside: 40,000 names took 33 s an event, in the watch of everybody.
+    #[test]
+    fn an_object_that_names_thousands_costs_no_more_than_all() {
+        let owned_by = |names: std::ops::Range<usize>| {
+            object(|value| {
+                let owner = |n| json!({"apiVersion": "example.com/v1", "kind": "Site", "name": format!("n{n}"), "uid": "1", "controller": true});
+                value["metadata"]["ownerReferences"] = names.map(owner).collect();
+            })
+        };
+        let wakes = |old, new| trigger(Mapping::Owner, vec![]).wakes(&Change { old, new });
+        assert_eq!(wakes(None, owned_by(0..NAMES)).len(), NAMES);
+        assert_eq!(wakes(owned_by(0..NAMES), owned_by(0..NAMES)).len(), NAMES, "nobody twice");
+        assert_eq!(wakes(None, owned_by(0..NAMES + 1)), [Wake::Every]);
+        assert_eq!(wakes(owned_by(0..NAMES), owned_by(1..NAMES + 1)), [Wake::Every]);
+        let many = owned_by(0..40_000);
+        assert_eq!(wakes(many.clone(), many), [Wake::Every]);
+        let named = |name: &str| object(|value| value["spec"]["site"] = json!(name));
+        let field = trigger(Mapping::Field(reference("spec.site", None)), vec![]);
+        let wakes = |name: &str| field.wakes(&Change { old: None, new: named(name) }).len();
+        assert_eq!((wakes(&"n".repeat(253)), wakes(&"n".repeat(254))), (1, 0), "no such name");
     }
 
     #[test]

@@ -96,6 +96,7 @@ impl Host {
             user: "system:serviceaccount:nagaya-system:nagaya".into(),
             controllers: controllers.map(str::to_owned),
             memory_ceiling,
+            team_caches: 64 << 20,
         };
         let mut around = JoinSet::new();
         around.spawn(authority.clone().run().instrument(trace_span!("loop", of = "rights")));

@@ -119,7 +119,7 @@ impl Arena {
     }
 
     /// Applies Websites for which the guest does `steps`.
-    async fn make(&self, test: &Test, steps: &str, count: usize) -> Result<()> {
+    pub(crate) async fn make(&self, test: &Test, steps: &str, count: usize) -> Result<()> {
         let objects = (0..count).map(|number| {
             let mut object = website(&test.namespace, &format!("harm-{number}"), "Harm");
             object["metadata"]["annotations"] = json!({"hostile.nagaya.dev/reconcile": steps});
@@ -129,7 +129,7 @@ impl Arena {
     }
 
     /// Deletes them and waits until nobody works on them.
-    async fn remove(&self, test: &Test, count: usize) -> Result<()> {
+    pub(crate) async fn remove(&self, test: &Test, count: usize) -> Result<()> {
         let websites = api_of(&test.admin, &website(&test.namespace, "", ""))?;
         for number in 0..count {
             websites.delete(&format!("harm-{number}"), &DeleteParams::default()).await?;
@@ -144,7 +144,7 @@ impl Arena {
     }
 
     /// Waits until so many runs have failed.
-    async fn ended(&self, test: &Test, log: &Log, count: usize) -> Result<()> {
+    pub(crate) async fn ended(&self, test: &Test, log: &Log, count: usize) -> Result<()> {
         within(ENDS_WITHIN, "the guest was ended", async || {
             let failures = self.failures(test, log)?;
             ensure!(failures.len() >= count, "{} of {count} runs failed", failures.len());
@@ -161,7 +161,7 @@ impl Arena {
     }
 
     /// Why runs of the guest failed, and after how long.
-    fn failures(&self, test: &Test, log: &Log) -> Result<Vec<(String, Duration)>> {
+    pub(crate) fn failures(&self, test: &Test, log: &Log) -> Result<Vec<(String, Duration)>> {
         let controller = format!("{}/{}", test.namespace, self.hostile.name());
         let lines = log.lines()?;
         let lines = lines.iter().filter(|line| {

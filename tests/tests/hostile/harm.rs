@@ -125,10 +125,13 @@ fn memory() -> Vec<Harm> {
     ]
 }
 
+const NAME: &[(&str, &str)] = &[("limit of a name", "there may be at most 253")];
+
 fn handing_over() -> Vec<Harm> {
     const OBJECT: &[(&str, &str)] = &[("limit of an object", "more than 1048576")];
     const DEEP: &[(&str, &str)] = &[("refused as invalid", "Invalid")];
     const HANDLES: &[(&str, &str)] = &[("handle limit", "table")];
+    const SELECTOR: &[(&str, &str)] = &[("limit of a selector", "there may be at most 4096")];
     // The guest's own memory, and 8 MiB for what it hands over.
     let f7 = |name, steps, ends| Harm { holds: Some(72 * MIB), ..harm("F7", name, steps, ends) };
     vec![
@@ -138,6 +141,8 @@ fn handing_over() -> Vec<Harm> {
         f7("list of 100,000", "long-list:100000", &[AT_ONCE]),
         f7("answer of 8 MiB", "huge-answer", &[AT_ONCE]),
         f7("10,000 handles", "handles:10000", HANDLES),
+        f7("name of 3 MB", "names:3000", NAME),
+        f7("selector of 200,000 requirements", "selector:200000", SELECTOR),
     ]
 }
 
@@ -154,6 +159,10 @@ fn flooding() -> Vec<Harm> {
         Harm {
             traces: Traces::Events(25),
             ..harm("F10", "flood of Events", "events:1000000", &[TIME])
+        },
+        Harm {
+            holds: Some(32 * MIB),
+            ..harm("F10", "100 Events about names of 600 kB", "event-names:100", NAME)
         },
         Harm {
             limits: json!({"deadline": "5s", "writesPerMinute": 60}),

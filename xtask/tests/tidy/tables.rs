@@ -175,6 +175,8 @@ pub(crate) const PURE: &[&str] = &[
     "grant.rs",
     "budget.rs",
     "fight.rs",
+    "manifest/mod.rs",
+    "manifest/limits.rs",
     "manifest.rs",
     "stored.rs",
     "module/garbage.rs",
@@ -187,6 +189,7 @@ pub(crate) const PURE: &[&str] = &[
     "watch/fault.rs",
     "watch/lenient.rs",
     "watch/fingerprint.rs",
+    "watch/index.rs",
     "watch/selector.rs",
     "watch/stream.rs",
     "watch/trigger.rs",
@@ -194,10 +197,12 @@ pub(crate) const PURE: &[&str] = &[
     "lease/record.rs",
     "client/answer.rs",
     "client/flow.rs",
+    "events/lanes.rs",
     "events/lru.rs",
     "events/series.rs",
     "client/noop.rs",
     "client/object.rs",
+    "sandbox/entrance.rs",
 ];
 
 /// What shows that a file does something: waits, reads a clock, speaks to the world.
@@ -232,6 +237,10 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("schemars", &["crd", "manifest"]),
     // HTTP: served in two places, sent in one.
     ("axum", &["api", "admin", "app"]),
+    // Below axum: it lets no client be slow, or one too many.
+    ("hyper", &["api/door"]),
+    ("hyper_util", &["api/door"]),
+    ("tower", &["api/door"]),
     ("reqwest", &["cli/upload"]),
     // The client over any service, for tests.
     ("tower", &["apiserver"]),

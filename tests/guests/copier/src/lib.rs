@@ -43,7 +43,8 @@ impl Guest for Copier {
             version: "v1".to_owned(),
             kind: "Website".to_owned(),
         };
-        let site: Value = match cluster::get(&website, request.namespace.as_deref(), &request.name) {
+        let site: Value = match cluster::get(&website, request.namespace.as_deref(), &request.name)
+        {
             Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
             Err(cluster::Error::NotFound) => return Ok(Action::AwaitChange),
             Err(error) => return Err(Failure::Retry(format!("{error:?}"))),

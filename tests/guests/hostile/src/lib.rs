@@ -3,7 +3,10 @@
 //! ```text
 //! {
 //!   "describe": "ok" | steps,    what describe does, then answers; besides the steps below:
-//!                                refuse          answers an error, `message`
+//!                                refuse          answers an error, `message`; `refuse:<n>` one of n kB
+//!                                watches:<n>     declares n watches of ConfigMaps, each under another selector
+//!                                selects:<n>     declares a watch under a label selector of n kB
+//!                                words:<n>       declares a finalizer and an index of n kB
 //!   "reconcile": "ok" | steps,   what a run does
 //!   "gone": "ok" | steps,        what a run does if the primary is gone
 //!   "message": "…",              the text of refuse, retry, terminal and invalid
@@ -36,6 +39,10 @@
 //! | `grab:<name>` | the same under that name, with force and without an owner: two controllers can fight over it |
 //! | `storm:<n>` | applies that `ConfigMap` n times, each time with another value |
 //! | `events:<n>` | n Events about the primary |
+//! | `event-names:<n>` | n Events about objects whose names have 600 kB; answers `retry` with the last refusal |
+//! | `names:<n>` | asks for an object whose name has n kB; answers `retry` with the refusal |
+//! | `selector:<n>` | lists by a selector of n requirements; answers `retry` with the refusal |
+//! | `hold:<n>` | fills n MiB and keeps them for a second |
 //! | `explore` | looks for files, variables, arguments, input and a network; writes what it found, as `write` does |
 //! | `retry`, `terminal`, `invalid` | answers that failure |
 //! | `requeue:<ms>` | answers `requeue-after` |
@@ -43,6 +50,7 @@
 #![cfg(target_family = "wasm")]
 
 mod explore;
+mod greed;
 mod handles;
 
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -66,15 +74,24 @@ impl Guest for Hostile {
         let config = config();
         let steps = config["describe"].as_str().unwrap_or("ok");
         let run = Run { message: text(&config, "message"), ..Run::default() };
-        if steps.split(',').any(|step| step == "refuse") {
-            return Err(run.message);
+        for step in steps.split(',') {
+            match step.split_once(':').unwrap_or((step, "")) {
+                ("refuse", "") => return Err(run.message),
+                ("refuse", size) => return Err("r".repeat(kilobytes(size))),
+                _ => (),
+            }
         }
         if let Err(Failure::Retry(text) | Failure::Terminal(text) | Failure::Invalid(text)) =
             run.all(steps)
         {
             return Err(text);
         }
-        declared::manifest(&config)
+        let mut manifest = declared::manifest(&config)?;
+        for step in steps.split(',') {
+            let (name, argument) = step.split_once(':').unwrap_or((step, ""));
+            greed::grow(&mut manifest, name, argument);
+        }
+        Ok(manifest)
     }
 
     fn reconcile(request: Request) -> Result<Action, Failure> {
@@ -176,6 +193,14 @@ impl Run {
             "deep-json" => self.deep_json(number.unwrap_or(0) as usize)?,
             "handles" => handles::take(number.unwrap_or(0))?,
             "explore" => self.apply(&self.primary.name, &json!(explore::explore()))?,
+            "event-names" => self.event_names(number.unwrap_or(1))?,
+            "names" => self.long_name(argument)?,
+            "selector" => self.long_selector(number.unwrap_or(1) as usize)?,
+            "hold" => {
+                let block = std::hint::black_box(vec![1_u8; (number.unwrap_or(1) as usize) << 20]);
+                std::thread::sleep(std::time::Duration::from_secs(1));
+                drop(block);
+            }
             "events" => (0..number.unwrap_or(0)).try_for_each(|n| self.event(n))?,
             "spin" => spin(u64::from(number.unwrap_or(1)) * 1_000_000),
             "fill" => fill(number.unwrap_or(32) as usize),
@@ -244,6 +269,39 @@ impl Run {
         }])
     }
 
+    fn event_names(&self, count: u32) -> Result<(), Failure> {
+        let mut last = Ok(());
+        for n in 0..count {
+            let name = format!("{n}{}", "n".repeat(600_000));
+            last = cluster::emit_event(&Event {
+                regarding: ObjectReference { name, ..self.primary.clone() },
+                severity: Severity::Normal,
+                reason: "Long".to_owned(),
+                action: "Act".to_owned(),
+                note: "n".repeat(600_000),
+            });
+        }
+        Err(Failure::Retry(format!("{last:?}")))
+    }
+
+    fn long_name(&self, size: &str) -> Result<(), Failure> {
+        let name = "n".repeat(kilobytes(size));
+        let answer = cluster::get(&self.primary.kind, self.primary.namespace.as_deref(), &name);
+        Err(Failure::Retry(format!("{answer:?}")))
+    }
+
+    fn long_selector(&self, requirements: usize) -> Result<(), Failure> {
+        let options = cluster::ListOptions {
+            namespace: None,
+            label_selector: Some(vec!["a=b"; requirements].join(",")),
+            index: None,
+            limit: 0,
+            from: None,
+        };
+        let answer = cluster::list(&self.primary.kind, &options);
+        Err(Failure::Retry(format!("{:?}", answer.map(|page| page.items.len()))))
+    }
+
     fn event(&self, n: u32) -> Result<(), Failure> {
         let event = Event {
             regarding: self.primary.clone(),
@@ -256,11 +314,15 @@ impl Run {
     }
 }
 
+fn kilobytes(size: &str) -> usize {
+    size.parse::<usize>().unwrap_or(1) * 1_000
+}
+
 /// The steps after which there is nothing more, and the unknown ones.
 #[expect(clippy::panic, reason = "that is what is asked for")]
 fn end(name: &str, argument: &str) {
     match name {
-        "ok" | "refuse" => (),
+        "ok" | "refuse" | "watches" | "selects" | "words" => (),
         "trap" => core::arch::wasm32::unreachable(),
         "exit" => std::process::exit(argument.parse().unwrap_or(1)),
         "loop" => spin(u64::MAX),

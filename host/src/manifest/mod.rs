@@ -3,7 +3,10 @@
 //! Everything here comes from the guest and is believed only as a *request*: what a controller may really read
 //! and write is its [`crate::grant`].
 //!
-//! Invariants: `a_manifest_is_refused_by_name_for_what_is_not_built`, `a_predicate_leaves_exactly_one_value`.
+//! Invariants: `a_manifest_is_refused_by_name_for_what_is_not_built`, `a_predicate_leaves_exactly_one_value`; how much it
+//! may ask for is in `limits.rs`.
+
+mod limits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +16,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::watch::selector::Selector;
+use crate::{text, watch::selector::Selector};
 
 /// A kind of object as `apiVersion` and `kind` name it.
 #[derive(
@@ -234,10 +237,23 @@ pub struct Manifest {
 #[error("the manifest is refused: {0}")]
 pub struct Error(String);
 
+impl Error {
+    fn new(text: &str) -> Self {
+        // What is quoted in it is the guest's.
+        Self(text::line(text, text::MESSAGE - 64).into_owned())
+    }
+}
+
 impl Manifest {
     /// Every watch: the primary first, then owned kinds, then the others.
     pub fn all_watches(&self) -> impl Iterator<Item = &Watch> {
         std::iter::once(&self.primary).chain(&self.owned).chain(&self.watches)
+    }
+
+    /// Every kind that is watched, read live or written.
+    pub fn kinds(&self) -> impl Iterator<Item = &Kind> {
+        let written = self.writes.iter().map(|write| &write.kind);
+        self.all_watches().map(|watch| &watch.kind).chain(&self.live).chain(written)
     }
 
     /// The verbs declared on `kind`, whatever its version.
@@ -265,6 +281,7 @@ impl Manifest {
 
     /// Refuses what the host cannot serve or cannot make sense of, by name.
     pub fn check(&self) -> Result<(), Error> {
+        limits::check(self)?;
         if let Some(host) = self.http.first() {
             return refuse(format!(
                 "http names {host}, but outbound HTTP is not built yet; remove it from the manifest"
@@ -322,10 +339,10 @@ impl Manifest {
         }
         if let Some(text) = &watch.label_selector {
             Selector::parse(text)
-                .map_err(|e| Error(format!("the label selector of {kind}: {e}")))?;
+                .map_err(|e| Error::new(&format!("the label selector of {kind}: {e}")))?;
         }
         check_predicate(&watch.predicate)
-            .map_err(|e| Error(format!("the predicate of {kind}: {e}")))?;
+            .map_err(|e| Error::new(&format!("the predicate of {kind}: {e}")))?;
         match &watch.mapping {
             Mapping::Field(_) if watch.projection == Projection::Metadata => {
                 refuse(format!("{kind} is mapped by a field, which needs the projection full"))
@@ -345,12 +362,7 @@ impl Manifest {
     /// Group and kind stand for one version each, or the same object would be cached in two shapes.
     fn check_kinds(&self) -> Result<(), Error> {
         let mut versions = BTreeMap::new();
-        let kinds = self
-            .all_watches()
-            .map(|watch| &watch.kind)
-            .chain(&self.live)
-            .chain(self.writes.iter().map(|write| &write.kind));
-        for kind in kinds {
+        for kind in self.kinds() {
             if kind.kind.is_empty() || kind.version.is_empty() {
                 return refuse(format!("a kind has no name or no version: {kind:?}"));
             }
@@ -369,7 +381,7 @@ pub fn same_kind(a: &Kind, b: &Kind) -> bool {
 }
 
 fn refuse<T>(text: String) -> Result<T, Error> {
-    Err(Error(text))
+    Err(Error::new(&text))
 }
 
 fn check_predicate(steps: &[Step]) -> Result<(), String> {
@@ -404,7 +416,7 @@ fn is_qualified_name(name: &str) -> bool {
     let Some((prefix, rest)) = name.split_once('/') else { return false };
     let plain = |text: &str, extra: &str| {
         !text.is_empty()
-            && text.len() <= 253
+            && text.len() <= text::NAME
             && text.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
             && text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.ends_with(|c: char| c.is_ascii_alphanumeric())

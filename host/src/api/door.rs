@@ -1,0 +1,176 @@
+//! Takes connections and hands their requests over: to who says nothing for long, or is one too many, the door is shut.
+//!
+//! A client has little time for the head of a request, and a connection ends some time. If there are too many, the one
+//! that has waited longest for its client goes: whoever only opens connections keeps nobody else out.
+//!
+//! Invariants, in `host/tests/api.rs`: `a_client_that_never_ends_its_head_is_cut_off`,
+//! `idle_connections_keep_nobody_out`.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::{AbortHandle, JoinSet},
+};
+use tower::ServiceExt;
+
+/// How patient the host is with its clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For the head of a request, also of the next one on a connection.
+    pub head: Duration,
+    /// For a connection; what is under way then may go on for [`LAST`].
+    pub connection: Duration,
+    /// Connections at the same time.
+    pub connections: usize,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            connection: Duration::from_secs(300),
+            connections: 128,
+        }
+    }
+}
+
+/// A request that was begun may end within this; an upload has 30 s.
+const LAST: Duration = Duration::from_secs(40);
+/// Bytes of a head, and of what is read of a body at once.
+const BUFFER: usize = 32 << 10;
+/// Header fields of a request.
+const HEADERS: usize = 64;
+/// After a failed accept, which is mostly for want of file handles.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Serves `router` until `stop` becomes true, and then what is under way.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    let mut open: Vec<Open> = vec![];
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        open.retain(|one| !one.task.is_finished());
+        if open.len() >= patience.connections && !make_room(&mut open) {
+            // All of them work: this one is told by the end of its connection.
+            continue;
+        }
+        let busy = Arc::new(AtomicUsize::new(0));
+        let serving = connection(stream, router.clone(), busy.clone(), patience, stop.clone());
+        open.push(Open { task: connections.spawn(serving), busy });
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+struct Open {
+    task: AbortHandle,
+    /// Requests that are being answered.
+    busy: Arc<AtomicUsize>,
+}
+
+/// Ends the oldest connection whose client has nothing under way.
+fn make_room(open: &mut Vec<Open>) -> bool {
+    let idle = open.iter().position(|one| one.busy.load(Ordering::Relaxed) == 0);
+    idle.map(|at| open.remove(at).task.abort()).is_some()
+}
+
+async fn pause_after(error: &io::Error) {
+    let is_clients = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    );
+    if !is_clients {
+        tracing::warn!(%error, "a connection cannot be accepted");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    busy: Arc<AtomicUsize>,
+    patience: Patience,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |request| answer(router.clone(), busy.clone(), request));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(patience.head)
+        .max_buf_size(BUFFER)
+        .max_headers(HEADERS);
+    let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = tokio::select! {
+        ended = &mut serving => Some(ended),
+        _ = stop.wait_for(|stop| *stop) => None,
+        () = tokio::time::sleep(patience.connection) => None,
+    };
+    if ended.is_none() {
+        serving.as_mut().graceful_shutdown();
+        // Who does not read the answer by then does not want it.
+        let _ = tokio::time::timeout(LAST, serving).await;
+    }
+}
+
+fn answer(
+    router: Router,
+    busy: Arc<AtomicUsize>,
+    request: http::Request<Incoming>,
+) -> impl Future<Output = Result<Response, Infallible>> {
+    let busy = Busy::new(busy);
+    let request: Request = request.map(Body::new);
+    async move {
+        let answer = router.oneshot(request).await;
+        drop(busy);
+        answer
+    }
+}
+
+/// Counts one request as long as it is there.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
