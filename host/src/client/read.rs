@@ -73,7 +73,10 @@ impl Client {
             }
             let (entries, rest) = scan.found();
             more |= rest;
-            found.extend(entries.into_iter().map(|entry| (entry.key().clone(), entry)));
+            // The first watch that shows an object shows the most of it.
+            for entry in entries {
+                found.entry(entry.key().clone()).or_insert(entry);
+            }
         }
         Ok(page(found, limit, more))
     }

@@ -130,11 +130,13 @@ impl Staging {
     ) -> Result<(), Refusal> {
         let account = &self.shared.account.identity;
         let needs = self.needs(manifest, resources);
-        let own = needs.reads().into_iter().chain(needs.writes(Whose::Account)).collect();
+        // What runs already goes on without a right to write: its runs tell what they are refused.
+        let writes = |of| if self.is_live { BTreeSet::new() } else { needs.writes(of) };
+        let own = needs.reads().into_iter().chain(writes(Whose::Account)).collect();
         let asked = async {
             let lacking = self.host.lacking(account, own).await?;
             let unshared = self.unshared(&needs).await?;
-            let used: BTreeSet<_> = needs.writes(Whose::Host).into_iter().chain(unshared).collect();
+            let used: BTreeSet<_> = writes(Whose::Host).into_iter().chain(unshared).collect();
             Ok((lacking, self.host.lacking_as(account, &used).await?, used))
         };
         let (lacking, of_host, used) = asked
