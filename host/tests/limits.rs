@@ -8,6 +8,7 @@ use nagaya::{
     apiserver::{ApiServer, Identity},
     client::{ObjectReference, Severity},
     events::{self, Event},
+    kubeconfig::Source,
     manifest::{Index, Kind, Manifest, Mapping, Projection, Reference, Step, Verb, Watch, Write},
     text,
     watch::{Change, Entry, Trigger, envelope, selector::Selector},
@@ -203,7 +204,8 @@ async fn unreachable() -> ApiServer {
         "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "c" } }],
     });
     std::fs::write(&file, config.to_string()).unwrap();
-    ApiServer::connect(Some(file), "test").await.unwrap()
+    let source = Source { file: Some(file), ..Source::default() };
+    ApiServer::connect(&source, "test").await.unwrap()
 }
 
 /// Seen from outside: 100 names of 600 kB were 400 MiB for good, one selector of 700 kB 42 MiB for ever.

@@ -14,8 +14,18 @@ use crate::manifest::root;
 /// Names the host's binary; without it the one beside the test's own is built and used.
 pub const BINARY: &str = "NAGAYA_BINARY";
 
-/// What cargo builds as the host under test: with failpoints.
-pub const HOST: [&str; 6] = ["--package", "nagaya", "--bin", "nagaya", "--features", "failpoints"];
+/// What cargo builds as the host under test: with failpoints. The SDK is named because its macros share crates with the
+/// engine's: without it these have other features, and the engine is compiled a second time.
+pub const HOST: [&str; 8] = [
+    "--package",
+    "nagaya",
+    "--package",
+    "nagaya-sdk",
+    "--bin",
+    "nagaya",
+    "--features",
+    "nagaya/failpoints",
+];
 
 /// A component that can be uploaded.
 #[derive(Debug, Clone)]
