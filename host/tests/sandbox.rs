@@ -207,7 +207,7 @@ async fn what_a_guest_returns_is_one_line_of_a_kibibyte() {
     let hostile = Hostile::new().await;
     let evil = format!("first\nERROR nagaya: forged\r\u{1b}[31m{}", "x".repeat(1 << 20));
     let is_fit = |text: &str| {
-        assert!(text.len() <= 1_024 && text.starts_with("first\\nERROR"), "{}", text.len());
+        assert!(text.len() <= 1_024 && text.starts_with("first\\nERROR"), "{text}");
         assert!(!text.contains(char::is_control), "{text:?}");
     };
     for failure in ["retry", "terminal", "invalid"] {
@@ -575,11 +575,17 @@ async fn reconcilers_that_read_workloads_whole_are_admitted() {
             async |config: &Value| hostile.sandbox.describe(&program, hostile.run(config)).await;
         let manifest = describe(&workloads()).await.unwrap();
         assert_eq!(manifest.owned.len(), 4, "{profile}");
-        let mut config = workloads();
-        config["echo"] = json!(true);
-        let Err(NoManifest::Refused(text)) = describe(&config).await else {
-            panic!("{profile}: it answers with what it has read")
-        };
+        let (mut config, mut text) = (workloads(), String::new());
+        loop {
+            config["echo"] = json!(text.len());
+            let Err(NoManifest::Refused(part)) = describe(&config).await else {
+                panic!("{profile}: it answers with what it has read")
+            };
+            text.push_str(&part);
+            if part.len() < 900 {
+                break;
+            }
+        }
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), workloads(), "{profile}");
     }
 }
@@ -767,7 +773,7 @@ async fn names_and_answers_of_a_guest_are_measured_where_they_enter() {
     for (steps, words) in [
         ("watches:150", "it has 150 watches, and a revision may have at most 64"),
         ("watches:9", "more than 8 different selectors"),
-        ("selects:700", "there may be at most 4096"),
+        ("selects:700", "there may be at most 65536 in all"),
         ("words:900", "there may be at most"),
     ] {
         let Err(NoManifest::Unfit(error)) = hostile.does(steps).await else { panic!("{steps}") };

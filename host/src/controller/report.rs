@@ -81,10 +81,12 @@ impl Report {
         self.health.forget(exists, now);
         self.refused.retain(|key, _| exists(key));
         self.outdated.retain(|key, _| exists(key));
-        let blind = view.blind();
-        self.blind = match self.blind.take() {
-            Some((known, times)) if Some(&known) == blind.as_ref() => Some((known, times + 1)),
-            _ => blind.map(|blind| (blind, 1)),
+        self.blind = match (self.blind.take(), view.blind()) {
+            // Each way of asking fails with words of its own: the first ones stay.
+            (Some((known, times)), Some(now)) if known.kind == now.kind => {
+                Some((if known.code == now.code { known } else { now }, times + 1))
+            }
+            (_, now) => now.map(|blind| (blind, 1)),
         };
         self.lost = view.lost_right().map(|right| format!("{account} may not {right}"));
     }

@@ -23,11 +23,6 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("config", &["crd", "kubeconfig", "lease"]),
     // stored: an object that only is shown is read as far as it can be.
     (
-        "cli",
-        &["apiserver", "app", "crd", "lease", "manifest", "module", "rollout", "sandbox", "stored"],
-    ),
-    ("config", &["crd", "lease"]),
-    (
         "app",
         &[
             "admin",
@@ -177,7 +172,6 @@ pub(crate) const PURE: &[&str] = &[
     "fight.rs",
     "manifest/mod.rs",
     "manifest/limits.rs",
-    "manifest.rs",
     "stored.rs",
     "module/garbage.rs",
     "causes.rs",
@@ -240,10 +234,9 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     // Below axum: it lets no client be slow, or one too many.
     ("hyper", &["api/door"]),
     ("hyper_util", &["api/door"]),
-    ("tower", &["api/door"]),
     ("reqwest", &["cli/upload"]),
     // The client over any service, for tests.
-    ("tower", &["apiserver"]),
+    ("tower", &["api/door", "apiserver"]),
     ("http", ANYWHERE),
     ("http_body_util", ANYWHERE),
     ("bytes", ANYWHERE),
@@ -290,6 +283,9 @@ pub(crate) const BANNED: &[(&str, &str)] = &[
 pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     // The three of the start and the end wait once; the fourth asks by an interval.
     ("app.rs", 4, &["a_sandbox_that_must_restart_ends_the_host_with_an_error"]),
+    // Waits for the next connection, and for the end of one.
+    ("api/door.rs", 2, &["a_client_that_never_ends_its_head_is_cut_off"]),
+    ("authority/mod.rs", 1, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
     ("api/linger.rs", 1, &["a_body_that_does_not_come_is_not_asked_for"]),
     ("cli/cluster.rs", 1, &["what_follows_a_quiet_controller_waits"]),
     // Waits once: for the answer to an upload, or for what `cli/cluster.rs` follows.

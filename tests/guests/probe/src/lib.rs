@@ -135,9 +135,7 @@ fn make(call: &Value) -> Result<Value, Error> {
         "apply-forced" => {
             cluster::apply(&text(&call["object"]), Ownership::Force).map(|text| read(&text))
         }
-        "adopt" => {
-            cluster::apply(&text(&call["object"]), Ownership::Adopt).map(|text| read(&text))
-        }
+        "adopt" => cluster::apply(&text(&call["object"]), Ownership::Adopt).map(|text| read(&text)),
         "apply-status" => cluster::apply_status(&text(&call["object"])).map(|text| read(&text)),
         "create" => cluster::create(&text(&call["object"])).map(|text| read(&text)),
         "patch-json" => {

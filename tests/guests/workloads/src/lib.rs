@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! {
-//!   "echo": false,       describe answers with what it has read of the config, for tests without a cluster
+//!   "echo": 0,           describe answers with a part of what it has read of the config, from this byte on
 //!   "deployment": {},    what is applied, under the name of the primary; the same for "statefulSet", "pod", "job"
 //! }
 //! ```
@@ -18,11 +18,14 @@ use k8s_openapi::api::{
 use nagaya_sdk::{Action, Config, Context, Error, Manifest, Object, Reconciler, Watch, child};
 use serde::{Deserialize, Serialize};
 
+/// Bytes of one answer: the host cuts messages at 1 KiB.
+const PART: usize = 900;
+
 #[derive(Default, Deserialize, Serialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Given {
     #[serde(skip_serializing)]
-    echo: bool,
+    echo: Option<usize>,
     deployment: Deployment,
     stateful_set: StatefulSet,
     pod: Pod,
@@ -37,9 +40,10 @@ impl Reconciler for Workloads {
 
     fn manifest(config: &Config) -> Result<Manifest, Error> {
         let given: Given = config.parse()?;
-        if given.echo {
-            let text = serde_json::to_string(&given);
-            return Err(Error::terminal(text.unwrap_or_else(|error| error.to_string())));
+        if let Some(from) = given.echo {
+            let text = serde_json::to_string(&given).unwrap_or_else(|error| error.to_string());
+            let rest = text.get(from..).unwrap_or_default();
+            return Err(Error::terminal(rest.get(..PART).unwrap_or(rest).to_owned()));
         }
         Ok(Manifest::of::<ConfigMap>()
             .labels("nagaya.dev/workloads")
