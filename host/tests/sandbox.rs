@@ -210,23 +210,14 @@ async fn what_a_guest_returns_is_one_line_of_a_kibibyte() {
         assert!(text.len() <= 1_024 && text.starts_with("first\\nERROR"), "{text}");
         assert!(!text.contains(char::is_control), "{text:?}");
     };
-    for failure in ["retry", "terminal", "invalid"] {
-        let run = hostile.run(&json!({"reconcile": failure, "message": evil}));
-        let result = hostile.sandbox.reconcile(&hostile.program, run, Some("demo"), "a").await;
-        match result {
-            Err(Failure::Returned(
-                Returned::Retry(text) | Returned::Terminal(text) | Returned::Invalid(text),
-            )) => is_fit(&text),
-            other => panic!("{failure}: {other:?}"),
-        }
+    for failure in ["refuse", "retry", "terminal", "invalid"] {
+        let refused = hostile.configured(json!({"describe": failure, "message": evil})).await;
+        let Err(NoManifest::Refused(text)) = refused else { panic!("{failure}: {refused:?}") };
+        is_fit(&text);
     }
-    let refused = hostile.configured(json!({"describe": "refuse", "message": evil})).await;
-    let Err(NoManifest::Refused(text)) = refused else { panic!("{refused:?}") };
-    is_fit(&text);
     // A panic's words have come through the log, which shows line ends in its own way.
-    let run = hostile.run(&json!({"reconcile": "panic", "message": evil}));
-    let result = hostile.sandbox.reconcile(&hostile.program, run, Some("demo"), "a").await;
-    let Err(Failure::Trap(text)) = result else { panic!("{result:?}") };
+    let broken = hostile.configured(json!({"describe": "panic", "message": evil})).await;
+    let Err(NoManifest::Failed(Failure::Trap(text))) = broken else { panic!("{broken:?}") };
     assert!(text.len() <= 1_024 && !text.contains(char::is_control), "{text:?}");
 }
 

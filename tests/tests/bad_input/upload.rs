@@ -7,7 +7,7 @@ use e2e::component::Component;
 use e2e::controller::{SEEN_WITHIN, condition};
 use e2e::wait::within;
 use e2e::{Test, test};
-use nagaya::crd::RevisionPhase;
+use nagaya::crd::{RevisionPhase, WasmRevisionStatus};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -49,7 +49,10 @@ fn an_upload_cut_off_half_way_leaves_the_revision_waiting() -> Result<()> {
             Ok(())
         })
         .await?;
-        let seen = hostile.stands(&waiting, RevisionPhase::Pending).await?;
+        let said = |status: &WasmRevisionStatus| {
+            status.phase == RevisionPhase::Pending && status.message.is_some()
+        };
+        let seen = hostile.revision(&waiting, "waits and says for what", said).await?;
         let message = seen.status.and_then(|status| status.message).context("no message")?;
         says(&message, &[&next.digest, "nagaya push hostile FILE"]);
         goes_on(test, &revision, "web").await?;

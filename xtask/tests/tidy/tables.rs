@@ -18,6 +18,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "module",
             "rollout",
             "sandbox",
+            "stored",
         ],
     ),
     ("config", &["crd", "kubeconfig", "lease"]),
