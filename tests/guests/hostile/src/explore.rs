@@ -36,7 +36,8 @@ pub(crate) fn explore() -> String {
     for (name, _) in env::vars_os() {
         look(format!("variable {}", name.display()), true);
     }
-    look("arguments".to_owned(), env::args_os().len() > 0);
+    // Every guest is given the same one, which says nothing of the machine.
+    look("arguments".to_owned(), !env::args().eq(["guest".to_owned()]));
     let mut input = vec![];
     let read = io::stdin().take(1).read_to_end(&mut input);
     look("input".to_owned(), read.is_ok_and(|length| length > 0));
