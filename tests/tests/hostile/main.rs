@@ -5,7 +5,6 @@
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
 mod arena;
-mod greed;
 mod harm;
 mod table;
 
