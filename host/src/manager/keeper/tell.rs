@@ -115,7 +115,7 @@ impl Keeper {
     ) -> Result<(), Error> {
         let value = serde_json::to_value(status).unwrap_or_default();
         let written = self.objects.set_status(controller, value).await?;
-        if Some(&status.active) != controller.status.as_ref().map(|old| &old.active) {
+        if status.active != plan::status(controller).active {
             fail::point("intent-cas");
         }
         self.own = Some(written);
