@@ -151,49 +151,6 @@ fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
     })
 }
 
-/// The server's own words, which the host tells apart.
-#[test]
-fn what_the_server_says_of_a_write_is_told_by_its_reason() -> Result<()> {
-    test(async |test| {
-        probe(test, GUEST_RULES).await?;
-        let web = owner(test, "web").await?;
-        let kind = json!({"version": "v1", "kind": "ConfigMap"});
-        let apply = |object: Value| json!({"call": "apply", "object": object});
-        let namespace = test.namespace.as_str();
-        let twice = map(namespace, "twice", &[web.clone(), web.clone()]);
-        let mut unknown = map(namespace, "unknown", &[]);
-        unknown["sise"] = json!(1);
-        let mut another = map(namespace, "one", &[]);
-        another["metadata"]["uid"] = json!("11111111-1111-1111-1111-111111111111");
-        let mut wrong = map(namespace, "wrong", &[]);
-        wrong["data"]["config"] = json!(1);
-        let missed = json!({"call": "patch-json", "kind": kind, "namespace": namespace, "name": "one",
-            "body": [{"op": "test", "path": "/data/config", "value": "another"}]});
-        let answers = answers(
-            test,
-            &[
-                apply(map(namespace, "one", &[])),
-                apply(twice),
-                apply(unknown),
-                apply(another),
-                apply(wrong),
-                missed,
-                apply(map("kube-system", "one", &[])),
-                apply(map(namespace, "Not_A_Name", &[])),
-            ],
-        )
-        .await?;
-        let expected =
-            ["ok", "invalid", "invalid", "conflict", "invalid", "conflict", "forbidden", "invalid"];
-        assert_eq!(told(&answers), expected, "{answers:#?}");
-        let message = |at: usize| answers[at]["message"].as_str().unwrap_or_default().to_owned();
-        assert!(message(1).contains("duplicate entries"), "{}", message(1));
-        assert!(message(2).contains("ahead of the CustomResourceDefinition"), "{}", message(2));
-        assert!(message(6).contains("cannot patch"), "{}", message(6));
-        Ok(())
-    })
-}
-
 /// docs/decisions/0008-what-an-apply-needs.md.
 #[test]
 fn an_apply_needs_create_of_the_account_and_only_patch_of_the_host() -> Result<()> {
