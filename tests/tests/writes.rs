@@ -2,11 +2,10 @@
 
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::account::{self, GUEST_RULES, Rule};
+use e2e::account::{GUEST_RULES, Rule};
 use e2e::component::Component;
 use e2e::controller::Controller;
 use e2e::manifest::api_of;
