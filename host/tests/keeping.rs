@@ -18,11 +18,13 @@ use serde_json::{Value, json};
 
 use crate::fake::{
     Fake, Fault, Guest, HOST, Host, Stop,
-    guest::{child, site, sites},
-    host::{account, condition, controller, what},
+    guest::{child, config_map, site, sites},
+    host::{TEAM_CACHES, account, condition, controller, what},
 };
 
 const SITES: &str = "demo/sites";
+/// Controllers that nobody would make: each of them passes a server without a schema.
+const ODD: u64 = 60;
 const STATUS: &str = "wasmcontrollers/sites/status";
 
 /// One ConfigMap for each Site.
@@ -329,4 +331,103 @@ async fn finalizers_are_counted_as_the_account() {
         .map(|asked| asked.account.clone())
         .collect();
     assert!(!counts.is_empty() && !counts.iter().any(|account| account == HOST), "{counts:?}");
+}
+
+/// A team may use so many bytes of caches: the revision that would need more is refused, and what was read for it goes.
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_needs_more_caches_than_a_team_may_use_is_refused_and_they_go() {
+    let (api, guest) = (Fake::new(), one_child("first"));
+    let host = Host::start(&api).await;
+    let mut random = 7_u64;
+    let mut letters = |count: usize| {
+        let letter = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            char::from(b'!' + u8::try_from(random % 90).unwrap())
+        };
+        std::iter::repeat_with(letter).take(count).collect::<String>()
+    };
+    // As much again as there may be.
+    for number in 0..2 * TEAM_CACHES / (1 << 20) {
+        api.put(config_map(&format!("large-{number}"), &letters(1 << 20)));
+    }
+    host.upload(&guest);
+    api.put(account(SITES));
+    api.put(controller(SITES, &guest.digest()));
+    let told = api.until_object(&what(SITES), |object| degraded(object).0 == "CachesTooLarge");
+    let message = degraded(&told.await).1;
+    assert!(message.contains("gives a team 8 MiB"), "{message}");
+    api.until("its watches end", |api| {
+        let watched = api.watched();
+        (!watched.iter().any(|(kind, _)| kind == "configmaps")).then_some(())
+    })
+    .await;
+    assert_eq!(host.hub.held_by("demo"), 0);
+    for number in 0..2 * TEAM_CACHES / (1 << 20) {
+        api.delete(&format!("configmaps/large-{number}"));
+    }
+    // It is looked at again after ten minutes.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    host.ready(SITES).await;
+    works(&api, "web").await;
+}
+
+/// Whatever passes an API server, the host neither ends nor spins, and every object that it refuses says why.
+#[tokio::test(start_paused = true)]
+async fn odd_controllers_leave_the_host_at_rest() {
+    let (api, guest) = (Fake::new(), one_child("first"));
+    let host = Host::over(&api, &guest).await;
+    let mut random = 11_u64;
+    let mut next = |most: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % most
+    };
+    for number in 0..ODD {
+        let name = format!("team-{}/odd-{number}", number % 7);
+        let mut object = controller(&name, &guest.digest());
+        for _ in 0..next(3) {
+            let (field, value) = match next(9) {
+                0 => ("config", nested(usize::try_from(next(120)).unwrap())),
+                1 => {
+                    let size = if next(4) == 0 { next(900_000) } else { next(900) };
+                    ("config", json!({ "a": "x".repeat(usize::try_from(size).unwrap()) }))
+                }
+                2 => ("limits", json!({ "writesPerMinute": next(1 << 40) })),
+                3 => {
+                    ("limits", json!({ "memory": "x".repeat(4_000), "concurrency": next(1 << 40) }))
+                }
+                4 => ("revisionHistoryLimit", json!(next(1 << 40))),
+                5 => (
+                    "scope",
+                    json!({ "namespaces": vec!["demo"; usize::try_from(next(200)).unwrap()] }),
+                ),
+                6 => ("suspend", json!("maybe")),
+                7 => (
+                    "rollout",
+                    json!({ "active": "x".repeat(usize::try_from(next(60_000)).unwrap()) }),
+                ),
+                _ => ("fieldManager", json!("m".repeat(usize::try_from(next(400)).unwrap()))),
+            };
+            object["spec"][field] = value;
+        }
+        if next(4) > 0 {
+            api.put(account(&name));
+        }
+        api.put(object);
+    }
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    for number in 0..ODD {
+        let object = api.get(&what(&format!("team-{}/odd-{number}", number % 7))).unwrap();
+        let said = object["status"]["message"].as_str().unwrap_or_default();
+        assert!(!said.is_empty() && said.len() < 20_000, "{number}: {}", said.len());
+    }
+    let asked = api.asked().len();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let writes = api.asked()[asked..].iter().filter(|asked| asked.is_write()).count();
+    assert_eq!(writes, 0, "at rest");
+    works(&api, "web").await;
+    drop(host);
 }

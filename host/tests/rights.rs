@@ -556,6 +556,90 @@ async fn a_namespace_that_is_deleted_keeps_the_controller_that_says_what_to_do()
 }
 
 #[tokio::test(start_paused = true)]
+async fn finalizers_outside_of_a_smaller_scope_are_told() {
+    let api = Fake::new();
+    let mut manifest = sites();
+    manifest.finalizer = Some(FINALIZER.into());
+    let host = Host::over(&api, &runner("idle", manifest)).await;
+    let scope = |namespaces: &[&str]| {
+        api.edit("wasmcontrollers/sites", |object| {
+            object["spec"]["scope"] = json!({ "namespaces": namespaces });
+        });
+    };
+    scope(&["demo", "other"]);
+    let mut elsewhere = site("far");
+    elsewhere["metadata"]["namespace"] = json!("other");
+    let has_it = |site: &Value| site["metadata"]["finalizers"].to_string().contains(FINALIZER);
+    api.put(site("near"));
+    api.put(elsewhere);
+    api.until_object("sites/near", has_it).await;
+    api.until_object("other/sites/far", has_it).await;
+    let told = |api: &Fake| {
+        let mut events = api.names("events").into_iter().filter_map(|name| {
+            let (namespace, name) = name.split_once('/')?;
+            api.get(&format!("{namespace}/events/{name}"))
+        });
+        events.find(|event| event["reason"] == "FinalizersLeft")
+    };
+    host.ready("demo/sites").await;
+    assert!(told(&api).is_none(), "nothing was left");
+    scope(&["demo"]);
+    let event = api.until("an Event", told).await;
+    let note = event["note"].to_string();
+    for part in ["1 object carries", FINALIZER, "spec.scope no longer names"] {
+        assert!(note.contains(part), "{note}");
+    }
+}
+
+/// The host was away when a namespace was deleted: the guest is loaded once more, and cleans up.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_begins_while_a_controller_is_deleted_lets_its_guest_clean_up() {
+    let api = Fake::new();
+    let mut manifest = sites();
+    manifest.finalizer = Some(FINALIZER.into());
+    let guest = runner("cleans", manifest);
+    let host = Host::over(&api, &guest).await;
+    api.put(site("web"));
+    let has_it = |site: &Value| site["metadata"]["finalizers"].to_string().contains(FINALIZER);
+    api.until_object("sites/web", has_it).await;
+    host.stop().await;
+    api.delete("sites/web");
+    api.delete("wasmcontrollers/sites");
+    let host = Host::standby(&api, None).await;
+    host.upload(&guest);
+    host.lead();
+    api.until_object("wasmcontrollers/sites", says("to be cleaned up by the guest")).await;
+    let_go(&api);
+    gone(&api).await;
+}
+
+/// As before, and the account has gone meanwhile: only the API server knows what the namespace waits for.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_begins_after_the_account_went_says_what_to_do() {
+    let api = Fake::new();
+    let host = ending(&api).await;
+    host.stop().await;
+    let message = format!("Some content in the namespace has finalizers remaining: {FINALIZER} in 1 resource instances");
+    let remaining =
+        json!({ "type": "NamespaceFinalizersRemaining", "status": "True", "message": message });
+    api.put(json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": { "name": "demo", "finalizers": ["kubernetes"] },
+        "status": { "conditions": [remaining] },
+    }));
+    api.delete("namespaces/demo");
+    api.delete("serviceaccounts/sites");
+    api.delete("wasmcontrollers/sites");
+    let _host = Host::start(&api).await;
+    api.until_object("wasmcontrollers/sites", says("kubectl get Site.v1.example.io")).await;
+    sleep(Duration::from_secs(900)).await;
+    assert!(api.get("wasmcontrollers/sites").is_some());
+    let_go(&api);
+    api.edit("namespaces/demo", |namespace| namespace["status"]["conditions"] = json!([]));
+    gone(&api).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_controller_without_account_is_let_go_where_its_namespace_stays() {
     let api = Fake::new();
     let _host = ending(&api).await;

@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 
 use crate::account::HOST;
+use crate::code;
 use crate::component;
 use crate::control_plane::{ControlPlane, User};
 use crate::log::{Line, Log};
@@ -80,6 +81,7 @@ impl Host {
 
     async fn spawn(options: &Options) -> Result<Self> {
         let binary = component::binary().await?;
+        code::lend(&options.folder.join("data"))?;
         let log = options.folder.join("host.log");
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("opening {}", log.display()))?;

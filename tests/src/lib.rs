@@ -9,13 +9,14 @@
 //! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
 //! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at
 //! what has happened, [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between
-//! host and server and makes faults; [`bombs`] are components that no compiler should see.
+//! host and server and makes faults; `code` spares hosts what others have compiled; [`bombs`] are components that no compiler should see.
 
 pub mod account;
 pub mod bombs;
 pub mod bystander;
 pub mod cargo;
 pub mod cli;
+mod code;
 pub mod component;
 pub mod control_plane;
 pub mod controller;

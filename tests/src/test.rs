@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::account::{self, GUEST_RULES, Rule};
 use crate::cli::Cli;
+use crate::code;
 use crate::component::{Component, profile_folder};
 use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, Options, Route, User, audit, locate};
 use crate::controller::{Controller, SEEN_WITHIN};
@@ -155,7 +156,8 @@ impl Test {
         });
         match outcome.catch_unwind().await {
             Ok(Ok(())) => {
-                // Nothing in it is needed any more; a leftover is removed by the next run.
+                code::take(&self.options.folder.join("data"))?;
+                // Nothing else in it is needed any more; a leftover is removed by the next run.
                 let _ = fs::remove_dir_all(&self.options.folder);
                 Ok(())
             }
@@ -184,6 +186,11 @@ impl Test {
     /// The folder of this test, for its files; the host's data and log are in it.
     pub fn folder(&self) -> &Path {
         &self.options.folder
+    }
+
+    /// The next host has to compile everything, as if no test had done so before.
+    pub fn forget_code(&self) -> Result<()> {
+        code::begin(&self.options.folder.join("data"))
     }
 
     /// Hosts that are started from now on have these credentials.

@@ -58,6 +58,9 @@ async fn push(copier: &Controller, component: &Component, config: &Value) -> Res
 /// The second revision's way is interrupted at `point`, under load.
 async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
     test.host.stop().await?;
+    if point.starts_with("compile") {
+        test.forget_code()?;
+    }
     test.start_host_failing(point).await?;
     let plain = Component::load("copier")?;
     // The first revision is named from the start: one of no component would count as a passage.

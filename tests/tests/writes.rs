@@ -2,10 +2,11 @@
 
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::account::{GUEST_RULES, Rule};
+use e2e::account::{self, GUEST_RULES, Rule};
 use e2e::component::Component;
 use e2e::controller::Controller;
 use e2e::manifest::api_of;
@@ -20,7 +21,11 @@ use serde_json::{Value, json};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// A controller of Websites that makes the calls which the website `web` names.
-async fn probe(test: &Test, rules: &[Rule]) -> Result<Controller> {
+async fn probe(test: &Test) -> Result<()> {
+    probe_of(test, test.guest("probe", GUEST_RULES, json!({})).await?).await
+}
+
+async fn probe_of(test: &Test, controller: Controller) -> Result<()> {
     let map = json!({"version": "v1", "kind": "ConfigMap"});
     let config = json!({
         "calls": [],
@@ -32,11 +37,9 @@ async fn probe(test: &Test, rules: &[Rule]) -> Result<Controller> {
             "writes": [{"kind": map, "verbs": ["apply", "patch", "create"]}],
         },
     });
-    let probe = test.guest("probe", rules, json!({})).await?;
-    let revision = probe.push_config(&Component::load("probe")?, &config).await?;
-    probe.active(&revision).await?;
-    test.website("web", "Web").await?;
-    Ok(probe)
+    let revision = controller.push_config(&Component::load("probe")?, &config).await?;
+    controller.active(&revision).await?;
+    test.website("web", "Web").await
 }
 
 /// Has the website `web` call, and waits for as many answers.
@@ -92,7 +95,7 @@ async fn others(test: &Test) -> Result<()> {
 #[test]
 fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
     test(async |test| {
-        probe(test, GUEST_RULES).await?;
+        probe(test).await?;
         others(test).await?;
         let web = owner(test, "web").await?;
         let kind = json!({"version": "v1", "kind": "ConfigMap"});
@@ -147,5 +150,104 @@ fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
             assert_eq!(datum(&maps, name, "config").await?, value, "{name}");
         }
         Ok(())
+    })
+}
+
+/// The server's own words, which the host tells apart.
+#[test]
+fn what_the_server_says_of_a_write_is_told_by_its_reason() -> Result<()> {
+    test(async |test| {
+        probe(test).await?;
+        let web = owner(test, "web").await?;
+        let kind = json!({"version": "v1", "kind": "ConfigMap"});
+        let apply = |object: Value| json!({"call": "apply", "object": object});
+        let namespace = test.namespace.as_str();
+        let twice = map(namespace, "twice", &[web.clone(), web.clone()]);
+        let mut unknown = map(namespace, "unknown", &[]);
+        unknown["sise"] = json!(1);
+        let mut another = map(namespace, "one", &[]);
+        another["metadata"]["uid"] = json!("11111111-1111-1111-1111-111111111111");
+        let mut wrong = map(namespace, "wrong", &[]);
+        wrong["data"]["config"] = json!(1);
+        let missed = json!({"call": "patch-json", "kind": kind, "namespace": namespace, "name": "one",
+            "body": [{"op": "test", "path": "/data/config", "value": "another"}]});
+        let answers = answers(
+            test,
+            &[
+                apply(map(namespace, "one", &[])),
+                apply(twice),
+                apply(unknown),
+                apply(another),
+                apply(wrong),
+                missed,
+                apply(map("kube-system", "one", &[])),
+                apply(map(namespace, "Not_A_Name", &[])),
+            ],
+        )
+        .await?;
+        let expected =
+            ["ok", "invalid", "invalid", "conflict", "invalid", "conflict", "forbidden", "invalid"];
+        assert_eq!(told(&answers), expected, "{answers:#?}");
+        let message = |at: usize| answers[at]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message(1).contains("duplicate entries"), "{}", message(1));
+        assert!(message(2).contains("ahead of the CustomResourceDefinition"), "{}", message(2));
+        assert!(message(6).contains("cannot patch"), "{}", message(6));
+        Ok(())
+    })
+}
+
+/// docs/decisions/0008-what-an-apply-needs.md.
+#[test]
+fn an_apply_needs_create_of_the_account_and_only_patch_of_the_host() -> Result<()> {
+    /// What an apply of a ConfigMap takes, besides `create`.
+    const PATCHES: &[Rule] = &[
+        Rule {
+            group: "examples.nagaya.dev",
+            resource: "websites",
+            verbs: &["get", "list", "watch", "patch"],
+        },
+        Rule { group: "examples.nagaya.dev", resource: "websites/status", verbs: &["patch"] },
+        Rule { group: "", resource: "configmaps", verbs: &["get", "list", "watch", "patch"] },
+        Rule { group: "events.k8s.io", resource: "events", verbs: &["create", "patch"] },
+    ];
+    const CREATES: Rule = Rule { group: "", resource: "configmaps", verbs: &["create"] };
+    test(async |test| {
+        let everything: Vec<_> = PATCHES.iter().copied().chain([CREATES]).collect();
+        // The host may patch as the account, and not create.
+        let mut objects = account::own(&test.namespace, "probe", &everything);
+        objects.extend(account::impersonation(&test.namespace, "probe", PATCHES));
+        test.apply(&objects).await?;
+        probe_of(test, test.bare_controller("probe", "probe", json!({})).await?).await?;
+        let object = |name: &str| crate::map(&test.namespace, name, &[]);
+        test.apply(&[object("there")]).await?;
+        let calls = |absent: &str| {
+            [
+                ("apply", "there"),
+                ("apply-forced", "there"),
+                ("apply", absent),
+                ("apply-forced", absent),
+            ]
+            .map(|(call, name)| json!({"call": call, "object": object(name)}))
+        };
+        let granted = answers(test, &calls("absent")).await?;
+        assert_eq!(told(&granted), ["ok"; 4], "{granted:#?}");
+        // It was staged with what staging asks for; now the account may no longer create.
+        test.apply(&account::own(&test.namespace, "probe", PATCHES)).await?;
+        let tries = AtomicUsize::new(1);
+        within(LIMIT, "the account may not create any more", async || {
+            // Another name and another number of calls, so that the answers are these.
+            let others = tries.fetch_add(1, Ordering::Relaxed);
+            let mut more = calls(&format!("absent-{others}")).to_vec();
+            more.extend(std::iter::repeat_n(json!({"call": "now"}), others));
+            let answers = answers(test, &more).await?;
+            ensure!(
+                told(&answers[..4]) == ["ok", "ok", "forbidden", "forbidden"],
+                "{answers:#?}"
+            );
+            let message = answers[2]["message"].as_str().unwrap_or_default();
+            ensure!(message.contains("cannot create"), "{message}");
+            Ok(())
+        })
+        .await
     })
 }

@@ -160,6 +160,7 @@ impl Cluster {
             match self.patch(read.name(), patch).await {
                 Ok(controller) => return Ok((plan, controller)),
                 Err(error) if error.code() == Some(409) => {
+                    sleep(PAUSE).await;
                     now = self.must_see(read.name()).await?;
                     wish::after_conflict(read, &now)?;
                 }

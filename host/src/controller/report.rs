@@ -15,8 +15,13 @@ use crate::{
 
 /// Of more objects it is not remembered what stood in their way: one is enough to tell.
 const REMEMBERED: usize = 1_000;
-/// A watch that fails for as many looks in a row is told: one that fails once is back before anybody has read of it.
+/// A watch that fails for as many looks is told: one that fails once is back before anybody has read of it.
 const BLIND_TIMES: u32 = 3;
+/// The same of a connection: an API server that is begun anew takes its time.
+const CUT_OFF_TIMES: u32 = 30;
+/// A watch that is well for as many looks in a row is. One that is opened and cut off again, each time anew, looks well
+/// for a moment.
+const WELL_TIMES: u32 = 2;
 
 /// What the team should know of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,14 +42,22 @@ pub struct Trouble {
     pub blind: Option<Blind>,
 }
 
+/// A watch that fails, and at how many looks it was seen like that and, since, like another.
+#[derive(Debug)]
+struct Dark {
+    blind: Blind,
+    times: u32,
+    well: u32,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Report {
     /// Of the live revision.
     health: Health<ObjectKey>,
     /// A right to read that the account has lost.
     lost: Option<String>,
-    /// A watch that fails, and how often in a row it was seen like that.
-    blind: Option<(Blind, u32)>,
+    /// A watch that fails.
+    blind: Option<Dark>,
     /// What each object's last run was refused, until one of its runs is not.
     refused: BTreeMap<ObjectKey, String>,
     /// The same of what did not fit the cluster's schema.
@@ -81,13 +94,7 @@ impl Report {
         self.health.forget(exists, now);
         self.refused.retain(|key, _| exists(key));
         self.outdated.retain(|key, _| exists(key));
-        self.blind = match (self.blind.take(), view.blind()) {
-            // Each way of asking fails with words of its own: the first ones stay.
-            (Some((known, times)), Some(now)) if known.kind == now.kind => {
-                Some((if known.code == now.code { known } else { now }, times + 1))
-            }
-            (_, now) => now.map(|blind| (blind, 1)),
-        };
+        self.blind = seen(self.blind.take(), view.blind());
         self.lost = view.lost_right().map(|right| format!("{account} may not {right}"));
     }
 
@@ -98,7 +105,7 @@ impl Report {
         fight: Option<String>,
         now: Instant,
     ) -> Trouble {
-        let blind = self.blind.as_ref().filter(|(_, times)| *times >= BLIND_TIMES);
+        let blind = self.blind.as_ref().filter(|dark| dark.is_told());
         Trouble {
             forbidden: self.lost.clone().or_else(|| self.refused.values().next().cloned()),
             may_not_reconcile: view.is_some_and(View::may_not_reconcile),
@@ -106,8 +113,29 @@ impl Report {
             illness: self.health.illness(view.map_or(0, objects), now).map(str::to_owned),
             failing: self.health.failing(now),
             fight,
-            blind: blind.map(|(blind, _)| blind.clone()),
+            blind: blind.map(|dark| dark.blind.clone()),
         }
+    }
+}
+
+impl Dark {
+    fn is_told(&self) -> bool {
+        self.times >= if self.blind.may_pass { CUT_OFF_TIMES } else { BLIND_TIMES }
+    }
+}
+
+/// What is known of a watch that fails, after one more look.
+fn seen(known: Option<Dark>, now: Option<Blind>) -> Option<Dark> {
+    match (known, now) {
+        // Each way of asking fails with words of its own: the first ones stay.
+        (Some(dark), Some(now)) if dark.blind.kind == now.kind => {
+            let blind = if dark.blind.code == now.code { dark.blind } else { now };
+            Some(Dark { blind, times: dark.times + 1, well: 0 })
+        }
+        (Some(dark), None) if dark.well + 1 < WELL_TIMES => {
+            Some(Dark { well: dark.well + 1, ..dark })
+        }
+        (_, now) => now.map(|blind| Dark { blind, times: 1, well: 0 }),
     }
 }
 
@@ -142,6 +170,30 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    /// kube-apiserver behind a balancer that accepts every watch and ends it.
+    #[test]
+    fn a_watch_that_is_opened_and_cut_off_again_is_told() {
+        let kind = crate::manifest::Kind::new("v1", "Pod");
+        let blind = |code, may_pass| Blind { kind: kind.clone(), code, message: String::new(), may_pass };
+        let dark = |code| Some(blind(code, false));
+        let is_told = |known: &Option<Dark>| known.as_ref().is_some_and(Dark::is_told);
+        let mut known = None;
+        for _ in 0..BLIND_TIMES {
+            known = seen(seen(known, dark(0)), None);
+        }
+        assert!(is_told(&known), "{known:?}");
+        known = seen(seen(known, None), None);
+        assert!(known.is_none(), "well at two looks in a row");
+        known = seen(seen(known, dark(500)), dark(500));
+        assert!(!is_told(&known), "not yet");
+        assert!(is_told(&seen(known, dark(500))));
+        let mut known = None;
+        for times in 1..=CUT_OFF_TIMES {
+            known = seen(known, Some(blind(0, true)));
+            assert_eq!(is_told(&known), times == CUT_OFF_TIMES, "{times}");
+        }
+    }
 
     #[test]
     fn what_stands_in_the_way_is_what_the_last_run_met() {

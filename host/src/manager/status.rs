@@ -393,7 +393,7 @@ impl Facts<'_> {
 }
 
 /// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
-fn unwatched(Blind { kind, code, message }: &Blind) -> Saying {
+fn unwatched(Blind { kind, code, message, .. }: &Blind) -> Saying {
     let (kind, message) = (kind.to_string(), cut(message, MESSAGE));
     let kind = cut(&kind, NAME);
     let failing = |why: &str| {
@@ -574,7 +574,7 @@ mod tests {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
         let failed = Standing::Failed(Refusal::failed("CompileFailed", "too big"));
-        let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into() };
+        let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into(), may_pass: false };
         let base = || facts(&controller, &live);
         for (facts, phase, ready, reason, words) in [
             (
@@ -760,7 +760,7 @@ mod tests {
             Facts { forbidden: long(), ..base() },
             Facts { illness: long(), ..base() },
             Facts { fight: long(), ..base() },
-            Facts { blind: Some(Blind { kind, code: 403, message: long().unwrap() }), ..base() },
+            Facts { blind: Some(Blind { kind, code: 403, message: long().unwrap(), may_pass: false }), ..base() },
             Facts { desired_standing: Some(Standing::Failed(refusal.clone())), ..base() },
             Facts { active_standing: Some(Standing::Failed(refusal)), ..base() },
         ] {

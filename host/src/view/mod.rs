@@ -55,15 +55,17 @@ pub struct Sight {
     gate: Arc<Gatekeeper>,
 }
 
-/// A watch that the API server refuses.
+/// A watch that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blind {
     /// What cannot be watched.
     pub kind: Kind,
-    /// HTTP status.
+    /// HTTP status; 0: no answer, or none that is one.
     pub code: u16,
-    /// The server's words.
+    /// The server's words, or what became of the connection.
     pub message: String,
+    /// Whether only the connection has failed, which mostly comes back by itself.
+    pub may_pass: bool,
 }
 
 impl fmt::Debug for View {
@@ -304,15 +306,17 @@ impl View {
         }
     }
 
-    /// The first watch that the API server refuses at present, if any.
+    /// The first watch that fails at present, if any; one that the API server refuses before others.
     pub fn blind(&self) -> Option<Blind> {
-        self.sights.iter().find_map(|sight| {
+        let blind = |sight: &Sight| {
             let state = sight.subscription.state();
             let state = state.borrow();
             let fault = state.trouble.as_ref()?;
-            let (kind, code) = (sight.watch.kind.clone(), fault.number()?);
-            Some(Blind { kind, code, message: fault.message.clone() })
-        })
+            let (kind, number) = (sight.watch.kind.clone(), fault.number());
+            let message = fault.message.clone();
+            Some(Blind { kind, code: number.unwrap_or(0), message, may_pass: number.is_none() })
+        };
+        self.sights.iter().filter_map(blind).min_by_key(|blind| blind.may_pass)
     }
 
     /// Whether a watch that the host has opened as itself is refused since: the kind is no longer shared.

@@ -28,6 +28,8 @@ pub enum Flaw {
     Slow,
     /// An initial state does not end: the server knows nothing of `sendInitialEvents`, or has forgotten it.
     Endless,
+    /// Watch after watch ended before anything came.
+    CutShort,
 }
 
 impl Fault {

@@ -46,6 +46,9 @@ const LONGEST_WISH: Duration = Duration::from_secs(120);
 const INITIAL_LIMIT: Duration = Duration::from_secs(60);
 /// Initial states in a row that broke off before the state is listed instead: one may have been the network's fault.
 const INITIAL_TRIES: u32 = 2;
+/// Watches in a row that ended before anything came, after which the state is listed each time: what stands between may
+/// let no watch through.
+const CUT_TRIES: u32 = 3;
 /// A state is asked for anew without a pause, but only once in this time: a server may refuse each version it gives.
 const AT_ONCE_EVERY: Duration = Duration::from_secs(10);
 
@@ -109,6 +112,8 @@ pub struct Stream {
     initial: bool,
     /// Initial states in a row that broke off.
     broken_off: u32,
+    /// Watches in a row that ended before anything came.
+    cut_short: u32,
     /// Objects in a page, once the whole list was too large for one answer.
     page_size: u32,
     whole: bool,
@@ -133,6 +138,7 @@ impl Stream {
             opened_at: None,
             initial: true,
             broken_off: 0,
+            cut_short: 0,
             page_size: PAGE,
             whole: true,
             at_once: None,
@@ -155,6 +161,7 @@ impl Stream {
         match self.phase.clone() {
             Phase::Initial => {
                 self.collected.clear();
+                self.opened = None;
                 let mut query = self.watch_query(version);
                 query.push(("sendInitialEvents", "true".to_owned()));
                 query.push(("resourceVersionMatch", "NotOlderThan".to_owned()));
@@ -178,7 +185,10 @@ impl Stream {
                     ]),
                 }
             }
-            Phase::Watch => Step::Watch(self.watch_query(version)),
+            Phase::Watch => {
+                self.opened = None;
+                Step::Watch(self.watch_query(version))
+            }
         }
     }
 
@@ -251,8 +261,16 @@ impl Stream {
                 Effect::Reopen
             }
             line if self.phase == Phase::Initial => self.gather(line, now),
+            line => self.hear(line),
+        }
+    }
+
+    /// A line of a watch whose state is complete.
+    fn hear(&mut self, line: Line) -> Effect {
+        self.cut_short = 0;
+        match line {
             // What it means is unknown, so nothing is done; a state that it changed comes with the next list.
-            Line::Unknown(_) => Effect::None,
+            Line::Unknown(_) | Line::Error { .. } => Effect::None,
             Line::Bookmark { version, .. } => {
                 self.well();
                 self.advance(&Version::parse(&version));
@@ -348,11 +366,9 @@ impl Stream {
 
     /// The server has closed the watch, as it does after `timeoutSeconds`.
     pub fn closed(&mut self, now: Instant) {
-        let lasted = self.opened.map(|at| now.saturating_duration_since(at)).unwrap_or_default();
-        let moved = self.version.is_some() && self.version != self.opened_at;
         if self.phase == Phase::Initial {
             self.failed(endless(), now);
-        } else if lasted < SHORTEST_WATCH && !moved {
+        } else if self.was_short(now) {
             let message = "the watch was closed before anything came".to_owned();
             self.failed(Fault { message, ..Fault::default() }, now);
         } else if self.version.is_none() {
@@ -360,9 +376,20 @@ impl Stream {
         }
     }
 
+    /// Whether the watch that was opened has ended at once and without progress.
+    fn was_short(&self, now: Instant) -> bool {
+        let moved = self.version.is_some() && self.version != self.opened_at;
+        let is_short = |at: Instant| now.saturating_duration_since(at) < SHORTEST_WATCH;
+        self.opened.is_some_and(is_short) && !moved
+    }
+
     /// A request has failed, or the server has ended the watch with an error.
-    pub fn failed(&mut self, fault: Fault, now: Instant) {
+    pub fn failed(&mut self, mut fault: Fault, now: Instant) {
         let before = self.phase.clone();
+        if before == Phase::Watch && fault.number().is_none() && self.was_short(now) {
+            self.cut_short += 1;
+            fault.flaw = (self.cut_short >= CUT_TRIES).then_some(Flaw::CutShort);
+        }
         let at_once = match before.clone() {
             Phase::Watch => self.watch_failed(&fault),
             Phase::Initial => self.initial_failed(&fault),

@@ -155,7 +155,8 @@ impl Task {
 
     /// Waits out a pause, or until the API server has come back (R46).
     async fn wait(&mut self, at: Instant) -> Result<(), Unused> {
-        let unreachable = self.stream.trouble().is_some_and(|fault| fault.code.is_none());
+        // An answer of no use came from a server that is there: its recovery would be no news.
+        let unreachable = self.stream.trouble().is_some_and(|fault| fault.number().is_none());
         let health = self.hub.0.health.clone();
         self.failing = unreachable.then(|| health.failing());
         let mut back = health.recoveries();

@@ -26,6 +26,8 @@ use super::{Fake, Guest};
 
 /// The largest module of a test.
 const MODULE: u64 = 16 << 20;
+/// Bytes of caches that each team may use.
+pub(crate) const TEAM_CACHES: usize = 8 << 20;
 /// Epochs grow over all hosts of a test.
 static EPOCHS: AtomicI64 = AtomicI64::new(1);
 
@@ -96,7 +98,7 @@ impl Host {
             user: "system:serviceaccount:nagaya-system:nagaya".into(),
             controllers: controllers.map(str::to_owned),
             memory_ceiling,
-            team_caches: 64 << 20,
+            team_caches: TEAM_CACHES,
         };
         let mut around = JoinSet::new();
         around.spawn(authority.clone().run().instrument(trace_span!("loop", of = "rights")));

@@ -5,6 +5,7 @@
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
 mod arena;
+mod greed;
 mod harm;
 mod table;
 

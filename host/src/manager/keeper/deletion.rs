@@ -13,6 +13,7 @@ use super::{
 use crate::{
     apiserver::{ApiServer, Error},
     crd::{FINALIZER, Phase, WasmController},
+    fence::Claim,
     manifest::Kind,
     rollout::Decision,
     run::Executor,
@@ -77,6 +78,8 @@ impl Keeper {
         let is_first = self.patience.why(FINALIZERS).is_none();
         let left = if is_first { self.left(&controller).await } else { None };
         self.end().await;
+        // After the drain nothing is loaded again, although the finalizer may still have to be taken off.
+        self.resumes = false;
         if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
             self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
         }
@@ -126,6 +129,29 @@ impl Keeper {
         let status = self.status(&controller, &plan, &decision, None);
         self.write_status(&controller, &status).await;
         self.own.as_ref().map_or(controller, |own| own.controller.clone())
+    }
+
+    /// Warns of objects that carry the finalizer in a namespace that is not among `namespaces`, the new scope.
+    pub(super) fn tell_left_outside(
+        &self,
+        controller: &WasmController,
+        namespaces: Option<&[Arc<str>]>,
+    ) {
+        let status = plan::status(controller);
+        let live = status.active.and_then(|name| self.loads.ready(&name));
+        let (Some(namespaces), Some(finalizer), Some(live)) = (namespaces, status.finalizer, live)
+        else {
+            return;
+        };
+        let is_outside = |entry: &Arc<Entry>| {
+            let namespace = entry.key().namespace.as_ref();
+            namespace.is_some_and(|namespace| !namespaces.contains(namespace))
+                && entry.finalizers().any(|name| *name == finalizer)
+        };
+        let count = live.view.primaries().filter(is_outside).count();
+        if count > 0 && self.claim.borrow().as_ref().is_some_and(Claim::holds) {
+            self.estate.recorder.record(news::left_outside(controller, count, &finalizer));
+        }
     }
 
     /// How many objects carry the finalizer that nobody removes from now on, and its name; `None` of them: nobody could count.

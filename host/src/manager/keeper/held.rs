@@ -10,8 +10,11 @@ use http::Method;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::{super::plan, Keeper, has_account};
-use crate::{apiserver::Call, crd::WasmController, view::View};
+use super::{
+    super::{plan, status::Standing},
+    Keeper, has_account,
+};
+use crate::{apiserver::Call, crd::WasmController, manifest::Kind, view::View};
 
 /// How often it is looked at meanwhile.
 pub(super) const HELD_AGAIN: Duration = Duration::from_secs(2);
@@ -22,9 +25,21 @@ impl Keeper {
     /// Why the controller cannot end yet, for people.
     pub(super) async fn holds(&mut self, controller: &WasmController) -> Option<String> {
         let since = *self.ends_since.get_or_insert_with(Instant::now);
+        let has_time = since.elapsed() < CLEAN_UP_LIMIT;
+        let minutes = CLEAN_UP_LIMIT.as_secs() / 60;
         let status = plan::status(controller);
         let finalizer = status.finalizer.filter(|name| !name.is_empty())?;
-        let view = &self.loads.ready(&status.active?)?.view;
+        let active = status.active?;
+        let Some(executor) = self.loads.ready(&active) else {
+            if has_time && self.resumes && self.is_loading(&active) {
+                return Some(format!(
+                    "its revision {active} is loaded once more, because objects that are being deleted may wait for it to clean up; for {minutes} minutes at most"
+                ));
+            }
+            let kind = status.primary.as_ref().map_or_else(String::new, by_kubectl);
+            return self.unattended(controller, &kind, "objects", &finalizer, true).await;
+        };
+        let view = &executor.view;
         let waiting = view.primaries().filter(|entry| {
             entry.is_deleting() && entry.finalizers().any(|name| *name == finalizer)
         });
@@ -38,33 +53,59 @@ impl Keeper {
             && !controller.spec.suspend
             && self.conflict(controller).is_none();
         if works {
-            return (since.elapsed() < CLEAN_UP_LIMIT).then(|| {
+            return has_time.then(|| {
                 format!(
-                    "waiting for {objects} that are being deleted to be cleaned up by the guest, whose finalizer {finalizer} they carry; for {} minutes at most",
-                    CLEAN_UP_LIMIT.as_secs() / 60
+                    "waiting for {objects} that are being deleted to be cleaned up by the guest, whose finalizer {finalizer} they carry; for {minutes} minutes at most"
                 )
             });
         }
+        let kind = plural(view);
+        self.unattended(controller, &kind, &objects, &finalizer, false).await
+    }
+
+    /// Whether the revision may be live soon.
+    fn is_loading(&self, revision: &str) -> bool {
+        self.stages && !matches!(self.loads.standing(revision), Some(Standing::Failed(_)))
+    }
+
+    /// What to do about objects that nobody can clean up any more, where nothing else can say it: in a namespace that is
+    /// being deleted. `asks`: whether there are such objects is known to the API server alone.
+    async fn unattended(
+        &self,
+        controller: &WasmController,
+        kind: &str,
+        objects: &str,
+        finalizer: &str,
+        asks: bool,
+    ) -> Option<String> {
         let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
-        self.is_terminating(namespace).await.then(|| {
-            let kind = plural(view);
+        let call = Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}"));
+        let seen = match self.estate.api.fetch::<Value>(call).await {
+            Ok(seen) => seen,
+            Err(error) => {
+                tracing::debug!(controller = %self.key, %error, "cannot look at a namespace");
+                return None;
+            }
+        };
+        let is_terminating = seen["metadata"].get("deletionTimestamp").is_some();
+        let holds = is_terminating && (!asks || holds_up(&seen, finalizer));
+        holds.then(|| {
             format!(
                 "the namespace {namespace} is being deleted, and the account of this controller, or a right of it, went before {objects} that carry the finalizer {finalizer}: nobody can clean those up any more. Clean up by hand what they stand for, then take the finalizers off: kubectl get {kind} -n {namespace} -o name | xargs -I% kubectl patch % -n {namespace} --type merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'"
             )
         })
     }
+}
 
-    /// Whether the namespace is being deleted; no, where the host may not look.
-    async fn is_terminating(&self, namespace: &str) -> bool {
-        let call = Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}"));
-        match self.estate.api.fetch::<Value>(call).await {
-            Ok(object) => object["metadata"].get("deletionTimestamp").is_some(),
-            Err(error) => {
-                tracing::debug!(controller = %self.key, %error, "cannot look at a namespace");
-                false
-            }
-        }
-    }
+/// Whether a namespace that is being deleted waits for objects that carry `finalizer`, as kube-controller-manager says in
+/// the condition `NamespaceFinalizersRemaining` (pkg/controller/namespace/deletion/status_condition_utils.go).
+fn holds_up(namespace: &Value, finalizer: &str) -> bool {
+    let conditions = namespace["status"]["conditions"].as_array();
+    conditions.into_iter().flatten().any(|condition| {
+        condition["type"] == "NamespaceFinalizersRemaining"
+            && condition["status"] == "True"
+            && condition["message"].as_str().is_some_and(|text| text.contains(finalizer))
+    })
 }
 
 /// The reconciled kind, as kubectl takes it.
@@ -73,6 +114,41 @@ fn plural(view: &View) -> String {
     match view.resource(kind) {
         Some(resource) if kind.group.is_empty() => resource.plural.clone(),
         Some(resource) => format!("{}.{}", resource.plural, kind.group),
-        None => kind.to_string(),
+        None => by_kubectl(kind),
+    }
+}
+
+/// A kind whose plural is not known.
+fn by_kubectl(kind: &Kind) -> String {
+    let version = if kind.group.is_empty() { "" } else { &kind.version };
+    let parts = [&*kind.kind, version, &kind.group];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_names_the_finalizers_that_it_waits_for() {
+        let seen = |kind: &str, status: &str| {
+            let message = "Some content in the namespace has finalizers remaining: example.io/cleanup in 2 resource instances";
+            let condition = json!({ "type": kind, "status": status, "message": message });
+            json!({ "status": { "conditions": [condition] } })
+        };
+        let it = seen("NamespaceFinalizersRemaining", "True");
+        assert!(holds_up(&it, "example.io/cleanup"));
+        assert!(!holds_up(&it, "example.io/other"));
+        assert!(!holds_up(&seen("NamespaceFinalizersRemaining", "False"), "example.io/cleanup"));
+        assert!(!holds_up(&seen("NamespaceContentRemaining", "True"), "example.io/cleanup"));
+        assert!(!holds_up(&json!({}), "example.io/cleanup"));
+    }
+
+    #[test]
+    fn a_kind_is_named_as_kubectl_takes_it() {
+        assert_eq!(by_kubectl(&Kind::new("v1", "ConfigMap")), "ConfigMap");
+        assert_eq!(by_kubectl(&Kind::new("example.io/v1", "Site")), "Site.v1.example.io");
     }
 }

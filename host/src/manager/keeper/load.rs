@@ -18,6 +18,7 @@ use super::{
 use crate::{
     crd::{WasmController, WasmRevision},
     run::Executor,
+    stored::Stored,
 };
 
 /// A result with its place, the ticket of its attempt and the revision's name.
@@ -72,6 +73,7 @@ impl Keeper {
     pub(super) async fn set_up(&mut self, controller: &WasmController) {
         let setup = Setup::of(controller);
         if self.running.as_ref().is_some_and(|running| running.setup != setup) {
+            self.tell_left_outside(controller, setup.namespaces.as_deref());
             self.end().await;
         }
         let lacks_rights = self.lacks_rights(controller);
@@ -151,6 +153,24 @@ impl Keeper {
                 Task(tasks.spawn(async move { (place, ticket, label, staged(staging).await) }))
             });
         }
+    }
+
+    /// A host that begins with a controller that is being deleted loads its guest once more: objects may wait for it.
+    pub(super) async fn resume(&mut self, stored: &Stored) {
+        let controller = &stored.controller;
+        let status = plan::status(controller);
+        let cleans_up = status.finalizer.is_some_and(|name| !name.is_empty());
+        let Some(active) = status.active.filter(|_| cleans_up) else { return };
+        self.resumes |= self.ends_since.is_none() && self.running.is_none();
+        if !self.resumes {
+            return;
+        }
+        let known = self.known(controller);
+        let plan = Plan { desired: None, loaded: BTreeSet::from([active.clone()]) };
+        self.name_digests(&plan, &known);
+        self.set_up(controller).await;
+        self.hand_over(Some(&active), status.executor_generation);
+        self.stage(controller, &plan, &known);
     }
 
     /// Ends all runs, within the drain's limit, and forgets what was loaded: none of it is of the next setup.

@@ -105,6 +105,8 @@ pub(super) struct Keeper {
     /// What the end of the controller waits for, and since when it is to end.
     held: Option<String>,
     ends_since: Option<Instant>,
+    /// Whether a revision is loaded to clean up for a controller that was being deleted when this host began to keep it.
+    resumes: bool,
     /// What a revision's account lacks to tell people of their objects.
     unheard: Option<Unheard>,
     /// What was asked at the last pass.
@@ -170,6 +172,7 @@ impl Keeper {
             renewals: Loads::default(),
             held: None,
             ends_since: None,
+            resumes: false,
             unheard: None,
             asked: Question::default(),
             stages: false,
@@ -238,6 +241,7 @@ impl Keeper {
             return self.keep_warm(&stored).await;
         }
         if stored.controller.metadata.deletion_timestamp.is_some() {
+            self.resume(&stored).await;
             return self.delete(stored).await;
         }
         let Stored { controller, unusable } = self.hold(stored).await;
