@@ -218,7 +218,9 @@ async fn nothing_is_lost_whatever_happens_to_rights_revisions_and_claims() {
             }
             sleep(Duration::from_millis(random.below(8_000))).await;
         }
-        ["sites", "configmaps"].iter().for_each(|resource| give_back(&api, resource));
+        for resource in ["sites", "configmaps"] {
+            give_back(&api, resource);
+        }
         sleep(LONG * 4).await;
         for name in &there {
             let child = api.get(&format!("configmaps/{name}"));
@@ -619,7 +621,9 @@ async fn a_host_that_begins_after_the_account_went_says_what_to_do() {
     let api = Fake::new();
     let host = ending(&api).await;
     host.stop().await;
-    let message = format!("Some content in the namespace has finalizers remaining: {FINALIZER} in 1 resource instances");
+    let message = format!(
+        "Some content in the namespace has finalizers remaining: {FINALIZER} in 1 resource instances"
+    );
     let remaining =
         json!({ "type": "NamespaceFinalizersRemaining", "status": "True", "message": message });
     api.put(json!({

@@ -402,9 +402,7 @@ async fn a_team_hears_of_an_object_whose_runs_keep_failing() {
 async fn many_objects_that_break_down_are_told_by_one_that_is_there() {
     let api = Fake::new();
     let guest = native(|cx| async move {
-        if cx.name().starts_with("bad") {
-            panic!("told to break down for {}", cx.name());
-        }
+        assert!(!cx.name().starts_with("bad"), "told to break down for {}", cx.name());
         Ok(Action::AwaitChange)
     });
     let host = Host::over(&api, &guest).await;

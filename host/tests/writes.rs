@@ -25,7 +25,7 @@ use crate::fake::{
 struct Notes(Arc<Mutex<Vec<String>>>);
 
 impl Notes {
-    fn add(&self, what: &str, result: Result<impl Sized, Error>) {
+    fn add(&self, what: &str, result: &Result<impl Sized, Error>) {
         let told = match result {
             Ok(_) => "ok",
             Err(Error::NotFound) => "not-found",
@@ -84,9 +84,9 @@ async fn an_object_in_its_grace_period_holds_up_no_list() {
         let (notes, pod) = (seen.clone(), pod.clone());
         async move {
             let began = tokio::time::Instant::now();
-            notes.add("delete", cx.delete("v1", "Pod", "web").await);
-            notes.add("list", cx.client().list(&pod, ListOptions::default()).await);
-            notes.add("get", cx.client().get(&pod, Some("demo"), "web").await);
+            notes.add("delete", &cx.delete("v1", "Pod", "web").await);
+            notes.add("list", &cx.client().list(&pod, ListOptions::default()).await);
+            notes.add("get", &cx.client().get(&pod, Some("demo"), "web").await);
             assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
             Ok(Action::AwaitChange)
         }
@@ -124,13 +124,13 @@ async fn each_watch_of_a_kind_is_asked_for_what_it_selects() {
                 let began = tokio::time::Instant::now();
                 apply(&cx, object, Ownership::Standard).await?;
                 let text = cx.client().get(&map(), Some("demo"), name).await;
-                notes.add(&format!("{name} {app}"), text.clone());
+                notes.add(&format!("{name} {app}"), &text);
                 if let Ok(text) = text {
                     assert!(text.contains(&format!(r#""text":"{app}""#)), "an older one: {text}");
                 }
                 assert!(began.elapsed() < Duration::from_secs(3), "{name}: {:?}", began.elapsed());
             }
-            notes.add("list", cx.client().list(&map(), ListOptions::default()).await);
+            notes.add("list", &cx.client().list(&map(), ListOptions::default()).await);
             Ok(Action::AwaitChange)
         }
     });
@@ -167,20 +167,20 @@ async fn a_child_whose_name_was_taken_a_moment_ago_is_a_conflict() {
             }
             let web = own(&cx).await?;
             for ownership in [Ownership::Standard, Ownership::Force] {
-                notes.add("apply", apply(&cx, child(&web, "users", "ours"), ownership).await);
+                notes.add("apply", &apply(&cx, child(&web, "users", "ours"), ownership).await);
             }
             let owners = child(&web, "users", "")["metadata"]["ownerReferences"].clone();
             let add = json!([{"op": "add", "path": "/metadata/ownerReferences", "value": owners}]);
             let merge = json!({"metadata": {"ownerReferences": owners}});
             for body in [PatchBody::Json(add.to_string()), PatchBody::Merge(merge.to_string())] {
-                notes.add("patch", cx.client().patch(&map(), Some("demo"), "users", body).await);
+                notes.add("patch", &cx.client().patch(&map(), Some("demo"), "users", body).await);
             }
             notes.add(
                 "adopt other",
-                apply(&cx, child(&web, "neighbours", "x"), Ownership::Adopt).await,
+                &apply(&cx, child(&web, "neighbours", "x"), Ownership::Adopt).await,
             );
-            notes.add("new", apply(&cx, child(&web, "new", "ours"), Ownership::Standard).await);
-            notes.add("adopt", apply(&cx, child(&web, "adopted", "ours"), Ownership::Adopt).await);
+            notes.add("new", &apply(&cx, child(&web, "new", "ours"), Ownership::Standard).await);
+            notes.add("adopt", &apply(&cx, child(&web, "adopted", "ours"), Ownership::Adopt).await);
             Ok(Action::AwaitChange)
         }
     });
@@ -197,9 +197,22 @@ async fn a_child_whose_name_was_taken_a_moment_ago_is_a_conflict() {
         notes.0.lock().unwrap().iter().any(|t| t.starts_with("adopt:")).then_some(())
     })
     .await;
+    let expected = [
+        "apply: conflict",
+        "apply: conflict",
+        "patch: conflict",
+        "patch: conflict",
+        "adopt other: conflict",
+        "new: ok",
+        "adopt: ok",
+    ];
+    assert_eq!(notes.take(), expected);
     assert_eq!(api.get("configmaps/users").unwrap()["metadata"].get("ownerReferences"), None);
     assert_eq!(api.get("configmaps/users").unwrap()["data"]["text"], "theirs");
-    assert_eq!(api.get("configmaps/neighbours").unwrap()["data"]["text"], "theirs");
+    let neighbours = api.get("configmaps/neighbours").unwrap();
+    assert_eq!(neighbours["data"]["text"], "theirs");
+    let uid = neighbours["metadata"]["ownerReferences"][0]["uid"].clone();
+    assert_eq!(uid, neighbour["metadata"]["uid"], "its owner is another");
     let owner =
         |name: &str| api.get(name).unwrap()["metadata"]["ownerReferences"][0]["kind"].clone();
     assert_eq!(
@@ -225,8 +238,8 @@ async fn an_owner_in_another_namespace_is_refused_before_anything_is_sent() {
             global["kind"] = json!("Namespace");
             global["metadata"].as_object_mut().unwrap().remove("namespace");
             for object in [elsewhere, global] {
-                notes.add("apply", apply(&cx, object.clone(), Ownership::Standard).await);
-                notes.add("create", cx.client().create(object.to_string()).await);
+                notes.add("apply", &apply(&cx, object.clone(), Ownership::Standard).await);
+                notes.add("create", &cx.client().create(object.to_string()).await);
             }
             Ok(Action::AwaitChange)
         }

@@ -55,13 +55,19 @@ async fn push(copier: &Controller, component: &Component, config: &Value) -> Res
     Ok(name)
 }
 
-/// The second revision's way is interrupted at `point`, under load.
-async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
+/// The host begins anew with this failpoint.
+async fn armed(test: &mut Test, point: &str) -> Result<()> {
     test.host.stop().await?;
+    // What is known already is not compiled.
     if point.starts_with("compile") {
         test.forget_code()?;
     }
-    test.start_host_failing(point).await?;
+    test.start_host_failing(point).await
+}
+
+/// The second revision's way is interrupted at `point`, under load.
+async fn swap_through(test: &mut Test, point: &str) -> Result<()> {
+    armed(test, point).await?;
     let plain = Component::load("copier")?;
     // The first revision is named from the start: one of no component would count as a passage.
     let spec = json!({

@@ -240,10 +240,7 @@ fn an_apply_needs_create_of_the_account_and_only_patch_of_the_host() -> Result<(
             let mut more = calls(&format!("absent-{others}")).to_vec();
             more.extend(std::iter::repeat_n(json!({"call": "now"}), others));
             let answers = answers(test, &more).await?;
-            ensure!(
-                told(&answers[..4]) == ["ok", "ok", "forbidden", "forbidden"],
-                "{answers:#?}"
-            );
+            ensure!(told(&answers[..4]) == ["ok", "ok", "forbidden", "forbidden"], "{answers:#?}");
             let message = answers[2]["message"].as_str().unwrap_or_default();
             ensure!(message.contains("cannot create"), "{message}");
             Ok(())

@@ -505,8 +505,18 @@ pub(crate) mod tests {
         let text = promote(&live, None).unwrap_err().to_string();
         assert!(text.contains("is live; push another component"), "{text}");
         assert!(matches!(abort(&live), Err(Error::NothingToAbort { .. })));
-        assert!(matches!(rollback(&live, None), Err(Error::NoPrevious { .. })));
-        assert!(matches!(rollback(&live, Some(&v(OLD))), Err(Error::LiveAlready { .. })));
+        let text = rollback(&live, None).unwrap_err().to_string();
+        assert!(text.ends_with(&format!("name one with --to: {}", v(NEW))), "{text}");
+        let text = rollback(&live, Some(&v(OLD))).unwrap_err().to_string();
+        assert!(text.ends_with(&format!("name one with --to: {}", v(NEW))), "{text}");
+        // One that cannot run is no way back.
+        for phase in [RevisionPhase::Failed, RevisionPhase::Pending] {
+            let mut live = live.clone();
+            live.revisions.iter_mut().find(|r| r.metadata.name == Some(v(NEW))).unwrap().status =
+                revision(NEW, 2, phase).status;
+            let text = rollback(&live, None).unwrap_err().to_string();
+            assert!(text.contains("no other revision that could run"), "{phase:?}: {text}");
+        }
         for refused in [promote(&live, Some("web-x")), rollback(&live, Some("web-x"))] {
             let text = refused.unwrap_err().to_string();
             let known = format!("there are: {}, {}", v(NEW), v(OLD));

@@ -176,10 +176,10 @@ fn may_touch(operation: &Value) -> bool {
     }
     let path = operation["path"].as_str().unwrap_or_default();
     let mut segments = path.split('/').skip(1);
-    match (segments.next(), segments.next()) {
-        (None, _) | (Some("metadata"), None | Some("ownerReferences")) => true,
-        _ => false,
-    }
+    matches!(
+        (segments.next(), segments.next()),
+        (None, _) | (Some("metadata"), None | Some("ownerReferences"))
+    )
 }
 
 /// The object as a patch that touches owners would leave it.

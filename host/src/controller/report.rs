@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn a_watch_that_is_opened_and_cut_off_again_is_told() {
         let kind = crate::manifest::Kind::new("v1", "Pod");
-        let blind = |code, may_pass| Blind { kind: kind.clone(), code, message: String::new(), may_pass };
+        let blind =
+            |code, may_pass| Blind { kind: kind.clone(), code, message: String::new(), may_pass };
         let dark = |code| Some(blind(code, false));
         let is_told = |known: &Option<Dark>| known.as_ref().is_some_and(Dark::is_told);
         let mut known = None;

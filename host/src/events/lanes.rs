@@ -24,7 +24,7 @@ const ALL_BYTES: usize = 4 << 20;
 /// Everything that waits.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
-    lanes: HashMap<Arc<str>, Lane<T>>,
+    of: HashMap<Arc<str>, Lane<T>>,
     /// Lanes that have something, the next one first.
     order: VecDeque<Arc<str>>,
     bytes: usize,
@@ -47,7 +47,7 @@ impl<T> Lanes<T> {
 
     /// Puts a thing of so many bytes at the end of its lane.
     pub(super) fn push(&mut self, name: &str, item: T, bytes: usize) -> Result<(), Full> {
-        let lane = self.lanes.get(name);
+        let lane = self.of.get(name);
         let (count, held) = lane.map_or((0, 0), |lane| (lane.items.len(), lane.bytes));
         if count >= ITEMS || held + bytes > BYTES {
             return Err(Full);
@@ -56,7 +56,7 @@ impl<T> Lanes<T> {
             self.shorten(held + bytes)?;
         }
         let name: Arc<str> = name.into();
-        let lane = self.lanes.entry(name.clone()).or_insert_with(|| {
+        let lane = self.of.entry(name.clone()).or_insert_with(|| {
             self.order.push_back(name);
             Lane { items: VecDeque::new(), bytes: 0 }
         });
@@ -70,12 +70,12 @@ impl<T> Lanes<T> {
     pub(super) fn pop(&mut self, may: impl Fn(&str) -> bool) -> Option<(Arc<str>, T)> {
         let at = self.order.iter().position(|name| may(name))?;
         let name = self.order.remove(at)?;
-        let lane = self.lanes.get_mut(&name)?;
+        let lane = self.of.get_mut(&name)?;
         let (item, bytes) = lane.items.pop_front()?;
         lane.bytes -= bytes;
         self.bytes -= bytes;
         if lane.items.is_empty() {
-            self.lanes.remove(&name);
+            self.of.remove(&name);
         } else {
             self.order.push_back(name.clone());
         }
@@ -89,7 +89,7 @@ impl<T> Lanes<T> {
 
     /// Takes the newest thing away from the lane with the most bytes, if that has more than `than`.
     fn shorten(&mut self, than: usize) -> Result<(), Full> {
-        let longest = self.lanes.values_mut().max_by_key(|lane| lane.bytes).ok_or(Full)?;
+        let longest = self.of.values_mut().max_by_key(|lane| lane.bytes).ok_or(Full)?;
         // Its last thing stays: an empty lane is none.
         if longest.bytes <= than || longest.items.len() < 2 {
             return Err(Full);

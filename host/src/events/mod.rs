@@ -182,7 +182,9 @@ impl Sender {
                 }
                 _ = looks.tick() => {
                     let due = self.filter.due(Instant::now().into_std());
-                    due.into_iter().for_each(|order| self.order(order));
+                    for order in due {
+                        self.order(order);
+                    }
                 }
                 Some(ended) = self.writes.join_next_with_id(), if !self.busy.is_empty() => {
                     let id = ended.map_or_else(|error| error.id(), |(id, ())| id);

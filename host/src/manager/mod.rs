@@ -265,7 +265,6 @@ impl Manager {
     }
 
     /// Looks for files that nobody needs, if this host works and sees everything that names one.
-    #[expect(clippy::disallowed_methods, reason = "the edge where time enters")]
     fn collect(&mut self) {
         let sees = |watch: &Subscription| {
             let state = watch.state().borrow().clone();
@@ -280,7 +279,7 @@ impl Manager {
         self.collecting.spawn_blocking(move || {
             let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
             let files = (&host.modules, &host.sandbox);
-            if let Err(error) = collector.look(files, &needed, Instant::now()) {
+            if let Err(error) = collector.look(files, &needed, clock::now()) {
                 tracing::warn!(
                     error = causes::all(&*error),
                     "cannot look for files that nobody needs"

@@ -99,11 +99,8 @@ pub(super) fn left_behind(
 
 /// The warning that objects outside of a smaller scope still wait for the finalizer.
 pub(super) fn left_outside(controller: &WasmController, count: usize, finalizer: &str) -> Event {
-    let carriers = if count == 1 {
-        "1 object carries".to_owned()
-    } else {
-        format!("{count} objects carry")
-    };
+    let carriers =
+        if count == 1 { "1 object carries".to_owned() } else { format!("{count} objects carry") };
     let note = format!(
         "{carriers} the finalizer {finalizer} in namespaces that spec.scope no longer names, and nobody removes it there now: name the namespaces again until those objects are gone, or remove it by hand"
     );

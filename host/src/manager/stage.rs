@@ -333,7 +333,9 @@ async fn fitting(
 ) -> Result<Vec<Sight>, Refusal> {
     synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription)), deadline).await?;
     if let Err(refusal) = room.check() {
-        sights.into_iter().for_each(|sight| sight.subscription.forsake());
+        for sight in sights {
+            sight.subscription.forsake();
+        }
         return Err(refusal);
     }
     Ok(sights)

@@ -306,12 +306,7 @@ impl Facts<'_> {
     fn trouble(&self) -> Option<Saying> {
         let spec = &self.controller.spec;
         if self.account_missing {
-            let namespace = self.controller.metadata.namespace.as_deref().unwrap_or_default();
-            let name = &spec.service_account_name;
-            let text = format!(
-                "there is no ServiceAccount {namespace}/{name}, and without it nothing runs: kubectl create serviceaccount {name} -n {namespace}"
-            );
-            return Some(("ServiceAccountMissing", text));
+            return Some(missing(self.controller));
         }
         if let Some(conflict) = &self.conflict {
             return Some(("Conflict", conflict.clone()));
@@ -393,6 +388,15 @@ impl Facts<'_> {
 }
 
 /// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
+fn missing(controller: &WasmController) -> Saying {
+    let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
+    let name = &controller.spec.service_account_name;
+    let text = format!(
+        "there is no ServiceAccount {namespace}/{name}, and without it nothing runs: kubectl create serviceaccount {name} -n {namespace}"
+    );
+    ("ServiceAccountMissing", text)
+}
+
 fn unwatched(Blind { kind, code, message, .. }: &Blind) -> Saying {
     let (kind, message) = (kind.to_string(), cut(message, MESSAGE));
     let kind = cut(&kind, NAME);
@@ -574,7 +578,12 @@ mod tests {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
         let failed = Standing::Failed(Refusal::failed("CompileFailed", "too big"));
-        let gone = Blind { kind: Kind::new("v1", "Gadget"), code: 404, message: "no".into(), may_pass: false };
+        let gone = Blind {
+            kind: Kind::new("v1", "Gadget"),
+            code: 404,
+            message: "no".into(),
+            may_pass: false,
+        };
         let base = || facts(&controller, &live);
         for (facts, phase, ready, reason, words) in [
             (
@@ -760,7 +769,10 @@ mod tests {
             Facts { forbidden: long(), ..base() },
             Facts { illness: long(), ..base() },
             Facts { fight: long(), ..base() },
-            Facts { blind: Some(Blind { kind, code: 403, message: long().unwrap(), may_pass: false }), ..base() },
+            Facts {
+                blind: Some(Blind { kind, code: 403, message: long().unwrap(), may_pass: false }),
+                ..base()
+            },
             Facts { desired_standing: Some(Standing::Failed(refusal.clone())), ..base() },
             Facts { active_standing: Some(Standing::Failed(refusal)), ..base() },
         ] {

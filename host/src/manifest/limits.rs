@@ -266,7 +266,7 @@ mod tests {
         (SEGMENTS, "segments", |m, n| m.indexes = vec![index("i", vec!["p"; n].join("."))]),
         (WORD, "name of an index", |m, n| m.indexes = vec![index("i".repeat(n), "p")]),
         (text::NAME, "group of a kind", |m, n| {
-            m.live = vec![Kind::new(&format!("{}/v1", "g".repeat(n)), "K")]
+            m.live = vec![Kind::new(&format!("{}/v1", "g".repeat(n)), "K")];
         }),
         (WORD, "version of a kind", |m, n| m.live = vec![Kind::new(&"v".repeat(n), "K")]),
         (WORD, "name of a kind", |m, n| m.live = vec![Kind::new("v1", &"K".repeat(n))]),
@@ -312,7 +312,7 @@ mod tests {
             |m, text| m.owned[0].mapping = Mapping::Index(text),
             |m, text| m.indexes = vec![index(text.clone(), "a"), index(text, "a")],
             |m, text| {
-                m.live = vec![Kind { group: text.clone(), version: text.clone(), kind: text }]
+                m.live = vec![Kind { group: text.clone(), version: text.clone(), kind: text }];
             },
         ];
         for (number, put) in all.iter().enumerate() {

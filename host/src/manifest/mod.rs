@@ -283,23 +283,23 @@ impl Manifest {
     pub fn check(&self) -> Result<(), Error> {
         limits::check(self)?;
         if let Some(host) = self.http.first() {
-            return refuse(format!(
+            return refuse(&format!(
                 "http names {host}, but outbound HTTP is not built yet; remove it from the manifest"
             ));
         }
         let mut index_names = BTreeSet::new();
         for index in &self.indexes {
             if !index_names.insert(&index.name) {
-                return refuse(format!("two indexes are called {}", index.name));
+                return refuse(&format!("two indexes are called {}", index.name));
             }
             if !self.all_watches().any(|watch| same_kind(&watch.kind, &index.kind)) {
-                return refuse(format!(
+                return refuse(&format!(
                     "index {} is over {}, which no watch declares",
                     index.name, index.kind
                 ));
             }
             if index.path.split('.').any(str::is_empty) {
-                return refuse(format!("index {} has the path {:?}", index.name, index.path));
+                return refuse(&format!("index {} has the path {:?}", index.name, index.path));
             }
         }
         for watch in self.all_watches() {
@@ -307,7 +307,7 @@ impl Manifest {
         }
         self.check_kinds()?;
         match &self.finalizer {
-            Some(name) if !is_qualified_name(name) => refuse(format!(
+            Some(name) if !is_qualified_name(name) => refuse(&format!(
                 "the finalizer {name:?} must have the form group.example/name, as the API server wants it"
             )),
             _ => Ok(()),
@@ -323,7 +323,7 @@ impl Manifest {
         }
         match self.owned.iter().find(|owned| is_namespaced(&owned.kind) == Some(false)) {
             None => Ok(()),
-            Some(owned) => refuse(format!(
+            Some(owned) => refuse(&format!(
                 "{} is cluster-scoped, so {primary}, which is namespaced, cannot own it: Kubernetes would delete it. Watch it instead of owning it, mapped by a label, and delete it under a finalizer",
                 owned.kind
             )),
@@ -334,7 +334,7 @@ impl Manifest {
         let kind = &watch.kind;
         if kind.is_secret() && watch.projection == Projection::Full {
             return refuse(
-                "Secret is watched with projection full; watch its metadata and read values with get-live".to_owned(),
+                "Secret is watched with projection full; watch its metadata and read values with get-live",
             );
         }
         if let Some(text) = &watch.label_selector {
@@ -345,11 +345,11 @@ impl Manifest {
             .map_err(|e| Error::new(&format!("the predicate of {kind}: {e}")))?;
         match &watch.mapping {
             Mapping::Field(_) if watch.projection == Projection::Metadata => {
-                refuse(format!("{kind} is mapped by a field, which needs the projection full"))
+                refuse(&format!("{kind} is mapped by a field, which needs the projection full"))
             }
             Mapping::Index(name) => match self.indexes.iter().find(|index| &index.name == name) {
-                None => refuse(format!("{kind} is mapped by index {name}, which is not declared")),
-                Some(index) if !same_kind(&index.kind, &self.primary.kind) => refuse(format!(
+                None => refuse(&format!("{kind} is mapped by index {name}, which is not declared")),
+                Some(index) if !same_kind(&index.kind, &self.primary.kind) => refuse(&format!(
                     "{kind} is mapped by index {name}, which is over {} and not over the primary kind",
                     index.kind
                 )),
@@ -364,11 +364,11 @@ impl Manifest {
         let mut versions = BTreeMap::new();
         for kind in self.kinds() {
             if kind.kind.is_empty() || kind.version.is_empty() {
-                return refuse(format!("a kind has no name or no version: {kind:?}"));
+                return refuse(&format!("a kind has no name or no version: {kind:?}"));
             }
             let version = versions.entry((&kind.group, &kind.kind)).or_insert(&kind.version);
             if *version != &kind.version {
-                return refuse(format!("{kind} is used as {version} and as {}", kind.version));
+                return refuse(&format!("{kind} is used as {version} and as {}", kind.version));
             }
         }
         Ok(())
@@ -380,8 +380,8 @@ pub fn same_kind(a: &Kind, b: &Kind) -> bool {
     a.group == b.group && a.kind == b.kind
 }
 
-fn refuse<T>(text: String) -> Result<T, Error> {
-    Err(Error::new(&text))
+fn refuse<T>(text: &str) -> Result<T, Error> {
+    Err(Error::new(text))
 }
 
 fn check_predicate(steps: &[Step]) -> Result<(), String> {

@@ -9,11 +9,11 @@ use wasmparser::{Encoding, FunctionBody, KnownCustom, Name, Operator, Parser, Pa
 
 /// Bytes of a file; a Python build has 18.4 MB.
 pub const FILE: usize = 32 << 20;
-/// Functions of one core module; the largest seen, CPython, has 10,625.
+/// Functions of one core module; the largest seen, `CPython`, has 10,625.
 const FUNCTIONS: u32 = 20_000;
-/// Functions of all core modules of a component, of which CPython is a dozen.
+/// Functions of all core modules of a component, of which `CPython` is a dozen.
 const ALL_FUNCTIONS: u64 = 60_000;
-/// Bytes of one function's body; the largest seen, CPython's interpreter loop, has 427 KB.
+/// Bytes of one function's body; the largest seen, `CPython`'s interpreter loop, has 427 KB.
 const BODY: usize = 1 << 20;
 /// Locals of one function; the most seen are 448.
 const LOCALS: u64 = 1_000;

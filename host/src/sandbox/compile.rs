@@ -32,7 +32,7 @@ pub const SUBCOMMAND: &str = "compile-child";
 /// Address space of the child where there is room for it: most real modules take 171 MB, but an operator that reads
 /// workloads whole came to 1 GiB once, built for size.
 pub(super) const ADDRESS_SPACE: u64 = 3 << 29;
-/// CPU seconds of the child: CPython takes 17, Go with `k8s.io/api` 25.
+/// CPU seconds of the child: `CPython` takes 17, Go with `k8s.io/api` 25.
 const CPU_SECONDS: u64 = 60;
 /// Bytes that the child may write.
 const OUTPUT: u64 = 256 << 20;

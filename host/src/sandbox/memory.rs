@@ -129,7 +129,7 @@ pub(super) mod tests {
                         .map(|share| (share, 2 * MIB)),
                 ),
                 1 if !held.is_empty() => {
-                    drop(held.swap_remove((random >> 8) as usize % held.len()))
+                    drop(held.swap_remove((random >> 8) as usize % held.len()));
                 }
                 _ => {
                     if let Some((share, has)) = held.last_mut()

@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn what_waits_for_its_view_to_go_live_grows_old() {
-        let start = Instant::now();
+        let start = crate::clock::now();
         let mut missed = Missed::default();
         for minute in 0..60 {
             missed.grow_old(start + Duration::from_secs(60) * minute);

@@ -479,7 +479,7 @@ mod tests {
     fn a_scan_holds_the_lock_for_a_batch_at_a_time() {
         let cache = Cache::default();
         let name = |number: usize| format!("n{number:05}");
-        for number in 0..3 * BATCH + 1 {
+        for number in 0..=3 * BATCH {
             cache.put(entry("a", &name(number), 1, "1"));
         }
         let selector = Selector::parse("v=2").unwrap();

@@ -43,7 +43,8 @@ pub(crate) struct Host {
     stop: watch::Sender<bool>,
     manager: JoinSet<()>,
     _around: JoinSet<()>,
-    _folder: tempfile::TempDir,
+    /// Modules are under `modules/`.
+    pub(crate) folder: tempfile::TempDir,
 }
 
 impl Host {
@@ -119,7 +120,7 @@ impl Host {
             stop,
             manager: tasks,
             _around: around,
-            _folder: folder,
+            folder,
         }
     }
 

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 /// A kind and how it behaves.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that do not exclude each other")]
 pub(crate) struct Served {
     pub(crate) kind: Kind,
     pub(crate) plural: String,

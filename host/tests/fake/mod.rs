@@ -283,9 +283,8 @@ impl Fake {
                 if let Some(found) = condition(self) {
                     return found;
                 }
-                if tokio::time::timeout_at(deadline, moves.changed()).await.is_err() {
-                    panic!("{caller}: not within {LIMIT:?}: {what}\n{}", self.last());
-                }
+                let moved = tokio::time::timeout_at(deadline, moves.changed()).await;
+                assert!(moved.is_ok(), "{caller}: not within {LIMIT:?}: {what}\n{}", self.last());
             }
         }
     }

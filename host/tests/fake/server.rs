@@ -186,7 +186,7 @@ impl Fake {
         let may = |asks: &Asks| verdict(&store.access, asks) != Verdict::Denied;
         // An apply of an object that is not there is a creation, too.
         let creates =
-            read.media.contains("apply") && store.object(&store.at(target, served)).is_none();
+            read.media.contains("apply") && store.object(&Store::at(target, served)).is_none();
         let create = Asks { verb: "create".to_owned(), ..asks.clone() };
         let missing = if !may(&asks) {
             asks
@@ -326,7 +326,7 @@ impl Fake {
     /// One object, and the code if all is well.
     fn one(&self, read: &Read, target: &Target, served: &Served) -> (Answer, u16) {
         let mut store = self.store();
-        let at = store.at(target, served);
+        let at = Store::at(target, served);
         match &*read.asked.method {
             "GET" => {
                 let found = store.object(&at).ok_or_else(|| not_found(&at));
@@ -356,7 +356,7 @@ impl Store {
         self.objects.get(at).map(|(object, _)| object.clone())
     }
 
-    fn at(&self, target: &Target, served: &Served) -> At {
+    fn at(target: &Target, served: &Served) -> At {
         At {
             group: served.kind.group.clone(),
             plural: served.plural.clone(),

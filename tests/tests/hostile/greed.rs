@@ -24,7 +24,7 @@ const REFUSED_KEEPS: u64 = 32 * MIB;
 const GREED: &[(&str, &str, &str)] = &[
     ("150 watches under 150 selectors", "watches:150", "may have at most 64"),
     ("9 watches of one kind", "watches:9", "more than 8 different selectors"),
-    ("label selector of 700 kB", "selects:700", "there may be at most 4096"),
+    ("label selector of 700 kB", "selects:700", "there may be at most 65536 in all"),
     ("finalizer and index of 900 kB", "words:900", "there may be at most"),
     ("refusal of 900 kB", "refuse:900", "describe refused"),
 ];

@@ -21,6 +21,15 @@ pub(super) const HELD_AGAIN: Duration = Duration::from_secs(2);
 /// A guest that has not cleaned up by then will not.
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(300);
 
+/// Objects that are being deleted and carry the guest's finalizer.
+struct Waiting {
+    /// As kubectl takes it.
+    kind: String,
+    /// `None`: the API server alone knows whether there are any.
+    count: Option<usize>,
+    finalizer: String,
+}
+
 impl Keeper {
     /// Why the controller cannot end yet, for people.
     pub(super) async fn holds(&mut self, controller: &WasmController) -> Option<String> {
@@ -37,7 +46,8 @@ impl Keeper {
                 ));
             }
             let kind = status.primary.as_ref().map_or_else(String::new, by_kubectl);
-            return self.unattended(controller, &kind, "objects", &finalizer, true).await;
+            let waiting = Waiting { kind, count: None, finalizer };
+            return self.unattended(controller, &waiting).await;
         };
         let view = &executor.view;
         let waiting = view.primaries().filter(|entry| {
@@ -47,20 +57,20 @@ impl Keeper {
         if count == 0 || view.blind().is_some() {
             return None;
         }
-        let objects = if count == 1 { "1 object".to_owned() } else { format!("{count} objects") };
         let works = has_account(&self.estate, controller)
             && view.lost_right().is_none()
             && !controller.spec.suspend
             && self.conflict(controller).is_none();
         if works {
             return has_time.then(|| {
+                let objects = objects(count);
                 format!(
                     "waiting for {objects} that are being deleted to be cleaned up by the guest, whose finalizer {finalizer} they carry; for {minutes} minutes at most"
                 )
             });
         }
-        let kind = plural(view);
-        self.unattended(controller, &kind, &objects, &finalizer, false).await
+        let waiting = Waiting { kind: plural(view), count: Some(count), finalizer };
+        self.unattended(controller, &waiting).await
     }
 
     /// Whether the revision may be live soon.
@@ -69,15 +79,8 @@ impl Keeper {
     }
 
     /// What to do about objects that nobody can clean up any more, where nothing else can say it: in a namespace that is
-    /// being deleted. `asks`: whether there are such objects is known to the API server alone.
-    async fn unattended(
-        &self,
-        controller: &WasmController,
-        kind: &str,
-        objects: &str,
-        finalizer: &str,
-        asks: bool,
-    ) -> Option<String> {
+    /// being deleted.
+    async fn unattended(&self, controller: &WasmController, waiting: &Waiting) -> Option<String> {
         let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
         let call = Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}"));
         let seen = match self.estate.api.fetch::<Value>(call).await {
@@ -87,8 +90,10 @@ impl Keeper {
                 return None;
             }
         };
+        let Waiting { kind, count, finalizer } = waiting;
         let is_terminating = seen["metadata"].get("deletionTimestamp").is_some();
-        let holds = is_terminating && (!asks || holds_up(&seen, finalizer));
+        let holds = is_terminating && (count.is_some() || holds_up(&seen, finalizer));
+        let objects = count.map_or_else(|| "objects".to_owned(), objects);
         holds.then(|| {
             format!(
                 "the namespace {namespace} is being deleted, and the account of this controller, or a right of it, went before {objects} that carry the finalizer {finalizer}: nobody can clean those up any more. Clean up by hand what they stand for, then take the finalizers off: kubectl get {kind} -n {namespace} -o name | xargs -I% kubectl patch % -n {namespace} --type merge -p '{{\"metadata\":{{\"finalizers\":null}}}}'"
@@ -97,8 +102,12 @@ impl Keeper {
     }
 }
 
+fn objects(count: usize) -> String {
+    if count == 1 { "1 object".to_owned() } else { format!("{count} objects") }
+}
+
 /// Whether a namespace that is being deleted waits for objects that carry `finalizer`, as kube-controller-manager says in
-/// the condition `NamespaceFinalizersRemaining` (pkg/controller/namespace/deletion/status_condition_utils.go).
+/// the condition `NamespaceFinalizersRemaining` (`pkg/controller/namespace/deletion/status_condition_utils.go`).
 fn holds_up(namespace: &Value, finalizer: &str) -> bool {
     let conditions = namespace["status"]["conditions"].as_array();
     conditions.into_iter().flatten().any(|condition| {
