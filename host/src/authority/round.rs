@@ -152,7 +152,7 @@ mod tests {
                 assert!(flying.len() <= AT_ONCE, "seed {seed}");
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 let which = (random >> 33) as usize % flying.len();
-                round.ended(flying.swap_remove(which), clock::now(), true);
+                round.ended(flying.swap_remove(which), crate::clock::now(), true);
             }
             let last_of = |team: &str| {
                 begun.iter().rposition(|(account, _)| *account == question(team, 0).0).unwrap()
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(fill(&mut round), [question("a", 1)]);
         round.due([question("a", 1)]);
         assert_eq!(fill(&mut round), []);
-        round.ended(question("a", 1), clock::now(), true);
+        round.ended(question("a", 1), crate::clock::now(), true);
         assert!(round.waiting.is_empty() && round.known.is_empty(), "nothing is left behind");
         round.due([question("a", 1)]);
         assert_eq!(fill(&mut round), [question("a", 1)]);
@@ -189,7 +189,7 @@ mod tests {
             }
             begun += next.len();
             for one in next {
-                round.ended(one, clock::now(), false);
+                round.ended(one, crate::clock::now(), false);
             }
         }
         assert_eq!(begun, all.len());
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn while_nothing_succeeds_only_a_few_are_tried_again() {
-        let start = clock::now();
+        let start = crate::clock::now();
         let mut round = Round::default();
         let all = || (0..100).map(|number| question(["a", "b"][number % 2], number));
         let mut tried = HashMap::<Question, usize>::new();

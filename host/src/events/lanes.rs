@@ -42,7 +42,7 @@ pub(super) struct Full;
 
 impl<T> Lanes<T> {
     pub(super) fn new() -> Self {
-        Self { lanes: HashMap::new(), order: VecDeque::new(), bytes: 0 }
+        Self { of: HashMap::new(), order: VecDeque::new(), bytes: 0 }
     }
 
     /// Puts a thing of so many bytes at the end of its lane.
@@ -130,12 +130,12 @@ mod tests {
             while lanes.push(&name, number, 1_000).is_ok() && number < 16 {}
         }
         assert!(lanes.bytes <= ALL_BYTES && lanes.bytes > ALL_BYTES - 2_000, "{}", lanes.bytes);
-        let held: usize = lanes.lanes.values().map(|lane| lane.bytes).sum();
+        let held: usize = lanes.of.values().map(|lane| lane.bytes).sum();
         assert_eq!(held, lanes.bytes);
         let teams: std::collections::HashSet<_> =
             all(&mut lanes).into_iter().map(|(name, _)| name).collect();
         assert_eq!(teams.len(), 1_000, "those who came late have their place, too");
-        assert!(lanes.is_empty() && lanes.lanes.is_empty() && lanes.bytes == 0);
+        assert!(lanes.is_empty() && lanes.of.is_empty() && lanes.bytes == 0);
     }
 
     #[test]

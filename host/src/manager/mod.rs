@@ -23,7 +23,7 @@ mod unfit;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::{
@@ -279,7 +279,7 @@ impl Manager {
         self.collecting.spawn_blocking(move || {
             let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
             let files = (&host.modules, &host.sandbox);
-            if let Err(error) = collector.look(files, &needed, clock::now()) {
+            if let Err(error) = collector.look(files, &needed, crate::clock::now()) {
                 tracing::warn!(
                     error = causes::all(&*error),
                     "cannot look for files that nobody needs"

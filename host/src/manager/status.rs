@@ -304,7 +304,6 @@ impl Facts<'_> {
 
     /// What keeps the controller from doing what its team wants, most urgent first.
     fn trouble(&self) -> Option<Saying> {
-        let spec = &self.controller.spec;
         if self.account_missing {
             return Some(missing(self.controller));
         }

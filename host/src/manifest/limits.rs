@@ -44,7 +44,7 @@ pub(super) fn check(manifest: &Manifest) -> Result<(), Error> {
         ("indexes", manifest.indexes.len(), INDEXES),
     ] {
         if count > most {
-            return refuse(format!(
+            return refuse(&format!(
                 "it has {count} {what}, and a revision may have at most {most}: leave out what is not needed, or divide the \
                  work between several controllers"
             ));
@@ -77,13 +77,13 @@ fn check_watch(watch: &Watch, sizes: &mut Sizes) -> Result<(), Error> {
         sizes.text("a field selector", selector, FIELD_SELECTOR)?;
         let conditions = selector.split(',').count();
         if conditions > FIELD_CONDITIONS {
-            return refuse(format!(
+            return refuse(&format!(
                 "the field selector of {kind} has {conditions} conditions, and there may be at most {FIELD_CONDITIONS}"
             ));
         }
     }
     if watch.predicate.len() > STEPS {
-        return refuse(format!(
+        return refuse(&format!(
             "the predicate of {kind} has {} steps, and there may be at most {STEPS}: decide the rest in reconcile",
             watch.predicate.len()
         ));
@@ -117,7 +117,7 @@ fn check_per_kind(manifest: &Manifest) -> Result<(), Error> {
         let of_kind = different.entry((&kind.group, &kind.kind)).or_default();
         of_kind.insert((label_selector, field_selector, projection));
         if of_kind.len() > PER_KIND {
-            return refuse(format!(
+            return refuse(&format!(
                 "{kind} is watched under more than {PER_KIND} different selectors, each of which is a connection and a cache of \
                  its own: watch it once, and select with list or an index"
             ));
@@ -139,7 +139,7 @@ impl Sizes {
             return Ok(());
         }
         let (bytes, shown) = (text.len(), text::line(text, 40));
-        refuse(format!("{what} has {bytes} bytes, and there may be at most {most}: {shown}"))
+        refuse(&format!("{what} has {bytes} bytes, and there may be at most {most}: {shown}"))
     }
 
     fn kind(&mut self, kind: &Kind) -> Result<(), Error> {
@@ -153,7 +153,7 @@ impl Sizes {
             return Ok(());
         }
         let shown = format!("{}, {}", kind.api_version(), kind.kind);
-        refuse(format!("{} is no apiVersion and kind", text::line(&shown, 100)))
+        refuse(&format!("{} is no apiVersion and kind", text::line(&shown, 100)))
     }
 
     fn path(&mut self, path: &str) -> Result<(), Error> {
@@ -162,7 +162,7 @@ impl Sizes {
         if segments <= SEGMENTS {
             return Ok(());
         }
-        refuse(format!(
+        refuse(&format!(
             "the path {} has {segments} segments, and there may be at most {SEGMENTS}",
             text::line(path, PATH)
         ))
@@ -172,7 +172,7 @@ impl Sizes {
         if self.total <= TOTAL {
             return Ok(());
         }
-        refuse(format!(
+        refuse(&format!(
             "its names, selectors and paths have {} bytes, and there may be at most {TOTAL} in all",
             self.total
         ))
