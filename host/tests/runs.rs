@@ -475,8 +475,8 @@ async fn what_a_guest_returns_cannot_flood_or_forge_the_log() {
     let said = text.lines().filter(|line| line.contains("the run failed"));
     assert!(said.clone().count() > 10, "some are said");
     let size: usize = said.clone().map(str::len).sum();
-    // 64 KiB a second, and what the host says of each.
-    assert!(size < 1 << 20, "{size} bytes");
+    // 64 KiB a second, and what the host says of each: without a limit it would be 0.8 MB.
+    assert!(size < 400 << 10, "{size} bytes");
     assert!(said.clone().all(|line| line.len() < 2_000));
     assert!(text.lines().all(|line| !line.starts_with(" ERROR nagaya: forged")));
 }

@@ -15,35 +15,41 @@ use crate::guests;
 use crate::progress::span;
 use crate::test::{self, EndToEnd, HOSTILE, Outcome, build_host, say};
 
-const ONE_AT_A_TIME: &[&str] = &["--test-threads", "1", "--nocapture"];
 const LONG: (&str, &str) = ("NAGAYA_LONG", "1");
 
 /// Each part by its name.
 const PARTS: [(&str, EndToEnd); 8] = [
-    ("200 swaps under load", part(&["--test", "swaps"], &[LONG])),
-    ("killed at each step of a swap, five times each", part(&["--test", "failpoints"], &[LONG])),
-    ("10,000 creates, the cache five seconds behind", part(&["--test", "faults_watch"], &[LONG])),
+    ("200 swaps under load", part(&["--test-threads", "1", "--nocapture", "swaps::"], &[LONG])),
+    (
+        "killed at each step of a swap, five times each",
+        part(&["--test-threads", "1", "--nocapture", "failpoints::"], &[LONG]),
+    ),
+    (
+        "10,000 creates, the cache five seconds behind",
+        part(&["--test-threads", "1", "--nocapture", "faults_watch::"], &[LONG]),
+    ),
     (
         "random faults for 5 minutes, seed 1",
-        part(&["--test", "random"], &[LONG, ("NAGAYA_SEED", "1")]),
+        part(&["--test-threads", "1", "--nocapture", "random::"], &[LONG, ("NAGAYA_SEED", "1")]),
     ),
     (
         "random faults for 5 minutes, seed 2",
-        part(&["--test", "random"], &[LONG, ("NAGAYA_SEED", "2")]),
+        part(&["--test-threads", "1", "--nocapture", "random::"], &[LONG, ("NAGAYA_SEED", "2")]),
     ),
     (
         "random faults for 5 minutes, seed 3",
-        part(&["--test", "random"], &[LONG, ("NAGAYA_SEED", "3")]),
+        part(&["--test-threads", "1", "--nocapture", "random::"], &[LONG, ("NAGAYA_SEED", "3")]),
     ),
-    ("two hosts", part(&["--test", "leases"], &[LONG])),
+    ("two hosts", part(&["--test-threads", "1", "--nocapture", "leases::"], &[LONG])),
     ("hostile guests, compile bombs", HOSTILE),
 ];
 
+/// The tests of one module, one at a time.
 const fn part(
-    cargo: &'static [&'static str],
+    harness: &'static [&'static str],
     environment: &'static [(&'static str, &'static str)],
 ) -> EndToEnd {
-    EndToEnd { cargo, harness: ONE_AT_A_TIME, environment }
+    EndToEnd { cargo: &["--test", "e2e"], harness, environment }
 }
 
 /// Runs what has not passed yet.

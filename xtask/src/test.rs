@@ -20,9 +20,8 @@ use crate::{guests, long};
 /// Set to 1 where the end-to-end tests must not be left out.
 const REQUIRED: &str = "NAGAYA_REQUIRE_CONTROL_PLANE";
 
-/// Each end-to-end test has a host that compiles a component: more at once only wait for each other
-/// on two cores.
-const TEST_THREADS: &str = "4";
+/// Each end-to-end test has a host and waits for it most of the time: more at once only wait for each other on two cores.
+const TEST_THREADS: &str = "6";
 
 /// How the end-to-end tests are run.
 pub(crate) struct EndToEnd {

@@ -1,0 +1,34 @@
+//! The host on a real API server: what only it can show. One program, so that tests which wait share the time.
+//!
+//! What compares times has programs of its own, which run alone: `faults_flood` and `hostile`.
+
+#![cfg(test)] // Tells clippy that helpers are test code too.
+
+mod authority;
+mod bad_input;
+mod cli;
+mod control_plane;
+mod decisions;
+mod events;
+mod failpoints;
+mod faults_requests;
+mod faults_server;
+mod faults_watch;
+mod fights;
+mod finalizer;
+mod health;
+mod host;
+mod leases;
+mod lifecycle;
+mod older_server;
+mod own_writes;
+mod primary;
+mod proxy;
+mod random;
+mod reconcile;
+mod rollout;
+mod shares;
+mod swaps;
+mod upload;
+mod watches;
+mod writes;

@@ -1,0 +1,93 @@
+//! Shared watches: one a kind, however many controllers and revisions look at it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use e2e::account::{self, GUEST_RULES, host_username};
+use e2e::component::Component;
+use e2e::control_plane::audit;
+use e2e::site::owning;
+use e2e::wait::within;
+use e2e::{Test, test};
+use serde_json::json;
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// A watch that nobody uses stays open for a minute, in case somebody comes back.
+const LINGERS: Duration = Duration::from_secs(90);
+const CONTROLLERS: usize = 30;
+
+/// How many watches of the host are open since `log` began, by kind: of the primaries and children
+/// of this test's namespace, under whatever identity.
+fn open_watches(test: &Test, log: &audit::Log) -> Result<BTreeMap<String, usize>> {
+    let host = host_username();
+    let open = log.open_watches(|event| event.user.username == host)?;
+    let mut by_kind = BTreeMap::new();
+    for kind in ["websites", "configmaps"] {
+        let path = format!("/namespaces/{}/{kind}?", test.namespace);
+        let count = open.iter().filter(|uri| uri.contains(&path)).count();
+        by_kind.insert(kind.to_owned(), count);
+    }
+    Ok(by_kind)
+}
+
+#[test]
+fn thirty_controllers_and_two_revisions_share_one_watch_a_kind() -> Result<()> {
+    test(async |test| {
+        let Some(log) = test.audit() else { return Ok(()) };
+        let log = log.from_now()?;
+        test.apply(&account::objects(&test.namespace, "team", GUEST_RULES)).await?;
+        let component = Component::load("hostile")?;
+        let config = owning("ok");
+        let mut controllers = vec![];
+        for number in 0..CONTROLLERS {
+            let spec = json!({"config": config, "module": {"digest": component.digest}});
+            let name = format!("c{number}");
+            controllers.push(test.bare_controller(&name, "team", spec).await?);
+        }
+        // One upload serves all of them.
+        let first = controllers[0].push_config(&component, &config).await?;
+        controllers[0].active(&first).await?;
+        for controller in &controllers {
+            let name = controller.name();
+            let what = format!("{name} has an active revision");
+            let is_active = |seen: &nagaya::crd::WasmController| {
+                seen.status.as_ref().is_some_and(|status| status.active.is_some())
+            };
+            controller.until(LIMIT, &what, is_active).await?;
+        }
+        test.website("web", "Web").await?;
+        within(LIMIT, "each of them has run once", async || {
+            for controller in &controllers {
+                let runs = test.runs(controller.name()).await?;
+                ensure!(runs >= 1.0, "{} has not", controller.name());
+            }
+            Ok(())
+        })
+        .await?;
+        let one = BTreeMap::from([("configmaps".to_owned(), 1), ("websites".to_owned(), 1)]);
+        assert_eq!(open_watches(test, &log)?, one);
+
+        // A second revision looks through the same watches, staged and live.
+        let second = controllers[0].push(&component.marked("second")?).await?;
+        controllers[0].candidate(&second).await?;
+        assert_eq!(open_watches(test, &log)?, one);
+        controllers[0].promote(&second).await?;
+        controllers[0].active(&second).await?;
+        assert_eq!(open_watches(test, &log)?, one);
+
+        // The last one closes them.
+        for controller in &controllers {
+            controller.delete().await?;
+        }
+        for controller in &controllers {
+            controller.gone(LIMIT).await?;
+        }
+        within(LINGERS, "no open watch", async || {
+            let open = open_watches(test, &log)?;
+            ensure!(open.values().all(|count| *count == 0), "{open:?}");
+            Ok(())
+        })
+        .await
+    })
+}
