@@ -111,7 +111,7 @@ async fn a_killed_parent_leaves_no_server() {
         std::future::pending::<()>().await;
     }
     let mut parent = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_killed_parent_leaves_no_server", "--nocapture"])
+        .args(["--exact", "control_plane::a_killed_parent_leaves_no_server", "--nocapture"])
         .env(ACT_AS_PARENT, "1")
         .stdout(Stdio::piped())
         .spawn()

@@ -30,7 +30,7 @@ fn a_killed_owner_leaves_no_host() -> Result<()> {
         });
     }
     let mut owner = Command::new(std::env::current_exe()?)
-        .args(["--exact", "a_killed_owner_leaves_no_host", "--nocapture"])
+        .args(["--exact", "host::a_killed_owner_leaves_no_host", "--nocapture"])
         .env(ACT_AS_OWNER, "1")
         .stdout(Stdio::piped())
         .spawn()?;
