@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use anyhow::{Context, Result};
 use e2e::component::{self, Component};
 use nagaya::metrics::{Metrics, QueueStats, Watched};
-use nagaya::module::Digest;
+use nagaya::model::digest::Digest;
 use nagaya::sandbox::{CompilerConfig, LogQuota, Program, Run, RunLimits, Sandbox, SandboxConfig};
 use serde_json::Value;
 use tokio::runtime::Handle;

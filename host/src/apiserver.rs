@@ -25,8 +25,8 @@ pub use lines::Lines;
 use crate::{
     causes, clock,
     kubeconfig::Source,
-    manifest::Kind,
     metrics::{Metrics, Requests},
+    model::kind::Kind,
     text,
 };
 use connect::{Connection, connection};

@@ -13,20 +13,25 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
 
 use crate::{
-    admin::{self, Admin},
-    api::{self, Uploads},
+    access::authority::Authority,
     apiserver::{ApiServer, Call, Media},
-    authority::Authority,
     causes, clock,
     config::Config,
-    crd, events,
-    fence::Claim,
-    lease::{self, Elector},
+    events,
+    http::{
+        admin::{self, Admin},
+        uploads::{self, Uploads},
+    },
+    leader::{
+        fence::Claim,
+        lease::{self, Elector},
+    },
     manager::{Manager, Needs},
     metrics::{Metrics, WatchStats},
-    module::Modules,
-    places::Places,
+    model::{crd, digest},
+    modules::Modules,
     sandbox::{Mappings, Sandbox, SandboxConfig, division},
+    share::places::Places,
     watch::Hub,
 };
 
@@ -136,7 +141,7 @@ impl App {
         Ok(lease::Options {
             namespace: namespace.to_owned(),
             name: name.name.clone(),
-            identity: format!("{}_{}", machine.nodename().to_string_lossy(), crd::hex(&bytes)),
+            identity: format!("{}_{}", machine.nodename().to_string_lossy(), digest::hex(&bytes)),
             profile: self.config.lease_profile,
             kubeconfig: self.config.kubeconfig.clone(),
         })
@@ -159,7 +164,7 @@ impl App {
             return servers;
         };
         for (name, listener, router) in [
-            ("api", api, api::router(uploads)),
+            ("api", api, uploads::router(uploads)),
             ("probes", probes, admin::router(admin.clone())),
             ("metrics", metrics, admin::router(admin)),
         ] {
@@ -306,7 +311,7 @@ async fn server(
     router: Router,
     shut: watch::Receiver<bool>,
 ) -> Result<()> {
-    api::serve(listener, router, shut).await.with_context(|| format!("serving {name}"))
+    uploads::serve(listener, router, shut).await.with_context(|| format!("serving {name}"))
 }
 
 /// Asks the API server who the host is and whether it knows the host's kinds; waits for a server that is down.

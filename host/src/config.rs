@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
     kubeconfig::Source,
-    lease::{LeaseName, Profile},
+    leader::lease::{LeaseName, Profile},
 };
 
 /// The host's configuration.

@@ -7,7 +7,11 @@
 //! Invariants, on a real server: `promote_moves_every_object_and_one_writer_remains`,
 //! `a_deleted_controller_drains_its_runs`, `a_suspended_controller_starts_no_run`.
 
+pub mod health;
 mod report;
+pub mod rollout;
+pub mod run;
+pub mod strays;
 
 use std::{
     collections::HashMap,
@@ -24,16 +28,16 @@ use tracing::{Instrument, trace_span};
 
 use crate::{
     client::Client,
+    controller::{
+        rollout::Rollout,
+        run::{End, Executor, SERVER_PAUSE, Shared, Start, told},
+    },
     fail,
-    fence::{Claim, Fence, Gate},
-    inbox::Inbox,
-    places::{Guest, Place, Places},
-    queue::{BACKGROUND, Outcome, Urgency},
-    rollout::Rollout,
-    run::{End, Executor, SERVER_PAUSE, Shared, Start, told},
+    leader::fence::{Claim, Fence, Gate},
+    model::object::ObjectKey,
+    queue::{BACKGROUND, Outcome, Urgency, shared::Inbox},
     sandbox::RunLimits,
-    strays,
-    watch::ObjectKey,
+    share::places::{Guest, Place, Places},
 };
 use report::Report;
 pub use report::Trouble;

@@ -1,49 +1,35 @@
 //! Nagaya: one host process for Kubernetes controllers written as WebAssembly components.
 //!
-//! In reading order. The path of an event: [`watch`], [`inbox`] and [`queue`], [`places`] and [`schedule`], [`cpu`] and [`fair`],
-//! [`controller`], [`health`], [`rollout`], [`run`], [`strays`], [`sandbox`], [`client`]; what they may do: [`manifest`], [`view`], [`grant`],
-//! [`authority`], [`budget`], [`fight`], [`barrier`], [`fence`], [`lease`] and [`clock`]; beneath them [`rate`], [`apiserver`] and [`kubeconfig`].
-//! The path of a version: [`crd`], [`stored`], [`module`], [`manager`]. Around them: [`config`], [`app`], [`events`], [`api`],
-//! [`admin`], [`metrics`], [`causes`], [`text`], [`cli`].
+//! In layers, of which none knows one that comes later (`the_module_graph_has_no_cycle`):
+//!
+//! 1. [`clock`], [`text`], [`causes`], [`fail`], [`rate`], [`metrics`]: what every layer may use; [`model`]: what all of them speak about.
+//! 2. [`kubeconfig`], [`apiserver`], [`watch`]: the API server and what it shows; [`queue`]: which object is next; [`share`]: which team.
+//! 3. [`access`]: who may see what; [`leader`]: which host, until when; [`events`]: what people are told.
+//! 4. [`client`]: a guest's reads and writes; [`modules`]: components by content; [`sandbox`]: where they run.
+//! 5. [`controller`]: one controller's loop; [`manager`]: all of them, as their objects say.
+//! 6. [`http`], [`config`], [`app`], [`cli`]: the process around it.
 
-pub mod admin;
-pub mod api;
+pub mod access;
 pub mod apiserver;
 pub mod app;
-pub mod authority;
-pub mod barrier;
-pub mod budget;
 pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod controller;
-pub mod cpu;
-pub mod crd;
 pub mod events;
 pub mod fail;
-pub mod fair;
-pub mod fence;
-pub mod fight;
-pub mod grant;
-pub mod health;
-pub mod inbox;
+pub mod http;
 pub mod kubeconfig;
-pub mod lease;
+pub mod leader;
 pub mod manager;
-pub mod manifest;
 pub mod metrics;
-pub mod module;
-pub mod places;
+pub mod model;
+pub mod modules;
 pub mod queue;
 pub mod rate;
-pub mod rollout;
-pub mod run;
 pub mod sandbox;
-pub mod schedule;
-pub mod stored;
-pub mod strays;
+pub mod share;
 pub mod text;
-pub mod view;
 pub mod watch;

@@ -23,6 +23,8 @@
 //!
 //! The queue reads no clock and awaits nothing: callers pass `now` and sleep until [`Queue::next_due`].
 
+pub mod shared;
+
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},

@@ -20,9 +20,10 @@ use axum::{
 };
 use futures::{StreamExt, stream};
 use nagaya::{
-    api::{self, Patience, Uploads, router, router_with_limit},
-    fence::Claim,
-    module::{Digest, Modules},
+    http::uploads::{self, Patience, Uploads, router, router_with_limit},
+    leader::fence::Claim,
+    model::digest::Digest,
+    modules::Modules,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},

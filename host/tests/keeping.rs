@@ -10,8 +10,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use nagaya::{
-    manifest::Manifest,
-    module::Digest,
+    model::{digest::Digest, manifest::Manifest},
     sandbox::{Action, Native, NativeCall, Returned},
 };
 use serde_json::{Value, json};

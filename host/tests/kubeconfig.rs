@@ -15,7 +15,7 @@ use nagaya::{
     app::App,
     config::Config,
     kubeconfig::{Access, Chosen, Environment, Proxies, Source},
-    lease::{LeaseName, Profile},
+    leader::lease::{LeaseName, Profile},
 };
 use tempfile::TempDir;
 use tokio::{

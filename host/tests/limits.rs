@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use nagaya::{
     apiserver::{ApiServer, Identity},
-    client::{ObjectReference, Severity},
     events::{self, Event},
     kubeconfig::Source,
-    manifest::{Index, Kind, Manifest, Mapping, Projection, Reference, Step, Verb, Watch, Write},
+    model::{
+        kind::Kind,
+        manifest::{Index, Manifest, Mapping, Projection, Reference, Step, Verb, Watch, Write},
+        object::{ObjectReference, Severity},
+        selector::Selector,
+    },
     text,
-    watch::{Change, Entry, Trigger, envelope, selector::Selector},
+    watch::{Change, Entry, Trigger, envelope},
 };
 use serde_json::json;
 

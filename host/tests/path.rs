@@ -18,7 +18,7 @@
 
 use std::time::Duration;
 
-use nagaya::{manifest::Verb, sandbox::Action};
+use nagaya::{model::manifest::Verb, sandbox::Action};
 use serde_json::json;
 
 use crate::fake::{

@@ -7,7 +7,10 @@ use std::{
 };
 
 use nagaya::{
-    manifest::{Index, Kind, Mapping, Step, Verb},
+    model::{
+        kind::Kind,
+        manifest::{Index, Mapping, Step, Verb},
+    },
     sandbox::Action,
 };
 use serde_json::{Value, json};
@@ -39,7 +42,7 @@ fn keeper(name: &str, gone: &Arc<Mutex<Vec<String>>>) -> Guest {
 }
 
 /// A guest that only notes its runs.
-fn runner(name: &str, manifest: nagaya::manifest::Manifest) -> Guest {
+fn runner(name: &str, manifest: nagaya::model::manifest::Manifest) -> Guest {
     Guest::new(name, manifest, |_| async { Ok(Action::AwaitChange) })
 }
 

@@ -9,7 +9,10 @@ use std::{
 
 use nagaya::{
     client::PatchBody,
-    manifest::{Kind, Manifest, Verb, Write as Writes},
+    model::{
+        kind::Kind,
+        manifest::{Manifest, Verb, Write as Writes},
+    },
     sandbox::Action,
 };
 use serde_json::{Value, json};

@@ -14,9 +14,12 @@ use std::{
 };
 
 use nagaya::{
-    manifest::{Kind, Manifest, Mapping, Projection, Step, Verb},
     metrics::{Metrics, QueueStats, Watched},
-    module::Digest,
+    model::{
+        digest::Digest,
+        kind::Kind,
+        manifest::{Manifest, Mapping, Projection, Step, Verb},
+    },
     sandbox::{
         Allocation, CompilerConfig, Error, Failure, LogQuota, NoManifest, Program, Returned, Run,
         RunLimits, Sandbox, SandboxConfig,

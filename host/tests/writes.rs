@@ -8,7 +8,10 @@ use std::{
 
 use nagaya::{
     client::{Error, ListOptions, Ownership, PatchBody},
-    manifest::{Kind, Manifest, Mapping, Verb, Watch},
+    model::{
+        kind::Kind,
+        manifest::{Manifest, Mapping, Verb, Watch},
+    },
     sandbox::Action,
 };
 use serde_json::{Value, json};
@@ -301,7 +304,7 @@ async fn a_kind_that_is_served_elsewhere_is_found_again() {
     let thing = Kind::new("example.io/v1", "Thing");
     manifest
         .writes
-        .push(nagaya::manifest::Write { kind: thing, verbs: BTreeSet::from([Verb::Apply]) });
+        .push(nagaya::model::manifest::Write { kind: thing, verbs: BTreeSet::from([Verb::Apply]) });
     let guest = Guest::new("things", manifest, |cx| async move {
         let Some(web) = cx.site().await? else { return Ok(Action::AwaitChange) };
         let object = json!({"apiVersion": "example.io/v1", "kind": "Thing", "spec": web["spec"],

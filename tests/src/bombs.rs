@@ -140,7 +140,7 @@ fn leb(mut number: usize) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use nagaya::module::screen::{Error, screen};
+    use nagaya::modules::screen::{Error, screen};
 
     use super::*;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use nagaya::crd::hex;
+use nagaya::model::digest::hex;
 use tokio::sync::OnceCell;
 
 use crate::cargo::cargo;

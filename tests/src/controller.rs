@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use nagaya::crd::{
+use nagaya::model::crd::{
     Phase, RevisionPhase, WasmController, WasmRevision, WasmRevisionStatus, revision_name,
 };
 use serde_json::{Value, json};

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Api, Client};
-use nagaya::crd::WasmController;
+use nagaya::model::crd::WasmController;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 

@@ -22,7 +22,7 @@ impl Args {
 /// Writes or compares the files.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let folder = crate::root()?.join("deploy/crd");
-    let definitions = nagaya::crd::definitions().context("generating the definitions")?;
+    let definitions = nagaya::model::crd::definitions().context("generating the definitions")?;
     if args.check { check(&folder, &definitions) } else { write(&folder, &definitions) }
 }
 

@@ -15,10 +15,12 @@ use super::{
 };
 use crate::{
     apiserver::{ApiServer, Call, Error, Lines, Media, Resource, query},
-    crd::{GROUP, WasmController, WasmRevision},
     kubeconfig::Source,
-    manifest::Kind,
-    stored,
+    model::{
+        crd::{GROUP, WasmController, WasmRevision},
+        kind::Kind,
+        stored,
+    },
 };
 
 /// Between two tries after the API server broke off or refused for a moment.
@@ -345,7 +347,7 @@ mod tests {
 
     use super::super::wish::tests::{revision, seen};
     use super::*;
-    use crate::{apiserver::answering, crd::RevisionPhase};
+    use crate::{apiserver::answering, model::crd::RevisionPhase};
 
     fn change(what: &str, object: impl serde::Serialize) -> Change {
         Change { what: what.into(), object: serde_json::value::to_raw_value(&object).unwrap() }

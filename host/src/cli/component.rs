@@ -2,7 +2,7 @@
 //!
 //! Invariant: `what_is_plainly_no_component_is_refused`.
 
-use crate::module::screen::FILE;
+use crate::modules::screen::FILE;
 
 /// WebAssembly files begin with this.
 const MAGIC: [u8; 4] = *b"\0asm";

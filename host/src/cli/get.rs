@@ -12,7 +12,7 @@ use super::{
     print, say, tree,
     wish::Seen,
 };
-use crate::crd::WasmController;
+use crate::model::crd::WasmController;
 
 /// Marks what may not be so any more.
 const MARK: &str = "?";

@@ -5,7 +5,7 @@
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
-use crate::crd::WasmController;
+use crate::model::crd::WasmController;
 
 /// The namespace in which a deployment's Lease lies, unless it was given another.
 pub(super) const NAMESPACE: &str = "nagaya-system";

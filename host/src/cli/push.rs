@@ -16,7 +16,7 @@ use super::{
     wait::{self, Staged},
     wish::{self, Seen},
 };
-use crate::module::Digest;
+use crate::model::digest::Digest;
 
 /// What to push, and where.
 #[derive(Debug, clap::Args)]
@@ -215,7 +215,7 @@ mod tests {
         let text = missing("web", "demo", &Digest::of(b"x"));
         let yaml = text.split("<<'EOF'\n").nth(1).unwrap().trim_end_matches("EOF");
         let object: serde_json::Value = serde_saphyr::from_str(yaml).unwrap();
-        let controller: crate::crd::WasmController = serde_json::from_value(object).unwrap();
+        let controller: crate::model::crd::WasmController = serde_json::from_value(object).unwrap();
         assert_eq!(controller.metadata.namespace.as_deref(), Some("demo"));
         assert_eq!(controller.spec.module.digest, Digest::of(b"x").to_string());
     }

@@ -12,11 +12,10 @@ use super::logs;
 use crate::{
     app::App,
     config::Config,
-    crd::LimitsSpec,
     fail,
     kubeconfig::Source,
-    lease::{LeaseName, Profile},
-    module::Digest,
+    leader::lease::{LeaseName, Profile},
+    model::{crd::LimitsSpec, digest::Digest},
 };
 
 /// No uploaded module may be larger: a Python component has 18 MiB.

@@ -10,7 +10,7 @@ use super::{
     wait::is_trouble,
     wish::Seen,
 };
-use crate::{
+use crate::model::{
     crd::{RevisionPhase, WasmRevision},
     manifest::{Manifest, Mapping, Projection},
 };
@@ -141,7 +141,7 @@ mod tests {
         super::wish::tests::{revision, seen, v},
         *,
     };
-    use crate::{
+    use crate::model::{
         crd::{condition, manifest_value},
         manifest::tests::manifest,
     };

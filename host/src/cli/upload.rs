@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::print::Progress;
-use crate::module::Digest;
+use crate::model::digest::Digest;
 
 /// How long the host may take to say whether it wants the bytes.
 const ASK_LIMIT: Duration = Duration::from_secs(5);

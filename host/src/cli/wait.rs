@@ -6,7 +6,7 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use super::wish::Seen;
-use crate::crd::RevisionPhase;
+use crate::model::crd::RevisionPhase;
 
 /// Reasons of conditions that only somebody else can end.
 const BLOCKS: [&str; 5] =
@@ -185,7 +185,7 @@ mod tests {
         super::wish::tests::{revision, seen, v},
         *,
     };
-    use crate::crd::condition;
+    use crate::model::crd::condition;
 
     const OLD: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
     const NEW: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";

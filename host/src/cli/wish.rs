@@ -13,12 +13,12 @@
 
 use serde_json::{Value, json};
 
-use crate::{
+use crate::model::{
     crd::{
         RevisionPhase, RolloutSpec, WasmController, WasmControllerStatus, WasmRevision,
         revision_name,
     },
-    module::Digest,
+    digest::Digest,
 };
 
 /// The CRD refuses a longer `rollout.rejected`.
@@ -358,7 +358,7 @@ fn no_candidate(seen: &Seen) -> Error {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::crd::{WasmControllerSpec, WasmRevisionSpec, WasmRevisionStatus};
+    use crate::model::crd::{WasmControllerSpec, WasmRevisionSpec, WasmRevisionStatus};
 
     const OLD: &str = "sha256:1111111111111111111111111111111111111111111111111111111111111111";
     const NEW: &str = "sha256:2222222222222222222222222222222222222222222222222222222222222222";

@@ -13,7 +13,7 @@ use http::Method;
 
 use super::{
     Client, Error, Ownership, answer,
-    noop::Target,
+    gates::noop::Target,
     object::Object,
     owners::{self, Change, Primary},
     read::as_object,
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     apiserver::{Media, query},
-    manifest::{Kind, Verb},
+    model::{kind::Kind, manifest::Verb, object::ObjectKey},
     watch::{
-        Entry, ObjectKey,
+        Entry,
         envelope::Owner,
         fingerprint::{Fingerprint, Part},
     },

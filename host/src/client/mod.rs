@@ -10,7 +10,7 @@
 mod answer;
 mod apply;
 mod flow;
-mod noop;
+pub mod gates;
 mod object;
 mod own;
 mod owners;
@@ -31,23 +31,27 @@ use std::{
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
+    access::{authority::Authority, view::View},
     apiserver::{ApiServer, Identity, Resource},
-    authority::Authority,
-    barrier::Barrier,
-    budget::{Budget, Exceeded},
+    client::gates::{
+        barrier::Barrier,
+        budget::{Budget, Exceeded},
+        fight::{Fights, Place},
+    },
     clock,
     events::{Event, Recorder},
-    fence::Fence,
-    fight::{Fights, Place},
-    manifest::{Kind, Verb},
+    leader::fence::Fence,
     metrics::ControllerMetrics,
-    view::View,
-    watch::ObjectKey,
+    model::{
+        kind::Kind,
+        manifest::Verb,
+        object::{ObjectKey, ObjectReference, Severity},
+    },
 };
 
 pub use flow::Flow;
-pub use noop::Applied;
-use noop::Target;
+pub use gates::noop::Applied;
+use gates::noop::Target;
 
 /// Why a call did not do what the guest asked; each case has one way to arise.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -142,26 +146,6 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// The dependents' fate.
     pub propagation: Propagation,
-}
-
-/// One object of some kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectReference {
-    /// Its kind.
-    pub kind: Kind,
-    /// Its namespace.
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
-}
-
-/// How much an Event matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// All is well.
-    Normal,
-    /// Somebody should look.
-    Warning,
 }
 
 /// An Event as a guest asks for it.
@@ -360,7 +344,7 @@ impl Client {
             )));
         }
         let resource = self.resource(kind)?;
-        match crate::grant::denied_to_guests(&resource.kind.group, &resource.plural) {
+        match crate::access::grant::denied_to_guests(&resource.kind.group, &resource.plural) {
             Some(why) => Err(Error::Forbidden(format!("no guest may write {kind}: {why}"))),
             None => Ok(resource),
         }

@@ -9,8 +9,8 @@ use serde_json::value::RawValue;
 
 use crate::{
     client::Error,
-    manifest::Kind,
-    watch::{ObjectKey, envelope::Owner},
+    model::{kind::Kind, object::ObjectKey},
+    watch::envelope::Owner,
 };
 
 /// A guest's object, or patch, may not be larger: the store of the API server takes 1.5 MiB.

@@ -17,11 +17,11 @@ use super::{
     shown,
 };
 use crate::{
+    access::view::Sight,
     apiserver::Call,
-    barrier::{Answer, Awaited},
-    manifest::Kind,
-    view::Sight,
-    watch::{ObjectKey, envelope},
+    client::gates::barrier::{Answer, Awaited},
+    model::{kind::Kind, object::ObjectKey},
+    watch::envelope,
 };
 
 /// How long a read waits; just under the limit of a host call, so that the guest hears why.

@@ -15,8 +15,8 @@ use serde_json::Value;
 
 use super::{Error, PatchBody};
 use crate::{
-    manifest::Kind,
-    watch::{ObjectKey, envelope::Owner},
+    model::{kind::Kind, object::ObjectKey},
+    watch::envelope::Owner,
 };
 
 /// More operations are not evaluated.

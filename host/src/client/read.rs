@@ -6,11 +6,13 @@ use http::Method;
 
 use super::{Client, Error, ListOptions, Page, answer, object::key};
 use crate::{
+    access::{
+        grant::{Right, Verdict},
+        view::Sight,
+    },
     apiserver::Call,
-    grant::{Right, Verdict},
-    manifest::Kind,
-    view::Sight,
-    watch::{Entry, ObjectKey, Query, envelope, selector::Selector},
+    model::{kind::Kind, object::ObjectKey, selector::Selector},
+    watch::{Entry, Query, envelope},
 };
 
 /// Objects in a page when the guest leaves it to the host.
@@ -149,7 +151,7 @@ impl Client {
         let indexes = &self.0.view.manifest().indexes;
         let index = indexes.iter().find(|index| index.name == name);
         match index {
-            Some(index) if crate::manifest::same_kind(&index.kind, kind) => Ok(&index.path),
+            Some(index) if crate::model::kind::same_kind(&index.kind, kind) => Ok(&index.path),
             _ => Err(Error::NotDeclared(format!(
                 "the manifest declares no index {name} over {kind}"
             ))),

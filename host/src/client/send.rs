@@ -18,9 +18,8 @@ use super::{
 use crate::{
     apiserver::{self, Call, Status},
     fail,
-    manifest::Kind,
+    model::{kind::Kind, object::ObjectKey},
     text,
-    watch::ObjectKey,
 };
 
 /// Time for all tries of a call: just under a host call's 5 s, so that the guest hears why (R20).

@@ -9,8 +9,8 @@
 use serde_json::Value;
 
 use crate::{
-    manifest::Watch,
-    watch::{Entry, selector::Selector},
+    model::{manifest::Watch, selector::Selector},
+    watch::Entry,
 };
 
 /// Whether an object in this state is in the cache of `watch`, or will be. What cannot be evaluated is not waited for.
@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        manifest::{
+        model::manifest::{
             Mapping,
             tests::{config_map, watch},
         },

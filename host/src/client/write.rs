@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Client, DeleteOptions, Error, PatchBody, Propagation, answer,
-    noop::{Record, Target},
+    gates::noop::{Record, Target},
     object::{Object, check_size, key},
     owners,
     read::as_object,
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::{
     apiserver::{Media, Resource, query},
-    fight::{Place, Side, named},
-    manifest::{Kind, Verb},
+    client::gates::fight::{Place, Side, named},
+    model::{kind::Kind, manifest::Verb, object::ObjectKey},
     watch::{
-        Entry, ObjectKey, envelope,
+        Entry, envelope,
         fingerprint::{Fingerprint, Part},
     },
 };
@@ -266,7 +266,7 @@ impl Client {
     /// What an apply's effect on the cached object shows in: all of it, or its metadata where only that is cached.
     pub(super) fn part(&self, kind: &Kind) -> Part {
         match self.0.view.manifest().projection(kind) {
-            Some(crate::manifest::Projection::Metadata) => Part::Metadata,
+            Some(crate::model::manifest::Projection::Metadata) => Part::Metadata,
             _ => Part::Main,
         }
     }

@@ -5,12 +5,14 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
-    health::{Failing, Health},
+    access::view::{Blind, View},
+    controller::{
+        health::{Failing, Health},
+        run::End,
+        strays::Strays,
+    },
+    model::object::ObjectKey,
     queue::Outcome,
-    run::End,
-    strays::Strays,
-    view::{Blind, View},
-    watch::ObjectKey,
 };
 
 /// Of more objects it is not remembered what stood in their way: one is enough to tell.
@@ -174,7 +176,7 @@ mod tests {
     /// kube-apiserver behind a balancer that accepts every watch and ends it.
     #[test]
     fn a_watch_that_is_opened_and_cut_off_again_is_told() {
-        let kind = crate::manifest::Kind::new("v1", "Pod");
+        let kind = crate::model::kind::Kind::new("v1", "Pod");
         let blind =
             |code, may_pass| Blind { kind: kind.clone(), code, message: String::new(), may_pass };
         let dark = |code| Some(blind(code, false));

@@ -33,8 +33,10 @@ use self::{
 };
 use crate::{
     apiserver::{self, ApiServer, Call, Identity, Media},
-    client::{ObjectReference, Severity},
-    crd::{GROUP, hashed},
+    model::{
+        crd::{GROUP, hashed},
+        object::{ObjectReference, Severity},
+    },
     text,
 };
 
@@ -338,7 +340,7 @@ fn reporter(controller: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Kind;
+    use crate::model::kind::Kind;
 
     #[test]
     fn an_event_has_a_name_that_the_server_takes() {

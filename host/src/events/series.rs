@@ -22,7 +22,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::{Event, lru::Lru};
 use crate::{
-    client::{ObjectReference, Severity},
+    model::object::{ObjectReference, Severity},
     rate::Bucket,
     text,
 };
@@ -242,7 +242,10 @@ impl Series {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{apiserver::Identity, client::ObjectReference, manifest::Kind};
+    use crate::{
+        apiserver::Identity,
+        model::{kind::Kind, object::ObjectReference},
+    };
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,8 @@ use std::{
 };
 
 use crate::{
-    module::{Digest, Modules, garbage::Garbage},
+    model::digest::Digest,
+    modules::{Modules, garbage::Garbage},
     sandbox::Sandbox,
     watch::{Cache, envelope},
 };
@@ -69,7 +70,7 @@ mod tests {
     use std::{fs, time::SystemTime};
 
     use super::*;
-    use crate::{module::garbage::GRACE, sandbox::SandboxConfig};
+    use crate::{modules::garbage::GRACE, sandbox::SandboxConfig};
 
     #[tokio::test]
     #[expect(clippy::disallowed_methods, reason = "a start to count from")]

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    crd::{Phase, WasmControllerStatus, condition, set_condition},
+    model::crd::{Phase, WasmControllerStatus, condition, set_condition},
     text::cut,
 };
 

@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::{refusal::Refusal, status::Standing};
-use crate::{crd::LimitsSpec, manifest::Kind};
+use crate::model::{crd::LimitsSpec, kind::Kind};
 
 /// What an attempt was made for, besides digest and config, which are in the revision's name.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -234,7 +234,7 @@ impl<E, T> Loads<E, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Kind;
+    use crate::model::kind::Kind;
 
     fn question(limits: &str) -> Question {
         let limits = LimitsSpec { memory: limits.to_owned(), ..LimitsSpec::default() };

@@ -34,24 +34,25 @@ use tokio::{
 use tracing::{Instrument, trace_span};
 
 use crate::{
+    access::authority::Authority,
     apiserver::{ApiServer, Identity, Resource},
-    authority::Authority,
     causes,
-    crd::{FINALIZER, own_watch},
+    controller::strays,
     events::Recorder,
-    fence::Claim,
-    inbox::Inbox,
-    manifest::{Kind, Mapping, Projection, Watch},
+    leader::fence::Claim,
     metrics::Metrics,
-    module::Modules,
-    places::Places,
-    queue::{CHANGE, Outcome, Urgency},
-    sandbox::Sandbox,
-    strays,
-    watch::{
-        Cache, Entry, Hub, ObjectKey, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey,
+    model::{
+        crd::{FINALIZER, own_watch},
+        kind::Kind,
+        manifest::{Mapping, Projection, Watch},
+        object::ObjectKey,
         selector,
     },
+    modules::Modules,
+    queue::{CHANGE, Outcome, Urgency, shared::Inbox},
+    sandbox::Sandbox,
+    share::places::Places,
+    watch::{Cache, Entry, Hub, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey},
 };
 use garbage::Collector;
 use keeper::{Died, Estate, Keeper};

@@ -5,9 +5,11 @@
 use super::status::FAILING;
 use crate::{
     apiserver::Identity,
-    client::{ObjectReference, Severity},
-    crd::{self, WasmController, WasmControllerStatus},
     events::Event,
+    model::{
+        crd::{self, WasmController, WasmControllerStatus},
+        object::{ObjectReference, Severity},
+    },
 };
 
 /// The events between two statuses of `controller`.

@@ -7,10 +7,13 @@ use tokio::sync::watch;
 
 use crate::{
     apiserver::{ApiServer, Call, Error, Media, Resource},
-    crd::{self, WasmController, WasmRevision},
-    fence::Claim,
-    stored::{self, Stored},
-    watch::{Entry, ObjectKey},
+    leader::fence::Claim,
+    model::{
+        crd::{self, WasmController, WasmRevision},
+        object::ObjectKey,
+        stored::{self, Stored},
+    },
+    watch::Entry,
 };
 
 /// The API server, for WasmControllers and WasmRevisions: written only while the host holds its claim.

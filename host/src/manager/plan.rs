@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::crd::{self, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionSpec};
+use crate::model::crd::{
+    self, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionSpec,
+};
 
 /// The names that matter to a controller now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +98,7 @@ pub(super) fn status(controller: &WasmController) -> WasmControllerStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::{ModuleSpec, RolloutSpec, WasmControllerSpec};
+    use crate::model::crd::{ModuleSpec, RolloutSpec, WasmControllerSpec};
 
     fn controller(
         active: Option<&str>,

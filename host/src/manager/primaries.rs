@@ -18,8 +18,11 @@ use tokio::sync::watch;
 
 use super::objects;
 use crate::{
-    manifest::{Kind, same_kind},
-    watch::{Cache, Entry, ObjectKey},
+    model::{
+        kind::{Kind, same_kind},
+        object::ObjectKey,
+    },
+    watch::{Cache, Entry},
 };
 
 /// Namespaces, of a scope or of rights; `None`: all.

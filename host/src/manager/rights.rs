@@ -15,10 +15,15 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::stage::{Host, Refusal, Staging};
 use crate::{
+    access::{
+        grant::{self, Right},
+        view::View,
+    },
     apiserver::{Error, Identity, Resource},
-    grant::{self, Right},
-    manifest::{Kind, Manifest, Verb},
-    view::View,
+    model::{
+        kind::Kind,
+        manifest::{Manifest, Verb},
+    },
 };
 
 /// Questions of one staging at the same time.
@@ -310,7 +315,7 @@ fn listed(rights: &BTreeSet<Right>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Mapping, Projection, Watch, Write};
+    use crate::model::manifest::{Mapping, Projection, Watch, Write};
 
     fn served(kind: &Kind, plural: &str, namespaced: bool) -> ((String, String), Resource) {
         let resource =

@@ -7,20 +7,21 @@ use tracing::{Instrument, trace_span};
 
 use super::keeper::Estate;
 use crate::{
+    access::view::Blind,
     apiserver::Identity,
-    barrier::Barrier,
-    budget::Budget,
-    client::{Account, Applied},
-    controller::{Controller, Parts, Settings, Trouble},
-    crd::{LimitsSpec, WasmController},
-    health::Failing,
-    inbox::Inbox,
+    client::{
+        Account, Applied,
+        gates::{barrier::Barrier, budget::Budget},
+    },
+    controller::{Controller, Parts, Settings, Trouble, health::Failing, run::Shared},
     metrics::Watched,
-    module::Digest,
-    run::Shared,
+    model::{
+        crd::{LimitsSpec, WasmController},
+        digest::Digest,
+        object::ObjectKey,
+    },
+    queue::shared::Inbox,
     sandbox::{LogQuota, RunLimits},
-    view::Blind,
-    watch::ObjectKey,
 };
 
 /// Field managers may have 128 characters.

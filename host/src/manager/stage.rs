@@ -18,18 +18,24 @@ use super::{
     room::{self, Room},
 };
 use crate::{
+    access::{
+        authority::Authority,
+        grant::{self, Right, Verdict},
+        view::{Gatekeeper, Outlet, Sight, View},
+    },
     apiserver::{Identity, Resource},
-    authority::Authority,
-    crd::LimitsSpec,
+    controller::run::{Executor, Shared},
     fail,
-    grant::{self, Right, Verdict},
-    inbox::Inbox,
-    manifest::{Kind, Manifest, same_kind},
-    module::{Digest, Modules},
-    places::Places,
-    run::{Executor, Shared},
+    model::{
+        crd::LimitsSpec,
+        digest::Digest,
+        kind::{Kind, same_kind},
+        manifest::Manifest,
+    },
+    modules::Modules,
+    queue::shared::Inbox,
     sandbox::{Program, Run, RunLimits, Sandbox},
-    view::{Gatekeeper, Outlet, Sight, View},
+    share::places::Places,
     watch::{Hub, State, Subscriber, Subscription, Trigger, WatchKey},
 };
 

@@ -11,15 +11,19 @@ use super::{
     unfit::Unfit,
 };
 use crate::{
-    crd::{
-        Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus, condition,
-        set_condition,
+    access::view::Blind,
+    controller::{
+        health::Failing,
+        rollout::{Decision, Problem},
     },
-    health::Failing,
-    manifest::Kind,
-    rollout::{Decision, Problem},
+    model::{
+        crd::{
+            Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus,
+            condition, set_condition,
+        },
+        kind::Kind,
+    },
     text::{MESSAGE, NAME, cut},
-    view::Blind,
 };
 
 /// The largest manifest that is shown.
@@ -506,7 +510,7 @@ fn is_shown(manifest: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd;
+    use crate::model::crd;
 
     fn facts<'a>(controller: &'a WasmController, decision: &'a Decision) -> Facts<'a> {
         Facts {

@@ -12,9 +12,9 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
+    access::view::View,
     apiserver::{ApiServer, Call, Resource},
-    manifest::Kind,
-    view::View,
+    model::kind::Kind,
 };
 
 /// How long what was found is believed: while it is fit, and while it is not and somebody may be mending it.

@@ -42,7 +42,7 @@ impl CodeCache {
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-        crate::module::sweep(folder)?;
+        crate::modules::sweep(folder)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &key(folder)?);
         Ok(Self { folder: folder.to_owned(), key })
     }
@@ -171,7 +171,7 @@ fn key(folder: &Path) -> io::Result<[u8; KEY]> {
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
     fill(&mut bytes)?;
-    Ok(crate::crd::hex(&bytes))
+    Ok(crate::model::digest::hex(&bytes))
 }
 
 fn fill(bytes: &mut [u8]) -> io::Result<()> {

@@ -24,7 +24,7 @@ use rustix::{
 use tokio::process::Command;
 
 use super::engine::{self, Role};
-use crate::places::{Place, Places};
+use crate::share::places::{Place, Places};
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "compile-child";

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::imports::bindings::exports::nagaya::controller::guest as wit;
-use crate::manifest::{Index, Manifest, Mapping, Projection, Reference, Step, Verb, Watch, Write};
+use crate::model::manifest::{
+    Index, Manifest, Mapping, Projection, Reference, Step, Verb, Watch, Write,
+};
 
 impl From<wit::Manifest> for Manifest {
     fn from(manifest: wit::Manifest) -> Self {

@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     client::{self, Client},
-    manifest::Kind,
+    model::{
+        kind::Kind,
+        object::{ObjectReference, Severity},
+    },
 };
 
 /// What wasmtime makes of `wit/`.
@@ -378,10 +381,10 @@ impl From<cluster::Event> for client::GuestEvent {
     fn from(event: cluster::Event) -> Self {
         let cluster::Event { regarding, severity, reason, action, note } = event;
         let severity = match severity {
-            cluster::Severity::Normal => client::Severity::Normal,
-            cluster::Severity::Warning => client::Severity::Warning,
+            cluster::Severity::Normal => Severity::Normal,
+            cluster::Severity::Warning => Severity::Warning,
         };
-        let regarding = client::ObjectReference {
+        let regarding = ObjectReference {
             kind: regarding.kind.into(),
             namespace: regarding.namespace,
             name: regarding.name,

@@ -49,10 +49,7 @@ pub use self::{
     program::Program,
     run::{Action, NoManifest, Run},
 };
-use crate::{
-    cpu::Cpu,
-    module::{Digest, screen},
-};
+use crate::{model::digest::Digest, modules::screen, share::cpu::Cpu};
 
 /// The signal that nothing can catch.
 const SIGKILL: i32 = 9;

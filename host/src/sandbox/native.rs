@@ -23,7 +23,10 @@ use super::{
     imports::AbortOnDrop,
     run::stopped,
 };
-use crate::{client::Client, manifest::Manifest, module::Digest};
+use crate::{
+    client::Client,
+    model::{digest::Digest, manifest::Manifest},
+};
 
 /// A reconciler in Rust.
 pub trait Native: Send + Sync + 'static {

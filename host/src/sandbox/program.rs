@@ -20,10 +20,7 @@ use super::{
     machine::Mappings,
     native::Native,
 };
-use crate::{
-    module::{Digest, screen::screen},
-    places::Place,
-};
+use crate::{model::digest::Digest, modules::screen::screen, share::places::Place};
 
 /// What every reconciler exports.
 const OURS: &str = "nagaya:controller/guest@0.1.0";

@@ -35,9 +35,11 @@ use super::{
 };
 use crate::{
     client::Client,
-    cpu::Turned,
-    manifest::{self, Manifest},
-    module::Digest,
+    model::{
+        digest::Digest,
+        manifest::{self, Manifest},
+    },
+    share::cpu::Turned,
 };
 
 /// CPU time of a turn below which a tick says nothing about it.

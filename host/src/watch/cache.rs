@@ -22,10 +22,10 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    envelope::{self, Entry, ObjectKey, Version},
+    envelope::{self, Entry, Version},
     index::Index,
-    selector::Selector,
 };
+use crate::model::{object::ObjectKey, selector::Selector};
 
 /// The objects of one watch.
 #[derive(Debug)]

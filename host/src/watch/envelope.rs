@@ -18,16 +18,7 @@ use super::{
     intern::{Interner, Labels},
     lenient::{or_default, raw, text},
 };
-use crate::manifest::Kind;
-
-/// Namespace and name of an object of a known kind.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// Its namespace; `None` for cluster-scoped kinds.
-    pub namespace: Option<Arc<str>>,
-    /// Its name.
-    pub name: Arc<str>,
-}
+use crate::model::{kind::Kind, object::ObjectKey};
 
 /// An object as it was last seen: what the host must know of it, and its text.
 #[derive(Debug)]
@@ -403,22 +394,6 @@ pub fn field(text: &str, path: &str) -> Vec<String> {
             items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect()
         }
         _ => vec![],
-    }
-}
-
-impl ObjectKey {
-    /// A key of its own text.
-    pub fn new(namespace: Option<&str>, name: &str) -> Self {
-        Self { namespace: namespace.map(Into::into), name: name.into() }
-    }
-}
-
-impl fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(namespace) = &self.namespace {
-            write!(f, "{namespace}/")?;
-        }
-        f.write_str(&self.name)
     }
 }
 

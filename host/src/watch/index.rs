@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::envelope::ObjectKey;
+use crate::model::object::ObjectKey;
 
 /// An object of more values may have any.
 const VALUES: usize = 100;

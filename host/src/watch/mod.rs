@@ -16,7 +16,6 @@ pub mod intern;
 mod lenient;
 mod life;
 mod proof;
-pub mod selector;
 pub mod stream;
 mod task;
 pub mod trigger;
@@ -38,14 +37,14 @@ use tokio::{
 use tracing::{Instrument, trace_span};
 
 pub use cache::{Cache, Change, Query};
-pub use envelope::{Entry, ObjectKey};
+pub use envelope::Entry;
 pub use fault::Fault;
 pub use stream::Stream;
 pub use trigger::{Trigger, Wake};
 
 use crate::{
     apiserver::{ApiServer, Identity, Resource},
-    manifest::Projection,
+    model::manifest::Projection,
     queue::Urgency,
 };
 use health::Health;

@@ -20,11 +20,11 @@ use std::{
 };
 
 use super::{
-    envelope::{self, Entry, Line, ObjectKey, Version},
+    envelope::{self, Entry, Line, Version},
     fault::{Fault, Flaw},
     intern::Interner,
 };
-use crate::manifest::Kind;
+use crate::model::{kind::Kind, object::ObjectKey};
 
 /// Objects in a page of a LIST, as client-go has it.
 const PAGE: u32 = 500;

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     apiserver::{self, Call, Lines, TooLarge, query},
     causes, clock,
-    manifest::Projection,
+    model::manifest::Projection,
     queue::{self, Urgency},
     text,
 };

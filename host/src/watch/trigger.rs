@@ -15,12 +15,15 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     cache::Change,
-    envelope::{self, Entry, ObjectKey},
-    selector::{self, Selector},
+    envelope::{self, Entry},
 };
 use crate::{
     apiserver::Resource,
-    manifest::{self, Mapping, Reference, Step},
+    model::{
+        manifest::{self, Mapping, Reference, Step},
+        object::ObjectKey,
+        selector::{self, Selector},
+    },
     text,
 };
 
@@ -214,7 +217,10 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::manifest::{Kind, Projection, Watch};
+    use crate::model::{
+        kind::Kind,
+        manifest::{Projection, Watch},
+    };
 
     fn site() -> Resource {
         Resource {

@@ -9,8 +9,12 @@ use std::{
 use futures::future::BoxFuture;
 use nagaya::{
     client::{self, Client, DeleteOptions, GuestEvent, ListOptions, Ownership, Propagation},
-    manifest::{Kind, Manifest, Mapping, Projection, Verb, Watch, Write},
-    module::Digest,
+    model::{
+        digest::Digest,
+        kind::Kind,
+        manifest::{Manifest, Mapping, Projection, Verb, Watch, Write},
+        object::{ObjectReference, Severity},
+    },
     sandbox::{Action, Native, NativeCall, Returned},
 };
 use serde_json::{Value, json};
@@ -278,12 +282,12 @@ impl Cx {
     /// An Event about the Site.
     pub(crate) fn event(&self, reason: &str, note: &str) -> Result<(), client::Error> {
         self.client().emit(GuestEvent {
-            regarding: client::ObjectReference {
+            regarding: ObjectReference {
                 kind: Kind::new("example.io/v1", "Site"),
                 namespace: self.0.namespace.clone(),
                 name: self.name().to_owned(),
             },
-            severity: client::Severity::Normal,
+            severity: Severity::Normal,
             reason: reason.to_owned(),
             action: "Reconcile".to_owned(),
             note: note.to_owned(),

@@ -7,15 +7,16 @@ use std::{
 };
 
 use nagaya::{
+    access::authority::Authority,
     apiserver::ApiServer,
-    authority::Authority,
     clock, events,
-    fence::Claim,
+    leader::fence::Claim,
     manager::{Manager, Needs},
     metrics::Metrics,
-    module::{Digest, Modules},
-    places::Places,
+    model::digest::Digest,
+    modules::Modules,
     sandbox::{Allocation, CompilerConfig, Sandbox, SandboxConfig},
+    share::places::Places,
     watch::Hub,
 };
 use serde_json::{Value, json};

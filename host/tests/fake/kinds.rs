@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use nagaya::manifest::Kind;
+use nagaya::model::kind::Kind;
 use serde_json::{Value, json};
 
 /// A kind and how it behaves.

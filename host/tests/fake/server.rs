@@ -13,7 +13,7 @@ use futures::{Stream, future::BoxFuture, stream};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::client::Body as Sent;
-use nagaya::watch::selector::Selector;
+use nagaya::model::selector::Selector;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 

@@ -8,7 +8,7 @@ use e2e::site::{DESIGN, children};
 use e2e::wait::within;
 use e2e::{Test, test};
 use kube::ResourceExt;
-use nagaya::crd::revision_name;
+use nagaya::model::crd::revision_name;
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(30);

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, ValidationDirective};
-use nagaya::crd::{Phase, RevisionPhase, WasmController, WasmRevision, revision_name};
+use nagaya::model::crd::{Phase, RevisionPhase, WasmController, WasmRevision, revision_name};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -13,7 +13,7 @@ use e2e::wait::within;
 use e2e::{Test, long, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::ListParams;
-use nagaya::crd::{RevisionPhase, WasmRevision};
+use nagaya::model::crd::{RevisionPhase, WasmRevision};
 use serde_json::{Value, json};
 
 const SITES: usize = 10;
@@ -38,7 +38,7 @@ fn config(point: &str, mark: &str) -> Value {
 
 /// Pushes, whatever the host does meanwhile: a failed upload is sent again by whoever pushes.
 async fn push(copier: &Controller, component: &Component, config: &Value) -> Result<String> {
-    let name = nagaya::crd::revision_name("copier", &component.digest, Some(config));
+    let name = nagaya::model::crd::revision_name("copier", &component.digest, Some(config));
     copier
         .patch(&json!({"spec": {"module": {"digest": component.digest}, "config": config}}))
         .await?;

@@ -11,7 +11,7 @@ use e2e::wait::within;
 use e2e::{Test, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use nagaya::crd::Phase;
+use nagaya::model::crd::Phase;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
 

@@ -11,7 +11,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
-use nagaya::crd::Phase;
+use nagaya::model::crd::Phase;
 use serde_json::json;
 use tokio::time::Instant;
 

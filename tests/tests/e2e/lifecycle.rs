@@ -13,7 +13,7 @@ use e2e::witness::{Change, Witness};
 use e2e::{Test, test};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use nagaya::crd::Phase;
+use nagaya::model::crd::Phase;
 use serde_json::json;
 use tokio::time::Instant;
 

@@ -14,7 +14,7 @@ use e2e::{Test, test_alone};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::api::DeleteParams;
-use nagaya::crd::WasmController;
+use nagaya::model::crd::WasmController;
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);

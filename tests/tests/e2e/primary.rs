@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use nagaya::crd::WasmController;
+use nagaya::model::crd::WasmController;
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);

@@ -15,7 +15,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use kube::api::ListParams;
-use nagaya::crd::{RevisionPhase, WasmController};
+use nagaya::model::crd::{RevisionPhase, WasmController};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -59,7 +59,8 @@ async fn labelled(test: &Test, wanted: usize) -> Result<()> {
 
 fn status(seen: &WasmController) -> (Option<&str>, Option<&str>, Option<&str>) {
     let status = seen.status.as_ref();
-    let of = |pick: fn(&nagaya::crd::WasmControllerStatus) -> Option<&str>| status.and_then(pick);
+    let of =
+        |pick: fn(&nagaya::model::crd::WasmControllerStatus) -> Option<&str>| status.and_then(pick);
     (of(|s| s.active.as_deref()), of(|s| s.candidate.as_deref()), of(|s| s.previous.as_deref()))
 }
 

@@ -50,7 +50,7 @@ async fn swapped(
     copier: &Controller,
     kind: &'static str,
     to: &str,
-    patched: nagaya::crd::WasmController,
+    patched: nagaya::model::crd::WasmController,
 ) -> Result<Swap> {
     let seen = copier.active(to).await?;
     let generation = seen.status.context("no status")?.executor_generation;

@@ -7,7 +7,7 @@ use e2e::account::GUEST_RULES;
 use e2e::component::Component;
 use e2e::controller::Controller;
 use e2e::{Test, test};
-use nagaya::crd::{RevisionPhase, revision_name};
+use nagaya::model::crd::{RevisionPhase, revision_name};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -121,6 +121,6 @@ fn what_is_no_component_is_refused_or_fails_with_a_reason() -> Result<()> {
 
 fn component_of(bytes: &[u8]) -> Component {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let digest = format!("sha256:{}", nagaya::crd::hex(hash.as_ref()));
+    let digest = format!("sha256:{}", nagaya::model::digest::hex(hash.as_ref()));
     Component { path: "none".into(), bytes: bytes.into(), digest }
 }

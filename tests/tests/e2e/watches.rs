@@ -51,7 +51,7 @@ fn thirty_controllers_and_two_revisions_share_one_watch_a_kind() -> Result<()> {
         for controller in &controllers {
             let name = controller.name();
             let what = format!("{name} has an active revision");
-            let is_active = |seen: &nagaya::crd::WasmController| {
+            let is_active = |seen: &nagaya::model::crd::WasmController| {
                 seen.status.as_ref().is_some_and(|status| status.active.is_some())
             };
             controller.until(LIMIT, &what, is_active).await?;

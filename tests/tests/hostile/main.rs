@@ -23,7 +23,7 @@ use e2e::wait::within;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use nagaya::crd::RevisionPhase;
+use nagaya::model::crd::RevisionPhase;
 use serde_json::json;
 use tokio::time::Instant;
 

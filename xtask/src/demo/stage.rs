@@ -14,7 +14,7 @@ use e2e::{install, manifest};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
-use nagaya::crd::revision_name;
+use nagaya::model::crd::revision_name;
 use serde_json::json;
 
 use super::NAMESPACE;

@@ -12,13 +12,17 @@ use super::{
 };
 use crate::{
     apiserver::{ApiServer, Error},
-    crd::{FINALIZER, Phase, WasmController},
-    fence::Claim,
-    manifest::Kind,
-    rollout::Decision,
-    run::Executor,
-    stored::Stored,
-    strays::{self, carriers},
+    controller::{
+        rollout::Decision,
+        run::Executor,
+        strays::{self, carriers},
+    },
+    leader::fence::Claim,
+    model::{
+        crd::{FINALIZER, Phase, WasmController},
+        kind::Kind,
+        stored::Stored,
+    },
     watch::Entry,
 };
 
@@ -215,7 +219,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     use super::*;
-    use crate::crd::{WasmControllerSpec, WasmControllerStatus};
+    use crate::model::crd::{WasmControllerSpec, WasmControllerStatus};
 
     #[test]
     fn only_what_no_host_drains_is_an_orphan() {

@@ -14,7 +14,11 @@ use super::{
     super::{plan, status::Standing},
     Keeper, has_account,
 };
-use crate::{apiserver::Call, crd::WasmController, manifest::Kind, view::View};
+use crate::{
+    access::view::View,
+    apiserver::Call,
+    model::{crd::WasmController, kind::Kind},
+};
 
 /// How often it is looked at meanwhile.
 pub(super) const HELD_AGAIN: Duration = Duration::from_secs(2);

@@ -16,9 +16,11 @@ use super::{
     Keeper, Latest, has_account,
 };
 use crate::{
-    crd::{WasmController, WasmRevision},
-    run::Executor,
-    stored::Stored,
+    controller::run::Executor,
+    model::{
+        crd::{WasmController, WasmRevision},
+        stored::Stored,
+    },
 };
 
 /// A result with its place, the ticket of its attempt and the revision's name.

@@ -36,16 +36,18 @@ use super::{
 };
 use crate::{
     apiserver::{ApiServer, Error},
-    crd::{self, FINALIZER, WasmController, WasmRevision},
+    controller::{rollout::Rollout, run::Executor},
     events::Recorder,
     fail,
-    fence::Claim,
+    leader::fence::Claim,
     metrics::Metrics,
-    places::Places,
-    rollout::Rollout,
-    run::Executor,
-    stored::{self, Stored, Unreadable},
-    watch::{Cache, Entry, ObjectKey, Query},
+    model::{
+        crd::{self, FINALIZER, WasmController, WasmRevision},
+        object::ObjectKey,
+        stored::{self, Stored, Unreadable},
+    },
+    share::places::Places,
+    watch::{Cache, Entry, Query},
 };
 use load::{Staged, Task};
 use tell::STATUS;

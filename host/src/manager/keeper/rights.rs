@@ -12,7 +12,7 @@ use super::{
     },
     Keeper, has_account,
 };
-use crate::{crd::WasmController, view::Blind};
+use crate::{access::view::Blind, model::crd::WasmController};
 
 /// How often the rights to write Events and conditions are asked for.
 const HEARD_AGAIN: Duration = Duration::from_secs(600);

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     apiserver::Error,
-    crd::{self, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionStatus},
+    controller::rollout::{self, Decision, Intent, Rollout, Stage},
     fail,
-    rollout::{self, Decision, Intent, Rollout, Stage},
+    model::crd::{self, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionStatus},
 };
 
 /// Whether what a status decides is stored.

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use e2e::component::Component;
 use e2e::{host, test};
-use nagaya::crd::RevisionPhase;
+use nagaya::model::crd::RevisionPhase;
 
 use super::{complaint, config, goes_on, says};
 
@@ -57,7 +57,7 @@ fn f17_a_full_disk_refuses_uploads_and_stops_nothing() -> Result<()> {
         let (status, answer) = hostile.upload(&next).await?;
         assert_eq!(status, 507, "{answer}");
         says(&answer, &["module store", "must see to its disk"]);
-        let waiting = nagaya::crd::revision_name("hostile", &next.digest, Some(&config()));
+        let waiting = nagaya::model::crd::revision_name("hostile", &next.digest, Some(&config()));
         hostile.stands(&waiting, RevisionPhase::Pending).await?;
         let parts = std::fs::read_dir(disk.join("modules"))?.filter_map(Result::ok);
         let parts: Vec<_> = parts

@@ -8,7 +8,7 @@ use e2e::site::datum;
 use e2e::wait::within;
 use e2e::{Test, test};
 use k8s_openapi::api::core::v1::ConfigMap;
-use nagaya::crd::WasmController;
+use nagaya::model::crd::WasmController;
 use serde_json::{Value, json};
 
 use super::{LIMIT, says};

@@ -7,7 +7,7 @@ use e2e::component::Component;
 use e2e::controller::{SEEN_WITHIN, condition};
 use e2e::wait::within;
 use e2e::{Test, test};
-use nagaya::crd::{RevisionPhase, WasmRevisionStatus};
+use nagaya::model::crd::{RevisionPhase, WasmRevisionStatus};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -25,7 +25,8 @@ fn an_upload_cut_off_half_way_leaves_the_revision_waiting() -> Result<()> {
         let (hostile, revision) = well(test).await?;
         let next = Component::load("hostile")?.marked("next")?;
         hostile.patch(&json!({"spec": {"module": {"digest": next.digest}}})).await?;
-        let waiting = nagaya::crd::revision_name("hostile", &next.digest, Some(&super::config()));
+        let waiting =
+            nagaya::model::crd::revision_name("hostile", &next.digest, Some(&super::config()));
         hostile.stands(&waiting, RevisionPhase::Pending).await?;
 
         let address = test.host.api().trim_start_matches("http://").to_owned();
@@ -71,7 +72,8 @@ fn an_upload_that_is_not_welcome_is_told_why() -> Result<()> {
         let good = Component::load("hostile")?;
         let (next, other) = (good.marked("next")?, good.marked("other")?);
         hostile.patch(&json!({"spec": {"module": {"digest": next.digest}}})).await?;
-        let waiting = nagaya::crd::revision_name("hostile", &next.digest, Some(&super::config()));
+        let waiting =
+            nagaya::model::crd::revision_name("hostile", &next.digest, Some(&super::config()));
         hostile.stands(&waiting, RevisionPhase::Pending).await?;
 
         let forged = Component { bytes: other.bytes.clone(), ..next.clone() };
@@ -105,7 +107,7 @@ fn a_lost_module_store_is_said_and_made_again() -> Result<()> {
         let (status, answer) = hostile.upload(&good).await?;
         assert_eq!(status, 201, "{answer}");
         let is_stored =
-            |seen: &nagaya::crd::WasmController| condition(seen, "ModuleStored").is_none();
+            |seen: &nagaya::model::crd::WasmController| condition(seen, "ModuleStored").is_none();
         hostile.until(SEEN_WITHIN, "it is stored", is_stored).await?;
         // Code is kept again too.
         let next = good.marked("next")?;
