@@ -171,7 +171,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(api::serve(listener, router(host.uploads()), stopped));
+    let server = tokio::spawn(uploads::serve(listener, router(host.uploads()), stopped));
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
     for (name, status) in [("nonsense", 400), (&another, 404), (&digest, 413)] {
         let length = bytes.len();
@@ -194,7 +194,7 @@ async fn impatient(host: &Host, patience: Patience) -> (std::net::SocketAddr, wa
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(api::serve_with_patience(listener, router(host.uploads()), patience, stopped));
+    tokio::spawn(uploads::serve_with_patience(listener, router(host.uploads()), patience, stopped));
     (address, stop)
 }
 

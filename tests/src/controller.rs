@@ -14,9 +14,11 @@ use serde_json::{Value, json};
 
 use crate::component::Component;
 use crate::host;
-use crate::test::NO_DIGEST;
 use crate::wait::within;
 
+/// No component has this digest: a controller waits with it until something is pushed.
+pub(crate) const NO_DIGEST: &str =
+    "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 /// Compiling a component on a busy machine is the longest part of it.
 pub const STAGED_WITHIN: Duration = Duration::from_secs(60);
 /// What takes no compiling.

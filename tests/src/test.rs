@@ -22,7 +22,7 @@ use crate::cli::Cli;
 use crate::code;
 use crate::component::{Component, profile_folder};
 use crate::control_plane::{ControlPlane, GIVEN_CLUSTER, Options, Route, User, audit, locate};
-use crate::controller::{Controller, SEEN_WITHIN};
+use crate::controller::{Controller, NO_DIGEST, SEEN_WITHIN};
 use crate::evidence;
 use crate::history::History;
 use crate::host::{self, Host};
@@ -44,10 +44,6 @@ const AT_ONCE: usize = 8;
 
 /// The host answers a change within milliseconds.
 const QUIET: Duration = Duration::from_secs(1);
-
-/// No component has this digest: a controller waits with it until something is pushed.
-pub(crate) const NO_DIGEST: &str =
-    "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What a test has for itself.
 pub struct Test {

@@ -34,7 +34,7 @@ fn check(folder: &Path, definitions: &[(&str, String)]) -> Result<()> {
         .map(|(name, _)| *name)
         .collect();
     ensure!(old.is_empty(), "deploy/crd is old: {}; run `cargo xtask crds`", old.join(", "));
-    eprintln!("deploy/crd is what host/src/crd.rs makes");
+    eprintln!("deploy/crd is what host/src/model/crd.rs makes");
     Ok(())
 }
 

@@ -62,6 +62,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Crds(args) => crds::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Guests => guests::run(),
+        Command::Test(args) if args.long => long::run().await,
         Command::Test(args) => test::run(args).await,
     }
 }

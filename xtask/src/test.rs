@@ -14,8 +14,8 @@ use e2e::component::{BINARY, HOST, profile_folder};
 use e2e::control_plane::{ControlPlane, Options, Program, Route, SHARED_INSTANCE, locate};
 use tokio::time::Instant;
 
+use crate::guests;
 use crate::progress::span;
-use crate::{guests, long};
 
 /// Set to 1 where the end-to-end tests must not be left out.
 const REQUIRED: &str = "NAGAYA_REQUIRE_CONTROL_PLANE";
@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// The long forms: 200 swaps, 10,000 creates, three random fault runs of 5 minutes and the like, one after the
     /// other; what has passed with the same code is not run again
     #[arg(long, conflicts_with_all = ["only", "hostile", "pass"])]
-    long: bool,
+    pub(crate) long: bool,
     /// Arguments for the test programs of these parts, such as a part of a test's name
     #[arg(last = true, value_name = "ARGUMENT")]
     pass: Vec<String>,
@@ -97,9 +97,6 @@ pub(crate) enum Outcome {
 
 /// Builds what the tests need, runs them and sums up.
 pub(crate) async fn run(args: Args) -> Result<()> {
-    if args.long {
-        return long::run().await;
-    }
     let wanted = |part: &Part| args.only.is_empty() || args.only.contains(part);
     let parts: Vec<_> = if args.hostile {
         vec![Part::Hostile]

@@ -64,6 +64,44 @@ fn modules_name_only_whom_the_table_allows() {
     none(&problems);
 }
 
+/// Whoever names another can be read after it, and nobody before.
+#[test]
+fn the_module_graph_has_no_cycle() {
+    let mut problems = vec![];
+    for folder in ["host/src", "tests/src", "xtask/src"] {
+        let mut names = BTreeMap::<String, BTreeSet<String>>::new();
+        let sources = sources(folder);
+        let place = |path: &str| {
+            module(path.strip_prefix(folder).unwrap().trim_start_matches('/')).to_owned()
+        };
+        let all: BTreeSet<_> = sources.iter().map(|source| place(&source.path)).collect();
+        for source in &sources {
+            let from = place(&source.path);
+            for (_, path) in source.paths() {
+                let mut segments = path.split("::");
+                let to = segments.next().filter(|first| *first == "crate").and(segments.next());
+                let to = to.filter(|to| *to != from && all.contains(*to));
+                names.entry(from.clone()).or_default().extend(to.map(str::to_owned));
+            }
+        }
+        // Whoever names nobody that is left is laid aside, until nobody is.
+        while let Some(last) =
+            names.iter().find(|(_, to)| to.iter().all(|to| !names.contains_key(to)))
+        {
+            let last = last.0.clone();
+            names.remove(&last);
+        }
+        for (from, to) in &names {
+            let to: Vec<_> = to.iter().filter(|to| names.contains_key(*to)).cloned().collect();
+            problems.push(format!(
+                "{folder}: `{from}` is in or before a cycle by {}: move what they share below both",
+                to.join(", ")
+            ));
+        }
+    }
+    none(&problems);
+}
+
 #[test]
 fn rows_of_the_tables_are_of_things_that_exist() {
     let host = root().join("host/src");
@@ -435,11 +473,26 @@ fn the_code_map_has_every_module() {
         [format!("`{module}.rs`"), format!("`{module}/`")].iter().any(|name| text.contains(name))
     };
     let missing = modules.iter().filter(|module| *module != "lib" && !named(module));
-    none(
-        &missing
-            .map(|module| format!("ARCHITECTURE.md: the code map lacks `{module}`"))
-            .collect::<Vec<_>>(),
-    );
+    let mut problems: Vec<_> =
+        missing.map(|module| format!("ARCHITECTURE.md: the code map lacks `{module}`")).collect();
+    let rows = text.lines().skip_while(|line| *line != "## Code map").skip(1);
+    let rows =
+        rows.take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `"));
+    let files = sources("host/src");
+    for name in rows.flat_map(|row| row.split('`').skip(1).step_by(2)) {
+        let is_file = name.ends_with(".rs");
+        let is_there = |path: &str| {
+            let path = format!("/{path}");
+            path.ends_with(&format!("/{name}")) || !is_file && path.contains(&format!("/{name}"))
+        };
+        let is_place = is_file || name.ends_with('/');
+        if is_place && !files.iter().any(|file| is_there(file.in_host().unwrap())) {
+            problems.push(format!(
+                "ARCHITECTURE.md: the code map names `{name}`, which is not in host/src"
+            ));
+        }
+    }
+    none(&problems);
 }
 
 /// All files of the repository that people read.

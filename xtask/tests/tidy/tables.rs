@@ -1,180 +1,111 @@
 //! The tables. A new edge between modules, or a foreign crate in a new place, is a decision: change its row in the same
 //! commit and say why in the message.
 
-/// Every module at the top of `host/src`, in reading order, with those it may name. A folder is one module here.
+/// Every module at the top of `host/src`, with those it may name: none that comes later. A folder is one module here.
 pub(crate) const EDGES: &[(&str, &[&str])] = &[
-    ("lib", &[]),
-    ("main", &["cli", "sandbox"]),
-    // sandbox: the verb of the child process that compiles.
-    (
-        "cli",
-        &[
-            "apiserver",
-            "app",
-            "crd",
-            "kubeconfig",
-            "lease",
-            "manifest",
-            "module",
-            "rollout",
-            "sandbox",
-            "stored",
-        ],
-    ),
-    ("config", &["crd", "kubeconfig", "lease"]),
-    // stored: an object that only is shown is read as far as it can be.
-    (
-        "app",
-        &[
-            "admin",
-            "api",
-            "apiserver",
-            "authority",
-            "crd",
-            "events",
-            "fence",
-            "lease",
-            "manager",
-            "module",
-            "places",
-            "sandbox",
-            "watch",
-        ],
-    ),
-    // The path of an event.
-    // queue: the priorities of a change and of an initial list.
-    ("watch", &["apiserver", "manifest", "queue"]),
-    ("queue", &["rate"]),
-    // A token bucket: of retries, of writes, of events.
+    ("clock", &[]),
+    ("text", &[]),
+    ("causes", &[]),
+    ("fail", &[]),
     ("rate", &[]),
-    ("inbox", &["queue", "watch"]),
-    ("schedule", &[]),
-    ("places", &["schedule"]),
-    ("fair", &[]),
-    ("cpu", &["fair"]),
+    ("metrics", &[]),
+    // What all speak about.
+    ("model", &[]),
+    ("kubeconfig", &[]),
+    ("apiserver", &["model", "kubeconfig"]),
+    // rate: of retries; metrics of the keys that wait.
+    ("queue", &["rate", "model"]),
+    // queue: the priorities of a change and of an initial list.
+    ("watch", &["model", "apiserver", "queue"]),
+    // Whose turn it is.
+    ("share", &[]),
+    ("access", &["model", "apiserver", "queue", "watch"]),
+    ("leader", &["kubeconfig", "apiserver"]),
+    // rate: of events.
+    ("events", &["rate", "model", "apiserver"]),
+    ("client", &["rate", "model", "apiserver", "watch", "access", "leader", "events"]),
+    ("modules", &["model"]),
+    // share: whose turn it is to compile, and to compute.
+    ("sandbox", &["model", "share", "client", "modules"]),
+    // access: a watch that fails, which the team is told of.
     (
-        // view: a watch that fails, which the team is told of.
         "controller",
         &[
-            "client", "fence", "health", "inbox", "places", "queue", "rollout", "run", "sandbox",
-            "strays", "view", "watch",
-        ],
-    ),
-    ("health", &[]),
-    // Objects that no watch shows: what is selected is the view's.
-    ("strays", &["apiserver", "view", "watch"]),
-    ("rollout", &["crd"]),
-    (
-        "run",
-        &[
+            "model",
             "apiserver",
-            "client",
-            "crd",
-            "events",
-            "fence",
-            "health",
-            "manifest",
-            "module",
             "queue",
-            "sandbox",
-            "strays",
-            "view",
             "watch",
-        ],
-    ),
-    // places: whose turn it is to compile.
-    ("sandbox", &["client", "cpu", "crd", "manifest", "module", "places"]),
-    (
-        "client",
-        &[
-            "apiserver",
-            "authority",
-            "barrier",
-            "budget",
+            "share",
+            "access",
+            "leader",
             "events",
-            "fence",
-            "fight",
-            "grant",
-            "manifest",
-            "view",
-            "watch",
+            "client",
+            "sandbox",
         ],
     ),
-    ("view", &["apiserver", "authority", "grant", "inbox", "manifest", "queue", "watch"]),
-    ("grant", &["apiserver", "crd"]),
-    ("authority", &["apiserver", "grant", "manifest"]),
-    ("budget", &["rate"]),
-    ("fight", &["budget", "manifest", "rate", "watch"]),
-    ("barrier", &["manifest", "watch"]),
-    ("fence", &[]),
-    ("clock", &[]),
-    ("lease", &["apiserver", "fence", "kubeconfig"]),
-    ("apiserver", &["kubeconfig", "manifest"]),
-    // Which file, context and proxy are meant.
-    ("kubeconfig", &[]),
-    // The path of a version.
-    ("crd", &["manifest"]),
-    ("stored", &["crd"]),
-    ("manifest", &["watch"]),
-    ("module", &["crd"]),
     (
         "manager",
         &[
+            "model",
             "apiserver",
-            "authority",
-            "barrier",
-            "budget",
-            "client",
-            "controller",
-            "crd",
-            "events",
-            "fence",
-            "grant",
-            "health",
-            "inbox",
-            "manifest",
-            "module",
-            "places",
             "queue",
-            "rollout",
-            "run",
-            "sandbox",
-            "stored",
-            "strays",
-            "view",
             "watch",
+            "share",
+            "access",
+            "leader",
+            "events",
+            "client",
+            "modules",
+            "sandbox",
+            "controller",
         ],
     ),
-    // Around.
-    ("events", &["apiserver", "client", "crd", "rate"]),
-    ("api", &["fence", "manager", "module"]),
-    ("admin", &[]),
-    ("metrics", &[]),
-    ("causes", &[]),
-    ("text", &[]),
-    ("fail", &[]),
+    ("http", &["model", "leader", "modules"]),
+    // Plain settings.
+    ("config", &["kubeconfig", "leader"]),
+    (
+        "app",
+        &[
+            "model",
+            "apiserver",
+            "watch",
+            "share",
+            "access",
+            "leader",
+            "events",
+            "modules",
+            "sandbox",
+            "manager",
+            "http",
+            "config",
+        ],
+    ),
+    // sandbox: the verb of the child process that compiles.
+    ("cli", &["model", "kubeconfig", "apiserver", "leader", "modules", "sandbox", "config", "app"]),
+    ("main", &[]),
+    ("lib", &[]),
 ];
 
-/// What every module may name: the metrics' names, plain settings, points at which a test breaks in, an error's causes for
-/// the log, the clock, and how a text from outside is cut.
-pub(crate) const FOR_ALL: &[&str] = &["config", "metrics", "fail", "causes", "clock", "text"];
+/// What every module may name: the metrics' names, points at which a test breaks in, an error's causes for the log, the clock,
+/// and how a text from outside is cut.
+pub(crate) const FOR_ALL: &[&str] = &["metrics", "fail", "causes", "clock", "text"];
 
 /// Files that decide and do nothing else: they are handed values and `now`. A file whose first line ends in `; pure`
 /// is held to the same.
 pub(crate) const PURE: &[&str] = &[
     "queue.rs",
     "rate.rs",
-    "schedule.rs",
-    "fair.rs",
-    "rollout.rs",
-    "health.rs",
-    "grant.rs",
-    "budget.rs",
-    "fight.rs",
-    "manifest/mod.rs",
-    "manifest/limits.rs",
-    "stored.rs",
-    "module/garbage.rs",
+    "share/schedule.rs",
+    "share/fair.rs",
+    "controller/rollout.rs",
+    "controller/health.rs",
+    "access/grant.rs",
+    "client/gates/budget.rs",
+    "client/gates/fight.rs",
+    "model/manifest/mod.rs",
+    "model/manifest/limits.rs",
+    "model/stored.rs",
+    "modules/garbage.rs",
     "causes.rs",
     "kubeconfig/choose.rs",
     "kubeconfig/file.rs",
@@ -185,17 +116,17 @@ pub(crate) const PURE: &[&str] = &[
     "watch/lenient.rs",
     "watch/fingerprint.rs",
     "watch/index.rs",
-    "watch/selector.rs",
+    "model/selector.rs",
     "watch/stream.rs",
     "watch/trigger.rs",
-    "lease/election.rs",
-    "lease/record.rs",
+    "leader/lease/election.rs",
+    "leader/lease/record.rs",
     "client/answer.rs",
     "client/flow.rs",
     "events/lanes.rs",
     "events/lru.rs",
     "events/series.rs",
-    "client/noop.rs",
+    "client/gates/noop.rs",
     "client/object.rs",
     "sandbox/entrance.rs",
 ];
@@ -226,18 +157,18 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("wasmtime", &["sandbox"]),
     ("wasmtime_wasi", &["sandbox"]),
     ("wasmtime_wasi_io", &["sandbox"]),
-    ("wasmparser", &["sandbox", "module/screen"]),
+    ("wasmparser", &["sandbox", "modules/screen"]),
     // Three majors a year then touch one place; crd.rs has the derives.
-    ("kube", &["apiserver", "crd"]),
-    ("schemars", &["crd", "manifest"]),
+    ("kube", &["apiserver", "model/crd"]),
+    ("schemars", &["model/crd", "model/kind", "model/manifest"]),
     // HTTP: served in two places, sent in one.
-    ("axum", &["api", "admin", "app"]),
+    ("axum", &["http/uploads", "http/admin", "app"]),
     // Below axum: it lets no client be slow, or one too many.
-    ("hyper", &["api/door"]),
-    ("hyper_util", &["api/door"]),
+    ("hyper", &["http/uploads/door"]),
+    ("hyper_util", &["http/uploads/door"]),
     ("reqwest", &["cli/upload"]),
     // The client over any service, for tests.
-    ("tower", &["api/door", "apiserver"]),
+    ("tower", &["http/uploads/door", "apiserver"]),
     ("http", ANYWHERE),
     ("http_body_util", ANYWHERE),
     ("bytes", ANYWHERE),
@@ -246,7 +177,18 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("rustls", &["main", "cli", "apiserver"]),
     (
         "ring",
-        &["main", "app", "cli", "crd", "manager", "module", "run", "sandbox", "watch/fingerprint"],
+        &[
+            "main",
+            "app",
+            "cli",
+            "model/crd",
+            "model/digest",
+            "manager",
+            "modules",
+            "controller/run",
+            "sandbox",
+            "watch/fingerprint",
+        ],
     ),
     // Library modules have errors of their own.
     ("anyhow", &["main", "app", "cli"]),
@@ -258,8 +200,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
     // System calls: limits of the compile child, files that are whole or absent, the clock of Leases, this process's time.
-    ("rustix", &["app", "cpu", "clock", "fail", "metrics/process", "module", "sandbox"]),
-    ("serde_saphyr", &["cli", "crd", "config", "kubeconfig"]),
+    ("rustix", &["app", "share/cpu", "clock", "fail", "metrics/process", "modules", "sandbox"]),
+    ("serde_saphyr", &["cli", "model/crd", "config", "kubeconfig"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),
     ("jiff", ANYWHERE),
@@ -285,9 +227,9 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     // The three of the start and the end wait once; the fourth asks by an interval.
     ("app.rs", 4, &["a_sandbox_that_must_restart_ends_the_host_with_an_error"]),
     // Waits for the next connection, and for the end of one.
-    ("api/door.rs", 2, &["a_client_that_never_ends_its_head_is_cut_off"]),
-    ("authority/mod.rs", 1, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
-    ("api/linger.rs", 1, &["a_body_that_does_not_come_is_not_asked_for"]),
+    ("http/uploads/door.rs", 2, &["a_client_that_never_ends_its_head_is_cut_off"]),
+    ("access/authority/mod.rs", 1, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
+    ("http/uploads/linger.rs", 1, &["a_body_that_does_not_come_is_not_asked_for"]),
     ("cli/cluster.rs", 1, &["what_follows_a_quiet_controller_waits"]),
     // Waits once: for the answer to an upload, or for what `cli/cluster.rs` follows.
     ("cli/push.rs", 1, &[]),
@@ -300,7 +242,7 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
         &["an_idle_host_waits", "a_controller_that_may_not_go_on_waits", "a_drain_waits"],
     ),
     (
-        "cpu.rs",
+        "share/cpu.rs",
         2,
         &[
             "who_waits_is_polled_when_it_is_woken_and_not_before",
@@ -308,7 +250,7 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
         ],
     ),
     ("events/mod.rs", 1, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
-    ("lease/mod.rs", 1, &["an_election_waits_between_its_turns"]),
+    ("leader/lease/mod.rs", 1, &["an_election_waits_between_its_turns"]),
     (
         "manager/keeper/mod.rs",
         2,
