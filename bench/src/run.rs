@@ -100,7 +100,7 @@ impl Guest {
     /// A call without a cluster.
     pub(crate) fn prepared(&self, config: &Arc<str>) -> Run {
         Run {
-            client: None,
+            cluster: Arc::new(nagaya::cluster::Refusing),
             team: "bench".into(),
             config: config.clone(),
             limits: self.limits.clone(),

@@ -5,7 +5,7 @@
 //! 1. [`clock`], [`text`], [`causes`], [`fail`], [`rate`], [`metrics`]: what every layer may use; [`model`]: what all of them speak about.
 //! 2. [`kubeconfig`], [`apiserver`], [`watch`]: the API server and what it shows; [`queue`]: which object is next; [`share`]: which team.
 //! 3. [`access`]: who may see what; [`leader`]: which host, until when; [`events`]: what people are told.
-//! 4. [`client`]: a guest's reads and writes; [`modules`]: components by content; [`sandbox`]: where they run.
+//! 4. [`cluster`]: what a guest may ask; [`client`]: its reads and writes; [`modules`]: components by content; [`sandbox`]: where they run.
 //! 5. [`controller`]: one controller's loop; [`manager`]: all of them, as their objects say.
 //! 6. [`http`], [`config`], [`app`], [`cli`]: the process around it.
 
@@ -16,6 +16,7 @@ pub mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod controller;
 pub mod events;

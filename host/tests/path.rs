@@ -4,11 +4,11 @@
 //!  api.put(site("web"))              somebody makes an object
 //!    │  a line of the one watch of Sites                           watch::task, watch::stream, watch::cache
 //!    ▼
-//!  the key demo/web                  whom it wakes, and who may hear   watch::trigger, view
-//!    │  a set of keys                                              inbox, queue, schedule, places
+//!  the key demo/web                  whom it wakes, and who may hear   watch::trigger, access::view
+//!    │  a set of keys                                              queue, share
 //!    ▼
-//!  one_child(cx)                     a run of the live revision       controller, rollout, run, sandbox
-//!    │  cx.apply(…)                                                  client: grant ▸ no-op ▸ budget ▸ fence
+//!  one_child(cx)                     a run of the live revision       controller::{rollout, run}, sandbox
+//!    │  cx.apply(…), an Ask of its Cluster                            client: grant ▸ no-op ▸ fight, budget ▸ fence
 //!    ▼
 //!  PATCH configmaps/web as demo/sites                              and its event wakes demo/web once more
 //! ```

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nagaya::{
-    client::PatchBody,
+    cluster::PatchBody,
     model::{
         kind::Kind,
         manifest::{Manifest, Verb, Write as Writes},

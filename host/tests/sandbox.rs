@@ -14,6 +14,7 @@ use std::{
 };
 
 use nagaya::{
+    cluster::Refusing,
     metrics::{Metrics, QueueStats, Watched},
     model::{
         digest::Digest,
@@ -98,7 +99,7 @@ impl Hostile {
 
     fn run(&self, config: &Value) -> Run {
         Run {
-            client: None,
+            cluster: Arc::new(Refusing),
             team: "demo".into(),
             config: config.to_string().into(),
             limits: self.limits.clone(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use nagaya::{
-    client::{Error, ListOptions, Ownership, PatchBody},
+    cluster::{Error, ListOptions, Ownership, PatchBody},
     model::{
         kind::Kind,
         manifest::{Manifest, Mapping, Verb, Watch},

@@ -16,7 +16,7 @@
 
 use crate::{
     apiserver::{self, Status},
-    client::Error,
+    cluster::Error,
 };
 
 /// What a JSON patch that does not fit the object is answered with, a failed `test` among them.

@@ -13,11 +13,12 @@ use http::Method;
 
 use super::{
     Client, Error, Ownership, answer,
-    gates::noop::Target,
+    gates::{fight::Side, noop::Target},
+    intent::Intent,
     object::Object,
     owners::{self, Change, Primary},
     read::as_object,
-    send::{Failure, Write},
+    send::Failure,
     shown,
     write::path,
 };
@@ -72,7 +73,6 @@ impl Client {
                 return Ok(merged(&object, entry, part));
             }
         }
-        self.may_fight(&at)?;
         let before = self.seen_before(&object.kind, &key);
         let text = self.apply_where_it_may(&object, &key, &path, ownership).await?;
         let now = as_object(&text)?;
@@ -98,8 +98,11 @@ impl Client {
             let is_child = seen.is_some_and(|entry| self.primary().controls(entry.owners()));
             let force = ownership != Ownership::Standard || is_child;
             let bound = object.bound_to(uid, version);
-            let write = Write { is_probe: version.is_some(), ..Write::of(kind, key) };
-            let answer = self.patch_as_manager(write, path, force, bound).await;
+            let intent = Intent::new(Verb::Apply, (kind, key), self.apply_call(path, force, bound));
+            // One call of the guest is one bout at most.
+            let side = (looks == 1).then_some(Side::Object);
+            let is_probe = version.is_some();
+            let answer = self.write(Intent { side, is_probe, ..intent }).await;
             let exists = version.is_some()
                 && matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error));
             if !exists || looks > LOOKS {
@@ -239,8 +242,7 @@ impl Client {
         ) {
             return Ok(current.body().clone());
         }
-        self.may_fight(&at)?;
-        let mut before = self.seen_before(kind, &key);
+        let (mut before, mut side) = (self.seen_before(kind, &key), Some(Side::Status));
         loop {
             if current.uid() != uid {
                 let text = format!("{kind} {key} is another object than the one of this run");
@@ -251,7 +253,9 @@ impl Client {
             self.keep_from(&object.owners, (kind, &current), false)?;
             let version = current.resource_version();
             let bound = object.bound_to(Some(&uid), Some(&version));
-            let answer = self.patch_as_manager(Write::of(kind, &key), &path, true, bound).await;
+            let call = self.apply_call(&path, true, bound);
+            let intent = Intent::new(Verb::ApplyStatus, (kind, &key), call);
+            let answer = self.write(Intent { side: side.take(), ..intent }).await;
             if matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error))
                 && self.may_try_again(kind, &key)
             {

@@ -8,9 +8,11 @@
 //! `an_account_without_a_right_reads_nothing`, `a_second_run_without_a_change_writes_nothing`.
 
 mod answer;
+mod answers;
 mod apply;
 mod flow;
 pub mod gates;
+mod intent;
 mod object;
 mod own;
 mod owners;
@@ -35,133 +37,25 @@ use crate::{
     apiserver::{ApiServer, Identity, Resource},
     client::gates::{
         barrier::Barrier,
-        budget::{Budget, Exceeded},
+        budget::Budget,
         fight::{Fights, Place},
     },
     clock,
+    cluster::{
+        DeleteOptions, Error, GuestEvent, ListOptions, Ownership, Page, PatchBody, Propagation,
+    },
     events::{Event, Recorder},
     leader::fence::Fence,
     metrics::ControllerMetrics,
     model::{
         kind::Kind,
         manifest::Verb,
-        object::{ObjectKey, ObjectReference, Severity},
+        object::{ObjectKey, ObjectReference},
     },
 };
 
 pub use flow::Flow;
 pub use gates::noop::Applied;
-use gates::noop::Target;
-
-/// Why a call did not do what the guest asked; each case has one way to arise.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// There is no such object.
-    #[error("not found")]
-    NotFound,
-    /// `create`: the name is taken.
-    #[error("already exists: {0}")]
-    AlreadyExists(String),
-    /// Another writer, another owner or a failed precondition.
-    #[error("conflict: {0}")]
-    Conflict(String),
-    /// The account lacks a right; the text is the server's.
-    #[error("forbidden: {0}")]
-    Forbidden(String),
-    /// The object or the arguments are wrong, or something in the cluster refuses them as they are.
-    #[error("invalid: {0}")]
-    Invalid(String),
-    /// The manifest does not declare it.
-    #[error("not declared: {0}")]
-    NotDeclared(String),
-    /// Too many writes or deletes.
-    #[error("budget exceeded: {0}")]
-    BudgetExceeded(String),
-    /// No answer; after a write the outcome is unknown.
-    #[error("unavailable: {0}")]
-    Unavailable(String),
-}
-
-/// Which objects a list returns.
-#[derive(Clone, Debug, Default)]
-pub struct ListOptions {
-    /// Only this namespace.
-    pub namespace: Option<String>,
-    /// Only objects that match this selector.
-    pub label_selector: Option<String>,
-    /// Only objects under this value of this index.
-    pub index: Option<(String, String)>,
-    /// At most so many; 0: the host's choice.
-    pub limit: u32,
-    /// `next` of the page before.
-    pub from: Option<String>,
-}
-
-/// A part of a list.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// The objects' texts.
-    pub items: Vec<Arc<str>>,
-    /// Where the next page begins.
-    pub next: Option<String>,
-}
-
-/// How an apply treats fields of other managers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ownership {
-    /// Forced on the primary's own children only.
-    Standard,
-    /// Forced.
-    Force,
-    /// Forced, and an object that the primary does not own becomes its own.
-    Adopt,
-}
-
-/// A patch.
-#[derive(Clone, Debug)]
-pub enum PatchBody {
-    /// RFC 6902.
-    Json(String),
-    /// RFC 7386.
-    Merge(String),
-}
-
-/// The dependents' fate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Propagation {
-    /// Deleted after the object.
-    Background,
-    /// Deleted before the object.
-    Foreground,
-    /// Left.
-    Orphan,
-}
-
-/// Conditions and manner of a deletion.
-#[derive(Clone, Debug)]
-pub struct DeleteOptions {
-    /// Only this uid.
-    pub uid: Option<String>,
-    /// Only this resourceVersion.
-    pub resource_version: Option<String>,
-    /// The dependents' fate.
-    pub propagation: Propagation,
-}
-
-/// An Event as a guest asks for it.
-#[derive(Clone, Debug)]
-pub struct GuestEvent {
-    /// What it is about.
-    pub regarding: ObjectReference,
-    /// Normal or Warning.
-    pub severity: Severity,
-    /// Why.
-    pub reason: String,
-    /// What was done.
-    pub action: String,
-    /// For people.
-    pub note: String,
-}
 
 /// What all runs of a controller share, whatever their revision (R78, R87).
 pub struct Account {
@@ -350,20 +244,6 @@ impl Client {
         }
     }
 
-    /// Whether this may be written at present, as far as somebody else keeps changing it back.
-    fn may_fight(&self, at: &(Target, Kind, ObjectKey)) -> Result<(), Error> {
-        let now = clock::now();
-        let Err(Exceeded(wait)) = self.fights().write(&write::place(at), now) else {
-            return Ok(());
-        };
-        self.0.account.metrics.over_quota("fights");
-        self.over_budget_until(now.checked_add(wait).map(Into::into));
-        let (_, kind, key) = at;
-        Err(Error::BudgetExceeded(format!(
-            "another writer keeps changing {kind} {key} back: this controller may write it again in {wait:.1?}"
-        )))
-    }
-
     fn took_back(&self, place: Place) {
         let (kind, key, side) = place.clone();
         if self.fights().took_back(place, clock::now()) {
@@ -379,19 +259,5 @@ impl Client {
 
     fn fights(&self) -> std::sync::MutexGuard<'_, Fights> {
         self.0.account.fights.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn spend(&self, verb: Verb) -> Result<(), Error> {
-        let mut budget = self.0.account.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::now();
-        let (quota, result) = match verb {
-            Verb::Delete => ("deletes", budget.delete(now)),
-            _ => ("writes", budget.write(now)),
-        };
-        let Err(Exceeded(wait)) = result else { return Ok(()) };
-        drop(budget);
-        self.0.account.metrics.over_quota(quota);
-        self.over_budget_until(now.checked_add(wait).map(Into::into));
-        Err(Error::BudgetExceeded(format!("the controller's {quota} are used up for {wait:.1?}")))
     }
 }

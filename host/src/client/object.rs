@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    client::Error,
+    cluster::Error,
     model::{kind::Kind, object::ObjectKey},
     watch::envelope::Owner,
 };

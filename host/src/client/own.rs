@@ -11,11 +11,7 @@ use futures::FutureExt;
 use http::Method;
 use tokio::{sync::watch, time::Instant};
 
-use super::{
-    Client, Error, answer,
-    send::{Failure, Write},
-    shown,
-};
+use super::{Client, Error, answer, intent::Intent, send::Failure, shown};
 use crate::{
     access::view::Sight,
     apiserver::Call,
@@ -46,8 +42,8 @@ impl Client {
     }
 
     /// After it was answered.
-    pub(super) fn resolve(&self, write: &Write, result: &Result<String, Failure>) {
-        let (kind, mut key) = (&write.kind, write.key.clone());
+    pub(super) fn resolve(&self, intent: &Intent, result: &Result<String, Failure>) {
+        let (kind, mut key) = (&intent.kind, intent.key.clone());
         let answer = match result {
             Ok(text) => match envelope::object(text) {
                 Ok(entry) => {
@@ -55,13 +51,13 @@ impl Client {
                         key = entry.key().clone();
                         self.register(kind, &key);
                     }
-                    match &write.deletes {
+                    match &intent.deletes {
                         Some(uid) => Answer::Deleted(uid.clone()),
                         None => Answer::Written(Arc::new(entry)),
                     }
                 }
                 // The API server answers a deletion with a Status.
-                Err(_) => write.deletes.clone().map_or(Answer::Refused, Answer::Deleted),
+                Err(_) => intent.deletes.clone().map_or(Answer::Refused, Answer::Deleted),
             },
             Err(Failure::Call(error)) if answer::is_outcome_unknown(error) => Answer::Unknown,
             Err(_) => Answer::Refused,

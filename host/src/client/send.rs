@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Client, Error, answer,
     flow::{self, Sort},
+    intent::Intent,
 };
 use crate::{
     apiserver::{self, Call, Status},
@@ -48,32 +49,6 @@ pub(super) struct Obstacles {
     faulty: bool,
     /// Writes of each object that met another writer.
     conflicts: HashMap<(Kind, ObjectKey), u32>,
-}
-
-/// What a request writes.
-#[derive(Clone, Debug)]
-pub(super) struct Write {
-    pub(super) kind: Kind,
-    /// Without a name if the server is to choose it.
-    pub(super) key: ObjectKey,
-    /// The uid that it deletes.
-    pub(super) deletes: Option<String>,
-    /// The host's own word on the object: the guest may be gone.
-    pub(super) by_host: bool,
-    /// It holds only if the object does not exist; a conflict says that it does, and not that another was faster.
-    pub(super) is_probe: bool,
-}
-
-impl Write {
-    pub(super) fn of(kind: &Kind, key: &ObjectKey) -> Self {
-        Self {
-            kind: kind.clone(),
-            key: key.clone(),
-            deletes: None,
-            by_host: false,
-            is_probe: false,
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -119,7 +94,7 @@ impl Client {
     }
 
     /// Nothing new is sent for the guest from now on: it has ended (R64).
-    pub fn guest_is_gone(&self) {
+    pub(super) fn end_guest(&self) {
         self.0.gone.store(true, Ordering::SeqCst);
     }
 
@@ -154,20 +129,20 @@ impl Client {
         }
     }
 
-    /// The fence, then the request. The task belongs to the control runtime and outlives the guest (R82).
-    pub(super) async fn send(&self, write: Write, call: Call) -> Result<String, Failure> {
-        self.check_tries(&write).map_err(Failure::Refused)?;
+    /// What was let through is sent, and no longer than the fence allows. The task belongs to the control runtime and outlives
+    /// the guest (R82).
+    pub(super) async fn send(&self, intent: Intent) -> Result<String, Failure> {
         let client = self.clone();
         self.0.sent.send_modify(|count| *count += 1);
-        self.register(&write.kind, &write.key);
+        self.register(&intent.kind, &intent.key);
         let task = self.0.account.control.spawn(async move {
-            let may_send = || client.may_send(&write);
-            let result = client.tried(call, Sort::Write, may_send).await;
+            let may_send = || client.may_send(&intent);
+            let result = client.tried(intent.call.clone(), Sort::Write, may_send).await;
             if let Err(Failure::Call(error)) = &result {
-                client.note_write_failure(&write, error);
-                client.learn_anew(&write.kind, error).await;
+                client.note_write_failure(&intent, error);
+                client.learn_anew(&intent.kind, error).await;
             }
-            client.resolve(&write, &result);
+            client.resolve(&intent, &result);
             client.0.sent.send_modify(|count| *count -= 1);
             result
         });
@@ -177,27 +152,26 @@ impl Client {
 
     /// Whether a write of this object that met another writer may be tried once more in this run.
     pub(super) fn may_try_again(&self, kind: &Kind, key: &ObjectKey) -> bool {
-        self.check_tries(&Write::of(kind, key)).is_ok()
+        self.check_tries(kind, key).is_ok()
     }
 
-    fn check_tries(&self, write: &Write) -> Result<(), Error> {
-        let key = (write.kind.clone(), write.key.clone());
-        match self.obstacles().conflicts.get(&key) {
+    /// Refuses a write of an object that met another writer as often as it may in one run.
+    pub(super) fn check_tries(&self, kind: &Kind, key: &ObjectKey) -> Result<(), Error> {
+        match self.obstacles().conflicts.get(&(kind.clone(), key.clone())) {
             Some(count) if *count >= AGAINST_OTHERS => Err(Error::Conflict(format!(
-                "another writer of {} {} was faster {count} times; the run must end, and the next one sees the new state",
-                write.kind, write.key
+                "another writer of {kind} {key} was faster {count} times; the run must end, and the next one sees the new state"
             ))),
             _ => Ok(()),
         }
     }
 
     /// The last look before a write leaves.
-    fn may_send(&self, write: &Write) -> Result<(), Error> {
+    fn may_send(&self, intent: &Intent) -> Result<(), Error> {
         let refuse = |reason: &str, text: String| {
             self.0.account.metrics.fenced(reason);
             Err(Error::Unavailable(text))
         };
-        if !write.by_host && self.0.gone.load(Ordering::SeqCst) {
+        if !intent.by_host && self.0.gone.load(Ordering::SeqCst) {
             return refuse("ended", "the run has ended".to_owned());
         }
         match self.0.run.fence.check() {
@@ -264,12 +238,12 @@ impl Client {
         }
     }
 
-    fn note_write_failure(&self, write: &Write, error: &apiserver::Error) {
+    fn note_write_failure(&self, intent: &Intent, error: &apiserver::Error) {
         if answer::is_outcome_unknown(error) {
             self.0.unsettled.store(true, Ordering::Relaxed);
         }
-        if answer::is_conflict(error) && !write.is_probe {
-            let key = (write.kind.clone(), write.key.clone());
+        if answer::is_conflict(error) && !intent.is_probe {
+            let key = (intent.kind.clone(), intent.key.clone());
             *self.obstacles().conflicts.entry(key).or_default() += 1;
         }
     }

@@ -1,4 +1,4 @@
-//! Writes: grant, no-op check, budget, and last the fence; then the request, on the control runtime.
+//! What a guest writes besides by apply, and what the host writes for it; what all writes pass is in [`super::intent`].
 //!
 //! Invariant, on a real server: `f11_two_controllers_that_fight_are_told_and_slowed`.
 
@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use super::{
     Client, DeleteOptions, Error, PatchBody, Propagation, answer,
     gates::noop::{Record, Target},
+    intent::Intent,
     object::{Object, check_size, key},
     owners,
     read::as_object,
-    send::{Failure, Write},
+    send::Failure,
 };
 use crate::{
-    apiserver::{Media, Resource, query},
+    apiserver::{Call, Media, Resource, query},
     client::gates::fight::{Place, Side, named},
     model::{kind::Kind, manifest::Verb, object::ObjectKey},
     watch::{
@@ -43,9 +44,8 @@ impl Client {
             .path(object.namespace.as_deref(), None, None)
             .map_err(|e| answer::error(&e))?;
         let path = query(&path, [("fieldManager", self.0.account.field_manager.as_str())]);
-        self.spend(Verb::Create)?;
         let call = self.call(Method::POST, path).body(Media::Json, object.text.clone());
-        let answer = self.send(Write::of(&object.kind, &key), call).await;
+        let answer = self.write(Intent::new(Verb::Create, (&object.kind, &key), call)).await;
         let text = self.written(&object.kind, &key, answer)?;
         Ok(as_object(&text)?.body().to_string())
     }
@@ -70,11 +70,10 @@ impl Client {
             PatchBody::Merge(text) => (Media::MergePatch, text),
         };
         let at = (Target::Patch, kind.clone(), key.clone());
-        self.may_fight(&at)?;
-        self.spend(Verb::Patch)?;
         let before = self.seen_before(kind, &key);
         let call = self.call(Method::PATCH, path).body(media, text.clone());
-        let answer = self.send(Write::of(kind, &key), call).await;
+        let intent = Intent::new(Verb::Patch, (kind, &key), call);
+        let answer = self.write(Intent { side: Some(Side::Object), ..intent }).await;
         let sent = text;
         let text = self.written(kind, &key, answer)?;
         let now = as_object(&text)?;
@@ -135,10 +134,9 @@ impl Client {
             "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation,
             "preconditions": { "uid": uid, "resourceVersion": version },
         });
-        self.spend(Verb::Delete)?;
-        let write = Write { deletes: Some(uid), ..Write::of(kind, &key) };
         let call = self.call(Method::DELETE, path).body(Media::Json, body.to_string());
-        let answer = self.send(write, call).await;
+        let intent = Intent::new(Verb::Delete, (kind, &key), call);
+        let answer = self.write(Intent { deletes: Some(uid), ..intent }).await;
         self.written(kind, &key, answer)?;
         self.applied().forget(kind, &key);
         Ok(())
@@ -152,10 +150,9 @@ impl Client {
         let path = path(&resource, &key, Some("status"))?;
         let manager = host_manager(&self.0.account.field_manager);
         let path = query(&path, [("fieldManager", manager.as_str()), ("force", "false")]);
-        self.spend(Verb::ApplyStatus)?;
         let call = self.call(Method::PATCH, path).body(Media::Apply, object.bound_to(None, None));
-        let write = Write { by_host: true, ..Write::of(&object.kind, &key) };
-        let answer = self.send(write, call).await;
+        let intent = Intent::new(Verb::ApplyStatus, (&object.kind, &key), call);
+        let answer = self.write(Intent { by_host: true, ..intent }).await;
         self.written(&object.kind, &key, answer).map(drop)
     }
 
@@ -172,28 +169,18 @@ impl Client {
             "uid": primary.uid(), "resourceVersion": primary.resource_version(),
             "finalizers": finalizers,
         } });
-        self.spend(Verb::Patch)?;
         let call = self.call(Method::PATCH, path).body(Media::MergePatch, body.to_string());
-        let write = Write { by_host: true, ..Write::of(&kind, key) };
-        let answer = self.send(write, call).await;
+        let intent = Intent::new(Verb::Patch, (&kind, key), call);
+        let answer = self.write(Intent { by_host: true, ..intent }).await;
         self.written(&kind, key, answer).map(drop)
     }
 
-    pub(super) async fn patch_as_manager(
-        &self,
-        write: Write,
-        path: &str,
-        force: bool,
-        text: String,
-    ) -> Result<String, Failure> {
+    /// The call of an apply under the controller's field manager.
+    pub(super) fn apply_call(&self, path: &str, force: bool, text: String) -> Call {
         let force = if force { "true" } else { "false" };
-        let path = query(
-            path,
-            [("fieldManager", self.0.account.field_manager.as_str()), ("force", force)],
-        );
-        self.spend(Verb::Apply).map_err(Failure::Refused)?;
-        let call = self.call(Method::PATCH, path).body(Media::Apply, text);
-        self.send(write, call).await
+        let manager = self.0.account.field_manager.as_str();
+        let path = query(path, [("fieldManager", manager), ("force", force)]);
+        self.call(Method::PATCH, path).body(Media::Apply, text)
     }
 
     /// What a write is going to change, if that is known: a cache that does not show an own write yet says nothing.

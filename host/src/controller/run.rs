@@ -17,8 +17,9 @@ use tokio::sync::watch;
 
 use crate::{
     access::view::View,
-    client::{self, Account, Client, Run as ClientRun},
+    client::{Account, Client, Run as ClientRun},
     clock,
+    cluster::Error,
     controller::{health::Ended, strays::Strays},
     leader::fence::Fence,
     metrics::RunEnd,
@@ -172,7 +173,7 @@ impl Start {
     }
 
     /// Where the object is, by the caches; by the API server where they need not show what is there.
-    async fn find(&self, id: &str) -> Result<Whereabouts, (client::Error, Client)> {
+    async fn find(&self, id: &str) -> Result<Whereabouts, (Error, Client)> {
         let (key, view) = (&self.taken.key, &self.executor.view);
         if let Some(entry) = view.primary(key) {
             self.strays().forget(key);
@@ -264,7 +265,7 @@ impl Start {
             }
         }
         let run = Run {
-            client: Some(client.clone()),
+            cluster: Arc::new(client.clone()),
             team: self.shared.account.team().into(),
             config: self.executor.config.clone(),
             limits: self.limits.clone(),

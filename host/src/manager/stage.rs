@@ -24,6 +24,7 @@ use crate::{
         view::{Gatekeeper, Outlet, Sight, View},
     },
     apiserver::{Identity, Resource},
+    cluster::Refusing,
     controller::run::{Executor, Shared},
     fail,
     model::{
@@ -176,7 +177,7 @@ impl Staging {
 
     fn describing(&self) -> Run {
         Run {
-            client: None,
+            cluster: Arc::new(Refusing),
             team: self.shared.account.team().into(),
             config: self.config.clone(),
             limits: self.limits.clone(),

@@ -1,4 +1,4 @@
-//! Answers the guest's imports of `nagaya:controller`: the cluster through [`Client`], the rest itself.
+//! Answers the guest's imports of `nagaya:controller`: the cluster through [`Cluster`], the rest itself.
 //!
 //! A call of the cluster is never polled by a guest's thread beyond its first step: it goes on in the control runtime.
 //! A read dies with its guest; a write does not, and the run is over only when the write is. No call waits for a
@@ -22,7 +22,7 @@ use super::{
     wasi,
 };
 use crate::{
-    client::{self, Client},
+    cluster::{self as ours, Answer, Ask, Cluster},
     model::{
         kind::Kind,
         object::{ObjectReference, Severity},
@@ -65,8 +65,7 @@ pub(super) enum Cut {
 
 /// A run's way to the cluster.
 pub(super) struct Calls {
-    /// `None`: the guest describes itself.
-    pub(super) client: Option<Client>,
+    pub(super) cluster: Arc<dyn Cluster>,
     /// Where calls go on.
     pub(super) control: Handle,
     /// Time for one call.
@@ -83,27 +82,18 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
 }
 
 impl Calls {
-    async fn read<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T, cluster::Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, client::Error>> + Send + 'static,
-    {
-        self.attached(call(self.client()?)).await
-    }
-
-    async fn write<T, F>(&self, call: impl FnOnce(Client) -> F) -> Result<T, cluster::Error>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, client::Error>> + Send + 'static,
-    {
-        self.detached(call(self.client()?)).await
+    /// A read dies with its guest, a write does not.
+    async fn ask(&self, ask: Ask) -> Result<Answer, cluster::Error> {
+        let is_write = ask.is_write();
+        let call = self.cluster.call(ask);
+        if is_write { self.detached(call).await } else { self.attached(call).await }
     }
 
     /// A call that ends with its guest.
     async fn attached<T, F>(&self, call: F) -> Result<T, cluster::Error>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, client::Error>> + Send + 'static,
+        F: Future<Output = Result<T, ours::Error>> + Send + Unpin + 'static,
     {
         match self.first_step(call) {
             Ok(answer) => Ok(answer?),
@@ -115,7 +105,7 @@ impl Calls {
     async fn detached<T, F>(&self, call: F) -> Result<T, cluster::Error>
     where
         T: Send + 'static,
-        F: Future<Output = Result<T, client::Error>> + Send + 'static,
+        F: Future<Output = Result<T, ours::Error>> + Send + 'static,
     {
         let open = self.open.clone();
         let call = async move {
@@ -123,35 +113,25 @@ impl Calls {
             drop(open);
             answer
         };
-        match self.first_step(call) {
+        match self.first_step(call.boxed()) {
             Ok(answer) => Ok(answer?),
             Err(rest) => self.answer(&mut self.control.spawn(rest)).await,
         }
     }
 
-    fn client(&self) -> Result<Client, cluster::Error> {
-        self.client.clone().ok_or_else(|| {
-            cluster::Error::NotDeclared(
-                "describe may not read the cluster; it only says what the revision needs"
-                    .to_owned(),
-            )
-        })
-    }
-
     /// Most reads and many writes are answered from memory at once; that saves a change of threads.
-    fn first_step<F: Future + Send + 'static>(
-        &self,
-        call: F,
-    ) -> Result<F::Output, std::pin::Pin<Box<F>>> {
-        let mut call = Box::pin(call);
+    fn first_step<F>(&self, mut call: F) -> Result<F::Output, F>
+    where
+        F: Future + Send + Unpin + 'static,
+    {
         // Whatever it starts, timers and connections, belongs to the control runtime.
         let _control = self.control.enter();
-        call.as_mut().now_or_never().ok_or(call)
+        (&mut call).now_or_never().ok_or(call)
     }
 
     async fn answer<T>(
         &self,
-        task: &mut JoinHandle<Result<T, client::Error>>,
+        task: &mut JoinHandle<Result<T, ours::Error>>,
     ) -> Result<T, cluster::Error> {
         match tokio::time::timeout(self.limit, task).await {
             Ok(Ok(answer)) => Ok(answer?),
@@ -177,6 +157,36 @@ impl<T> Drop for AbortOnDrop<T> {
 
 impl types::Host for State {}
 
+impl State {
+    async fn ask(&mut self, ask: Ask) -> Result<Answer, cluster::Error> {
+        self.last_call = ask.name();
+        self.calls.ask(ask).await
+    }
+
+    /// An object's text.
+    async fn object(&mut self, ask: Ask) -> Result<String, cluster::Error> {
+        match self.ask(ask).await? {
+            Answer::Object(text) => Ok(text.to_string()),
+            other => Err(unlike(&other)),
+        }
+    }
+}
+
+/// An answer to another question, which would be a bug of whoever answers.
+fn unlike(answer: &Answer) -> cluster::Error {
+    tracing::error!(?answer, "a call of a guest was answered by something else");
+    cluster::Error::Unavailable("the host failed".to_owned())
+}
+
+fn reference(
+    kind: types::Kind,
+    namespace: Option<String>,
+    name: String,
+) -> Result<ObjectReference, cluster::Error> {
+    entrance::object(&kind, namespace.as_deref(), &name)?;
+    Ok(ObjectReference { kind: kind.into(), namespace, name })
+}
+
 impl cluster::Host for State {
     async fn get(
         &mut self,
@@ -184,12 +194,9 @@ impl cluster::Host for State {
         namespace: Option<String>,
         name: String,
     ) -> Result<String, cluster::Error> {
-        self.last_call = "cluster.get";
-        entrance::object(&kind, namespace.as_deref(), &name)?;
+        let object = reference(kind, namespace, name)?;
         crate::fail::point("host-call");
-        let call =
-            async move |client: Client| client.get(&kind.into(), namespace.as_deref(), &name).await;
-        self.calls.read(call).await.map(|text| text.to_string())
+        self.object(Ask::Get(object)).await
     }
 
     async fn list(
@@ -197,10 +204,11 @@ impl cluster::Host for State {
         kind: types::Kind,
         options: cluster::ListOptions,
     ) -> Result<cluster::Page, cluster::Error> {
-        self.last_call = "cluster.list";
         entrance::list(&kind, &options)?;
-        let call = async move |client: Client| client.list(&kind.into(), options.into()).await;
-        self.calls.read(call).await.map(Into::into)
+        match self.ask(Ask::List(kind.into(), options.into())).await? {
+            Answer::Page(page) => Ok(page.into()),
+            other => Err(unlike(&other)),
+        }
     }
 
     async fn get_live(
@@ -209,12 +217,7 @@ impl cluster::Host for State {
         namespace: Option<String>,
         name: String,
     ) -> Result<String, cluster::Error> {
-        self.last_call = "cluster.get-live";
-        entrance::object(&kind, namespace.as_deref(), &name)?;
-        let call = async move |client: Client| {
-            client.get_live(&kind.into(), namespace.as_deref(), &name).await
-        };
-        self.calls.read(call).await
+        self.object(Ask::GetLive(reference(kind, namespace, name)?)).await
     }
 
     async fn apply(
@@ -222,20 +225,15 @@ impl cluster::Host for State {
         object: String,
         ownership: cluster::Ownership,
     ) -> Result<String, cluster::Error> {
-        self.last_call = "cluster.apply";
-        let call = async move |client: Client| client.apply(object, ownership.into()).await;
-        self.calls.write(call).await.map(|text| text.to_string())
+        self.object(Ask::Apply(object, ownership.into())).await
     }
 
     async fn apply_status(&mut self, object: String) -> Result<String, cluster::Error> {
-        self.last_call = "cluster.apply-status";
-        let call = async move |client: Client| client.apply_status(object).await;
-        self.calls.write(call).await.map(|text| text.to_string())
+        self.object(Ask::ApplyStatus(object)).await
     }
 
     async fn create(&mut self, object: String) -> Result<String, cluster::Error> {
-        self.last_call = "cluster.create";
-        self.calls.write(async move |client: Client| client.create(object).await).await
+        self.object(Ask::Create(object)).await
     }
 
     async fn patch(
@@ -245,12 +243,7 @@ impl cluster::Host for State {
         name: String,
         body: cluster::PatchBody,
     ) -> Result<String, cluster::Error> {
-        self.last_call = "cluster.patch";
-        entrance::object(&kind, namespace.as_deref(), &name)?;
-        let call = async move |client: Client| {
-            client.patch(&kind.into(), namespace.as_deref(), &name, body.into()).await
-        };
-        self.calls.write(call).await
+        self.object(Ask::Patch(reference(kind, namespace, name)?, body.into())).await
     }
 
     async fn delete(
@@ -260,19 +253,14 @@ impl cluster::Host for State {
         name: String,
         options: cluster::DeleteOptions,
     ) -> Result<(), cluster::Error> {
-        self.last_call = "cluster.delete";
-        entrance::object(&kind, namespace.as_deref(), &name)?;
         entrance::preconditions(options.uid.as_deref(), options.resource_version.as_deref())?;
-        let call = async move |client: Client| {
-            client.delete(&kind.into(), namespace.as_deref(), &name, options.into()).await
-        };
-        self.calls.write(call).await
+        let object = reference(kind, namespace, name)?;
+        self.ask(Ask::Delete(object, options.into())).await.map(drop)
     }
 
     async fn emit_event(&mut self, event: cluster::Event) -> Result<(), cluster::Error> {
-        self.last_call = "cluster.emit-event";
         let event = entrance::event(event)?;
-        Ok(self.calls.client()?.emit(event.into())?)
+        self.ask(Ask::Event(event.into())).await.map(drop)
     }
 }
 
@@ -311,17 +299,17 @@ impl runtime::Host for State {
     }
 }
 
-impl From<client::Error> for cluster::Error {
-    fn from(error: client::Error) -> Self {
+impl From<ours::Error> for cluster::Error {
+    fn from(error: ours::Error) -> Self {
         match error {
-            client::Error::NotFound => Self::NotFound,
-            client::Error::AlreadyExists(text) => Self::AlreadyExists(text),
-            client::Error::Conflict(text) => Self::Conflict(text),
-            client::Error::Forbidden(text) => Self::Forbidden(text),
-            client::Error::Invalid(text) => Self::Invalid(text),
-            client::Error::NotDeclared(text) => Self::NotDeclared(text),
-            client::Error::BudgetExceeded(text) => Self::BudgetExceeded(text),
-            client::Error::Unavailable(text) => Self::Unavailable(text),
+            ours::Error::NotFound => Self::NotFound,
+            ours::Error::AlreadyExists(text) => Self::AlreadyExists(text),
+            ours::Error::Conflict(text) => Self::Conflict(text),
+            ours::Error::Forbidden(text) => Self::Forbidden(text),
+            ours::Error::Invalid(text) => Self::Invalid(text),
+            ours::Error::NotDeclared(text) => Self::NotDeclared(text),
+            ours::Error::BudgetExceeded(text) => Self::BudgetExceeded(text),
+            ours::Error::Unavailable(text) => Self::Unavailable(text),
         }
     }
 }
@@ -332,21 +320,21 @@ impl From<types::Kind> for Kind {
     }
 }
 
-impl From<cluster::ListOptions> for client::ListOptions {
+impl From<cluster::ListOptions> for ours::ListOptions {
     fn from(options: cluster::ListOptions) -> Self {
         let cluster::ListOptions { namespace, label_selector, index, limit, from } = options;
         Self { namespace, label_selector, index, limit, from }
     }
 }
 
-impl From<client::Page> for cluster::Page {
-    fn from(page: client::Page) -> Self {
+impl From<ours::Page> for cluster::Page {
+    fn from(page: ours::Page) -> Self {
         let items = page.items.iter().map(ToString::to_string).collect();
         Self { items, next: page.next }
     }
 }
 
-impl From<cluster::Ownership> for client::Ownership {
+impl From<cluster::Ownership> for ours::Ownership {
     fn from(ownership: cluster::Ownership) -> Self {
         match ownership {
             cluster::Ownership::Standard => Self::Standard,
@@ -356,7 +344,7 @@ impl From<cluster::Ownership> for client::Ownership {
     }
 }
 
-impl From<cluster::PatchBody> for client::PatchBody {
+impl From<cluster::PatchBody> for ours::PatchBody {
     fn from(body: cluster::PatchBody) -> Self {
         match body {
             cluster::PatchBody::Json(text) => Self::Json(text),
@@ -365,19 +353,19 @@ impl From<cluster::PatchBody> for client::PatchBody {
     }
 }
 
-impl From<cluster::DeleteOptions> for client::DeleteOptions {
+impl From<cluster::DeleteOptions> for ours::DeleteOptions {
     fn from(options: cluster::DeleteOptions) -> Self {
         let cluster::DeleteOptions { uid, resource_version, propagation } = options;
         let propagation = match propagation {
-            cluster::Propagation::Background => client::Propagation::Background,
-            cluster::Propagation::Foreground => client::Propagation::Foreground,
-            cluster::Propagation::Orphan => client::Propagation::Orphan,
+            cluster::Propagation::Background => ours::Propagation::Background,
+            cluster::Propagation::Foreground => ours::Propagation::Foreground,
+            cluster::Propagation::Orphan => ours::Propagation::Orphan,
         };
         Self { uid, resource_version, propagation }
     }
 }
 
-impl From<cluster::Event> for client::GuestEvent {
+impl From<cluster::Event> for ours::GuestEvent {
     fn from(event: cluster::Event) -> Self {
         let cluster::Event { regarding, severity, reason, action, note } = event;
         let severity = match severity {
@@ -395,19 +383,23 @@ impl From<cluster::Event> for client::GuestEvent {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::BoxFuture;
     use tokio::sync::oneshot;
 
     use super::*;
 
     fn calls(limit: Duration) -> (Calls, mpsc::Receiver<()>) {
         let (open, closed) = mpsc::channel(1);
-        (Calls { client: None, control: Handle::current(), limit, open }, closed)
+        (
+            Calls { cluster: Arc::new(ours::Refusing), control: Handle::current(), limit, open },
+            closed,
+        )
     }
 
     /// A call that has begun and is answered by the sender; it holds the sender's other end.
-    fn slow() -> (oneshot::Sender<u8>, impl Future<Output = Result<u8, client::Error>>) {
+    fn slow() -> (oneshot::Sender<u8>, BoxFuture<'static, Result<u8, ours::Error>>) {
         let (answer, answered) = oneshot::channel();
-        (answer, async move { Ok(answered.await.unwrap()) })
+        (answer, async move { Ok(answered.await.unwrap()) }.boxed())
     }
 
     #[tokio::test]
@@ -439,7 +431,7 @@ mod tests {
             matches!(&result, Err(cluster::Error::Unavailable(text)) if text.contains("20ms")),
             "{result:?}"
         );
-        let at_once = async { Err::<(), _>(client::Error::NotFound) };
+        let at_once = async { Err::<(), _>(ours::Error::NotFound) };
         assert!(matches!(calls.detached(at_once).await, Err(cluster::Error::NotFound)));
     }
 }

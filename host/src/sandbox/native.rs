@@ -24,7 +24,7 @@ use super::{
     run::stopped,
 };
 use crate::{
-    client::Client,
+    cluster::Cluster,
     model::{digest::Digest, manifest::Manifest},
 };
 
@@ -43,8 +43,8 @@ pub struct NativeCall {
     pub namespace: Option<String>,
     /// The object's name.
     pub name: String,
-    /// The way to the cluster.
-    pub client: Client,
+    /// Who answers what it asks of its cluster.
+    pub cluster: Arc<dyn Cluster>,
     /// The config as JSON text.
     pub config: Arc<str>,
     /// Ceilings; that of one host call is the reconciler's to keep.
@@ -74,11 +74,8 @@ impl Sandbox {
         run: Run,
         (namespace, name): (Option<String>, String),
     ) -> Result<Action, Failure> {
-        let Some(client) = run.client.clone() else {
-            return Err(Failure::Host("a run without a client".to_owned()));
-        };
         let (config, limits) = (run.config.clone(), run.limits.clone());
-        let call = NativeCall { namespace, name, client, config, limits };
+        let call = NativeCall { namespace, name, cluster: run.cluster.clone(), config, limits };
         let work = native.reconcile(call);
         self.call_native(run, work).await?.map_err(|returned| {
             Failure::Returned(match returned {
@@ -108,9 +105,7 @@ impl Sandbox {
         };
         let mut task = AbortOnDrop(self.0.control.spawn(stoppable.instrument(run.span)));
         let result = (&mut task.0).await;
-        if let Some(client) = run.client {
-            client.guest_is_gone();
-        }
+        run.cluster.guest_is_gone();
         match result {
             Ok(result) => result,
             Err(error) if error.is_panic() => {

@@ -34,7 +34,7 @@ use super::{
     wasi,
 };
 use crate::{
-    client::Client,
+    cluster::{Cluster, Refusing},
     model::{
         digest::Digest,
         manifest::{self, Manifest},
@@ -48,8 +48,8 @@ const JUST_BEGUN: Duration = Duration::from_millis(2);
 /// What one run is given.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// The way to the cluster; `None`: there is none.
-    pub client: Option<Client>,
+    /// Who answers what the guest asks of its cluster.
+    pub cluster: Arc<dyn Cluster>,
     /// Whose CPU time it is.
     pub team: Arc<str>,
     /// The config as JSON text.
@@ -90,7 +90,7 @@ pub enum NoManifest {
 impl Sandbox {
     /// Asks the revision what it needs, and checks it.
     pub async fn describe(&self, program: &Program, run: Run) -> Result<Manifest, NoManifest> {
-        let run = Run { client: None, ..run };
+        let run = Run { cluster: Arc::new(Refusing), ..run };
         let answer = match &program.guest {
             Guest::Component(code) => {
                 let call = self.call(code, &program.digest, run, |guest, store| {
@@ -162,7 +162,7 @@ impl Sandbox {
             + 'static,
     {
         let Some(guests) = &self.0.guests else { return Err(Failure::Drained) };
-        let client = run.client.clone();
+        let cluster = run.cluster.clone();
         let (open, mut all_answered) = mpsc::channel(1);
         let (code, permits, stop) = (code.clone(), self.0.permits.clone(), run.stop.clone());
         let (inner, memory_of) = (self.0.clone(), run.team.clone());
@@ -197,9 +197,7 @@ impl Sandbox {
         };
         let mut task = AbortOnDrop(guests.spawn(stoppable.instrument(span)));
         let result = (&mut task.0).await;
-        if let Some(client) = client {
-            client.guest_is_gone();
-        }
+        cluster.guest_is_gone();
         // Nothing is ever sent: it ends when the guest and all its writes have let go of the other end.
         let _ = all_answered.recv().await;
         match result {
@@ -230,7 +228,7 @@ fn store(
         wasi,
         meter: Meter::new(&run.limits, share),
         log,
-        calls: Calls { client: run.client, control, limit: run.limits.host_call, open },
+        calls: Calls { cluster: run.cluster, control, limit: run.limits.host_call, open },
         config: run.config,
         cut: None,
         last_call: "none",

@@ -403,7 +403,7 @@ mod tests {
                 meter: Meter::new(&RunLimits::default(), memory::tests::share()),
                 log,
                 calls: Calls {
-                    client: None,
+                    cluster: std::sync::Arc::new(crate::cluster::Refusing),
                     control: tokio::runtime::Handle::current(),
                     limit: Duration::from_secs(60),
                     open: tokio::sync::mpsc::channel(1).0,

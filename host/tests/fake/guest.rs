@@ -6,9 +6,12 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt, future::BoxFuture};
 use nagaya::{
-    client::{self, Client, DeleteOptions, GuestEvent, ListOptions, Ownership, Propagation},
+    cluster::{
+        self, Ask, Cluster, DeleteOptions, Error, GuestEvent, ListOptions, Ownership, Page,
+        PatchBody, Propagation,
+    },
     model::{
         digest::Digest,
         kind::Kind,
@@ -40,8 +43,8 @@ impl Stop {
     }
 }
 
-impl From<client::Error> for Stop {
-    fn from(error: client::Error) -> Self {
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
         Self::retry(&error.to_string())
     }
 }
@@ -194,9 +197,9 @@ impl Cx {
         self.namespace().map(|ns| format!("{ns}/")).unwrap_or_default() + self.name()
     }
 
-    /// The host's own client.
-    pub(crate) fn client(&self) -> &Client {
-        &self.0.client
+    /// What a guest may call.
+    pub(crate) fn client(&self) -> Calls {
+        Calls(self.0.cluster.clone())
     }
 
     /// The Site of this run; `None`: it is gone.
@@ -214,17 +217,13 @@ impl Cx {
         let (kind, client) = (Kind::new(api_version, kind), self.client());
         match self.within(client.get(&kind, self.namespace(), name)).await {
             Ok(text) => Ok(Some(serde_json::from_str(&text).unwrap())),
-            Err(client::Error::NotFound) => Ok(None),
+            Err(Error::NotFound) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     /// The names of all objects of a kind in the run's namespace, from the cache.
-    pub(crate) async fn list(
-        &self,
-        api_version: &str,
-        kind: &str,
-    ) -> Result<Vec<String>, client::Error> {
+    pub(crate) async fn list(&self, api_version: &str, kind: &str) -> Result<Vec<String>, Error> {
         let options = ListOptions { namespace: self.0.namespace.clone(), ..ListOptions::default() };
         let kind = Kind::new(api_version, kind);
         let page = self.within(self.client().list(&kind, options)).await?;
@@ -236,27 +235,27 @@ impl Cx {
     }
 
     /// Server-side apply.
-    pub(crate) async fn apply(&self, object: Value) -> Result<Value, client::Error> {
-        let client = self.client().clone();
+    pub(crate) async fn apply(&self, object: Value) -> Result<Value, Error> {
+        let client = self.client();
         let text = object.to_string();
         let work = async move { client.apply(text, Ownership::Standard).await };
         Ok(serde_json::from_str(&self.outliving(work).await?).unwrap())
     }
 
     /// Server-side apply of the Site's status.
-    pub(crate) async fn apply_status(&self, status: Value) -> Result<(), client::Error> {
+    pub(crate) async fn apply_status(&self, status: Value) -> Result<(), Error> {
         let mut object = site(self.name());
         object.as_object_mut().unwrap().remove("spec");
         object["metadata"]["namespace"] = json!(self.namespace());
         object["status"] = status;
-        let client = self.client().clone();
+        let client = self.client();
         let work = async move { client.apply_status(object.to_string()).await };
         self.outliving(work).await.map(drop)
     }
 
     /// Creates an object.
-    pub(crate) async fn create(&self, object: Value) -> Result<(), client::Error> {
-        let client = self.client().clone();
+    pub(crate) async fn create(&self, object: Value) -> Result<(), Error> {
+        let client = self.client();
         let work = async move { client.create(object.to_string()).await };
         self.outliving(work).await.map(drop)
     }
@@ -267,8 +266,8 @@ impl Cx {
         api_version: &str,
         kind: &str,
         name: &str,
-    ) -> Result<(), client::Error> {
-        let (client, kind) = (self.client().clone(), Kind::new(api_version, kind));
+    ) -> Result<(), Error> {
+        let (client, kind) = (self.client(), Kind::new(api_version, kind));
         let (namespace, name) = (self.0.namespace.clone(), name.to_owned());
         let options = DeleteOptions {
             uid: None,
@@ -280,7 +279,7 @@ impl Cx {
     }
 
     /// An Event about the Site.
-    pub(crate) fn event(&self, reason: &str, note: &str) -> Result<(), client::Error> {
+    pub(crate) fn event(&self, reason: &str, note: &str) -> Result<(), Error> {
         self.client().emit(GuestEvent {
             regarding: ObjectReference {
                 kind: Kind::new("example.io/v1", "Site"),
@@ -297,20 +296,92 @@ impl Cx {
     /// As long as one call of the host may take; a write goes on when its guest has given up, as in the sandbox.
     async fn outliving<T: Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, client::Error>> + Send + 'static,
-    ) -> Result<T, client::Error> {
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
         let task = tokio::spawn(work);
         self.within(async { task.await.unwrap() }).await
     }
 
-    async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, client::Error>>,
-    ) -> Result<T, client::Error> {
+    async fn within<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let limit = self.0.limits.host_call;
-        let late = || client::Error::Unavailable(format!("no answer within {limit:?}"));
+        let late = || Error::Unavailable(format!("no answer within {limit:?}"));
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// The calls of a guest, a function each.
+#[derive(Clone, Debug)]
+pub(crate) struct Calls(Arc<dyn Cluster>);
+
+impl Calls {
+    pub(crate) async fn get(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Arc<str>, Error> {
+        self.object(Ask::Get(reference(kind, namespace, name))).await
+    }
+
+    pub(crate) async fn list(&self, kind: &Kind, options: ListOptions) -> Result<Page, Error> {
+        match self.0.call(Ask::List(kind.clone(), options)).await? {
+            cluster::Answer::Page(page) => Ok(page),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) async fn apply(
+        &self,
+        text: String,
+        ownership: Ownership,
+    ) -> Result<Arc<str>, Error> {
+        self.object(Ask::Apply(text, ownership)).await
+    }
+
+    pub(crate) async fn apply_status(&self, text: String) -> Result<Arc<str>, Error> {
+        self.object(Ask::ApplyStatus(text)).await
+    }
+
+    pub(crate) async fn create(&self, text: String) -> Result<Arc<str>, Error> {
+        self.object(Ask::Create(text)).await
+    }
+
+    pub(crate) async fn patch(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        body: PatchBody,
+    ) -> Result<Arc<str>, Error> {
+        self.object(Ask::Patch(reference(kind, namespace, name), body)).await
+    }
+
+    pub(crate) async fn delete(
+        &self,
+        kind: &Kind,
+        namespace: Option<&str>,
+        name: &str,
+        options: DeleteOptions,
+    ) -> Result<(), Error> {
+        self.0.call(Ask::Delete(reference(kind, namespace, name), options)).await.map(drop)
+    }
+
+    /// An Event is handed over at once.
+    pub(crate) fn emit(&self, event: GuestEvent) -> Result<(), Error> {
+        self.0.call(Ask::Event(event)).now_or_never().unwrap().map(drop)
+    }
+
+    async fn object(&self, ask: Ask) -> Result<Arc<str>, Error> {
+        match self.0.call(ask).await? {
+            cluster::Answer::Object(text) => Ok(text),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn reference(kind: &Kind, namespace: Option<&str>, name: &str) -> ObjectReference {
+    let namespace = namespace.map(str::to_owned);
+    ObjectReference { kind: kind.clone(), namespace, name: name.to_owned() }
 }
 
 /// A Site.

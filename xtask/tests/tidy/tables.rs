@@ -23,10 +23,11 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("leader", &["kubeconfig", "apiserver"]),
     // rate: of events.
     ("events", &["rate", "model", "apiserver"]),
-    ("client", &["rate", "model", "apiserver", "watch", "access", "leader", "events"]),
+    ("cluster", &["model"]),
+    ("client", &["cluster", "rate", "model", "apiserver", "watch", "access", "leader", "events"]),
     ("modules", &["model"]),
     // share: whose turn it is to compile, and to compute.
-    ("sandbox", &["model", "share", "client", "modules"]),
+    ("sandbox", &["model", "share", "cluster", "modules"]),
     // access: a watch that fails, which the team is told of.
     (
         "controller",
@@ -39,6 +40,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "access",
             "leader",
             "events",
+            "cluster",
             "client",
             "sandbox",
         ],
@@ -54,6 +56,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "access",
             "leader",
             "events",
+            "cluster",
             "client",
             "modules",
             "sandbox",

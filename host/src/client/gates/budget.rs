@@ -35,10 +35,15 @@ impl Budget {
         self.writes.take(now).map_err(Exceeded)
     }
 
-    /// Takes one delete, which is a write too.
+    /// Takes one delete, which is a write too: of both, or of neither.
     pub fn delete(&mut self, now: Instant) -> Result<(), Exceeded> {
-        self.deletes.take(now).map_err(Exceeded)?;
-        self.writes.take(now).map_err(Exceeded)
+        match self.writes.wait(now) {
+            Duration::ZERO => {
+                self.deletes.take(now).map_err(Exceeded)?;
+                self.writes.take(now).map_err(Exceeded)
+            }
+            wait => Err(Exceeded(wait)),
+        }
     }
 }
 

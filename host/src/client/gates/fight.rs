@@ -89,11 +89,19 @@ impl Fights {
         true
     }
 
-    /// Takes one write of what is fought over.
-    pub fn write(&mut self, place: &Place, now: Instant) -> Result<(), Exceeded> {
-        match self.open.get_mut(place) {
-            Some(fight) if !is_old(fight.last, now) => fight.writes.take(now).map_err(Exceeded),
-            _ => Ok(()),
+    /// Whether this may be written now, as far as it is fought over.
+    pub fn allows(&self, place: &Place, now: Instant) -> Result<(), Exceeded> {
+        let fight = self.open.get(place).filter(|fight| !is_old(fight.last, now));
+        match fight.map_or(Duration::ZERO, |fight| fight.writes.wait(now)) {
+            Duration::ZERO => Ok(()),
+            wait => Err(Exceeded(wait)),
+        }
+    }
+
+    /// It is written: if it is fought over, not so soon again.
+    pub fn write(&mut self, place: &Place, now: Instant) {
+        if let Some(fight) = self.open.get_mut(place) {
+            let _ = fight.writes.take(now);
         }
     }
 
@@ -172,7 +180,11 @@ mod tests {
 
         fn may_write(&mut self, name: &str, seconds: f64) -> bool {
             let now = self.at(seconds);
-            self.fights.write(&place(name), now).is_ok()
+            let may = self.fights.allows(&place(name), now).is_ok();
+            if may {
+                self.fights.write(&place(name), now);
+            }
+            may
         }
 
         fn told(&self, seconds: f64) -> Option<String> {
@@ -242,7 +254,7 @@ mod tests {
         assert!(ring.may_write("db", 10.0) && ring.may_write("db", 10.0));
         let (kind, key, _) = place("web");
         let now = ring.at(10.0);
-        assert!(ring.fights.write(&(kind, key, Side::Status), now).is_ok());
+        assert!(ring.fights.allows(&(kind, key, Side::Status), now).is_ok());
         assert!(ring.may_write("web", 30.1), "nobody was in the way of this one");
         assert!(!ring.may_write("web", 49.0), "that one counts");
         assert!(ring.told(69.0).is_some());

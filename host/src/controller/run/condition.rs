@@ -11,13 +11,7 @@ use super::{
     Start,
     accepted::{REASON, Shown, Step, TYPE, Verdict},
 };
-use crate::{
-    client::{Client, Error},
-    clock,
-    model::object::ObjectKey,
-    text,
-    watch::Entry,
-};
+use crate::{client::Client, clock, cluster::Error, model::object::ObjectKey, text, watch::Entry};
 
 /// Bytes of the guest's words where the reason must fit behind them.
 const WORDS: usize = 400;

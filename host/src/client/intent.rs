@@ -1,0 +1,93 @@
+//! One write on its way, and what all writes pass in one order.
+//!
+//! A call of a guest is read, asked for the grant, the owners it names are judged, and one that would change nothing is answered.
+//! What is left is an [`Intent`]. It passes, in this order: the tries against other writers, the fight and the budget (both or
+//! none is charged), the barrier of own writes, the account's wait, and last, before each try, whether the guest is gone and
+//! the fence. Whoever wants a write to end elsewhere than on the API server, a preview or a record, does so in [`Client::write`].
+
+use std::{sync::PoisonError, time::Instant};
+
+use super::{
+    Client, Error,
+    gates::{budget::Exceeded, fight::Side},
+    send::Failure,
+};
+use crate::{
+    apiserver::Call,
+    clock,
+    model::{kind::Kind, manifest::Verb, object::ObjectKey},
+};
+
+/// What is to be written, and how.
+#[derive(Clone, Debug)]
+pub(super) struct Intent {
+    pub(super) verb: Verb,
+    pub(super) kind: Kind,
+    /// Without a name if the server is to choose it.
+    pub(super) key: ObjectKey,
+    /// Which side of the object others may fight over; `None`: this write is no bout.
+    pub(super) side: Option<Side>,
+    /// The uid that it deletes.
+    pub(super) deletes: Option<String>,
+    /// The host's own word on the object: the guest may be gone.
+    pub(super) by_host: bool,
+    /// It holds only if the object does not exist; a conflict says that it does, and not that another was faster.
+    pub(super) is_probe: bool,
+    pub(super) call: Call,
+}
+
+impl Intent {
+    pub(super) fn new(verb: Verb, (kind, key): (&Kind, &ObjectKey), call: Call) -> Self {
+        Self {
+            verb,
+            kind: kind.clone(),
+            key: key.clone(),
+            side: None,
+            deletes: None,
+            by_host: false,
+            is_probe: false,
+            call,
+        }
+    }
+}
+
+impl Client {
+    /// The one way of a write to the API server.
+    pub(super) async fn write(&self, intent: Intent) -> Result<String, Failure> {
+        let admitted = self.check_tries(&intent.kind, &intent.key);
+        admitted.and_then(|()| self.charge(&intent)).map_err(Failure::Refused)?;
+        self.send(intent).await
+    }
+
+    /// Charges the fight and the budget, or neither.
+    fn charge(&self, intent: &Intent) -> Result<(), Error> {
+        let now = clock::now();
+        let place = intent.side.map(|side| (intent.kind.clone(), intent.key.clone(), side));
+        let mut fights = self.fights();
+        let charged = match place.as_ref().map(|place| fights.allows(place, now)) {
+            Some(Err(exceeded)) => Err(("fights", exceeded)),
+            _ => self.spend(intent.verb, now),
+        };
+        if let (Ok(()), Some(place)) = (&charged, &place) {
+            fights.write(place, now);
+        }
+        drop(fights);
+        let Err((quota, Exceeded(wait))) = charged else { return Ok(()) };
+        self.0.account.metrics.over_quota(quota);
+        self.over_budget_until(now.checked_add(wait).map(Into::into));
+        Err(Error::BudgetExceeded(match place {
+            Some((kind, key, _)) if quota == "fights" => format!(
+                "another writer keeps changing {kind} {key} back: this controller may write it again in {wait:.1?}"
+            ),
+            _ => format!("the controller's {quota} are used up for {wait:.1?}"),
+        }))
+    }
+
+    fn spend(&self, verb: Verb, now: Instant) -> Result<(), (&'static str, Exceeded)> {
+        let mut budget = self.0.account.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        match verb {
+            Verb::Delete => budget.delete(now).map_err(|exceeded| ("deletes", exceeded)),
+            _ => budget.write(now).map_err(|exceeded| ("writes", exceeded)),
+        }
+    }
+}
