@@ -1,8 +1,8 @@
 //! The only module that holds kube's client: one connection pool, one place for identity, limits and errors.
 //!
-//! kube's own retries are off (R66): whether a request may be sent again is the caller's to know. Every call has
-//! a time limit, which also goes out as the `timeout` parameter (R68). A request is made as the host or, with
-//! the single header `Impersonate-User`, as a ServiceAccount (R59); no other input can set a header (R62).
+//! kube's own retries are off: whether a request may be sent again is the caller's to know. Every call has
+//! a time limit, which also goes out as the `timeout` parameter. A request is made as the host or, with
+//! the single header `Impersonate-User`, as a ServiceAccount; no other input can set a header.
 //!
 //! Invariants: `a_name_cannot_leave_its_path`, `only_one_impersonation_header_is_ever_sent`.
 
@@ -32,7 +32,7 @@ use crate::{
 use connect::{Connection, connection};
 use token::TokenFile;
 
-/// How long a call may take unless it says otherwise (R20, R68).
+/// How long a call may take unless it says otherwise.
 pub const CALL_LIMIT: Duration = Duration::from_secs(5);
 
 /// No answer may be larger: the API server's own objects end at 3 MiB, and a list that is larger is asked for in pages.
@@ -94,7 +94,7 @@ pub struct Call {
     pub body: Option<(Media, String)>,
     /// What is asked for; `None`: plain JSON.
     pub accept: Option<&'static str>,
-    /// Who really asks (R63); `None`: the host itself.
+    /// Who really asks; `None`: the host itself.
     pub user_agent: Option<String>,
     /// Give up after this long.
     pub limit: Duration,

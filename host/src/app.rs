@@ -1,6 +1,6 @@
 //! Starts the parts in order, and ends them in the opposite one.
 //!
-//! Probes and metrics come first and go last (R26). Whatever ends by itself ends the process: Kubernetes restarts it,
+//! Probes and metrics come first and go last. Whatever ends by itself ends the process: Kubernetes restarts it,
 //! and half a host helps nobody.
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -48,7 +48,7 @@ const LEASE_FIRST: Duration = Duration::from_millis(500);
 pub struct App {
     config: Config,
     api: ApiServer,
-    /// For what guests ask: the host's own requests never wait behind theirs (R70).
+    /// For what guests ask: the host's own requests never wait behind theirs.
     guests: ApiServer,
     claim: watch::Sender<Option<Claim>>,
     modules: Modules,
@@ -229,7 +229,7 @@ async fn work(
         () = told => Ok(()),
         Some(ended) = around.join_next() => ended.context("a part of the host panicked")?,
     };
-    // Its runs are over: the next host need not wait until the Lease expires (R26).
+    // Its runs are over: the next host need not wait until the Lease expires.
     around.abort_all();
     elector.release().await;
     worked

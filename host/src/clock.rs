@@ -1,6 +1,6 @@
 //! What time it is: for everything that is decided, and for Leases, whose time goes on while the machine sleeps.
 //!
-//! A host that was suspended must find its Lease expired; `Instant` stands still meanwhile (R100). The other clock is
+//! A host that was suspended must find its Lease expired; `Instant` stands still meanwhile. The other clock is
 //! the one by which the runtime sleeps, so that a test which pauses it moves the whole host through an hour at once.
 
 use std::time::{Duration, Instant};

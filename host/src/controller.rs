@@ -1,8 +1,8 @@
 //! The loop of one controller: take a key, pick the revision, run it, tell the queue.
 //!
-//! The queue, the budget and the hashes belong to the controller and outlive every revision (R78). Promotion is a new
+//! The queue, the budget and the hashes belong to the controller and outlive every revision. Promotion is a new
 //! [`Rollout`] value: runs in flight keep their revision and their keys stay locked; the old ones may end within 30 s,
-//! then they are stopped and the fence closes behind them (R81–R83).
+//! then they are stopped and the fence closes behind them.
 //!
 //! Invariants, on a real server: `promote_moves_every_object_and_one_writer_remains`,
 //! `a_deleted_controller_drains_its_runs`, `a_suspended_controller_starts_no_run`.
@@ -46,7 +46,7 @@ pub use report::Trouble;
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
-/// How often every object is delivered once more, a tenth of it sooner or later (R7).
+/// How often every object is delivered once more, a tenth of it sooner or later.
 const RESYNC: Duration = Duration::from_secs(10 * 3_600);
 /// How often objects that nobody saw leave are looked for, after the first time; and after a look that failed.
 const SEARCH: Duration = Duration::from_secs(3_600);
@@ -180,7 +180,7 @@ pub struct Loop {
     gate: watch::Sender<Gate>,
     /// Whether the API server answers.
     reachable: watch::Receiver<bool>,
-    /// No run starts before, because the last one has found the API server down (R46).
+    /// No run starts before, because the last one has found the API server down.
     paused_until: Option<Instant>,
     current: Rollout<Executor>,
     runs: JoinSet<End>,
@@ -195,7 +195,7 @@ pub struct Loop {
     resting: Option<Arc<Executor>>,
     /// The executor generation of the newest run.
     opened: i64,
-    /// The claim whose predecessor's writes the live revision's caches are known to have (S4).
+    /// The claim whose predecessor's writes the live revision's caches are known to have.
     fresh: Option<Claim>,
     refreshing: JoinSet<(Claim, Arc<Executor>)>,
     /// When every object is delivered once more.
@@ -332,7 +332,7 @@ impl Loop {
         }
     }
 
-    /// Gives the key back, once the cache shows what the run wrote: until then it stays taken, without a place (R92).
+    /// Gives the key back, once the cache shows what the run wrote: until then it stays taken, without a place.
     fn park(&mut self, key: ObjectKey, outcome: Outcome, client: Option<Client>) {
         match client.filter(Client::has_unseen) {
             None => self.parts.inbox.done(&key, outcome),
@@ -383,7 +383,7 @@ impl Loop {
         self.raise_floor_if_drained();
     }
 
-    /// The claim was acquired, lost, or acquired anew. A lost one ends all runs at once: there is no drain (R26).
+    /// The claim was acquired, lost, or acquired anew. A lost one ends all runs at once: there is no drain.
     fn take_claim(&mut self) {
         let claim = self.parts.claim.borrow_and_update().clone();
         self.publish_gate(None);
@@ -584,7 +584,6 @@ fn share() -> f64 {
 mod tests {
     use super::*;
 
-    /// R7.
     #[test]
     fn a_resync_comes_after_nine_to_eleven_hours() {
         let hours = |count: u64| Duration::from_secs(count * 3_600);

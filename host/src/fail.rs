@@ -1,9 +1,9 @@
-//! Failpoints: places where a test ends, breaks or delays the host (H4).
+//! Failpoints: places where a test ends, breaks or delays the host.
 //!
 //! Compiled in only with the feature `failpoints`, which no released binary has; without it a point is nothing. One is
 //! armed at the start by `NAGAYA_FAIL=<step>:<kill|panic|delay>[@N]`, and acts once, at its Nth passage.
 
-/// Every step that has a point: those of a swap in their order (R88), and a run's.
+/// Every step that has a point: those of a swap in their order, and a run's.
 pub const STEPS: [&str; 19] = [
     "recv",
     "hash",

@@ -1,11 +1,11 @@
 //! Decides which object of a controller runs next; pure.
 //!
-//! There is one [`Queue`] per controller, never one per revision (R78): swapping revisions moves no work, and
+//! There is one [`Queue`] per controller, never one per revision: swapping revisions moves no work, and
 //! two revisions can never run one object at the same time. It is client-go's work queue with
-//! controller-runtime's priorities (R13–R16): a set of keys, ready ones by priority and then by arrival, waiting
-//! ones by due time, and a key in flight in neither. Three flaws of the field are not copied (R17): a key nobody waits
-//! for comes up after a minute (R75), failures that an event has cut short do not add up (R76), and retries of all keys
-//! share a rate (R77).
+//! controller-runtime's priorities: a set of keys, ready ones by priority and then by arrival, waiting
+//! ones by due time, and a key in flight in neither. Three flaws of the field are not copied: a key nobody waits
+//! for comes up after a minute, failures that an event has cut short do not add up, and retries of all keys
+//! share a rate.
 //!
 //! Invariants, each held by the test of that name:
 //!
@@ -36,11 +36,11 @@ use crate::rate::Bucket;
 
 /// Priority of a change.
 pub const CHANGE: i32 = 0;
-/// Priority of what nobody waits for: the initial list, a resync, the re-run after a promotion (R14, R83).
+/// Priority of what nobody waits for: the initial list, a resync, the re-run after a promotion.
 pub const BACKGROUND: i32 = -100;
-/// A key that was ready for so long at a negative priority is promoted to [`CHANGE`] (R75).
+/// A key that was ready for so long at a negative priority is promoted to [`CHANGE`].
 const AGES_AFTER: Duration = Duration::from_secs(60);
-/// Retries a second of one controller, and how many at once (R77): client-go's values.
+/// Retries a second of one controller, and how many at once: client-go's values.
 const RETRIES: (f64, f64) = (10.0, 100.0);
 /// No delay is longer: beyond it a clock may end.
 const LONGEST: Duration = Duration::from_secs(365 * 86_400);
@@ -67,7 +67,7 @@ pub struct Queue<K> {
     promoted: u64,
 }
 
-/// How long a failing key waits before its next try (R15).
+/// How long a failing key waits before its next try.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     /// Delay after the first failure; doubles with each failure after it.
@@ -88,7 +88,7 @@ impl Default for Backoff {
 pub struct Urgency {
     /// The higher one runs first.
     pub priority: i32,
-    /// Whether it ends the backoff of a failure: the state is another than the one that failed (R76).
+    /// Whether it ends the backoff of a failure: the state is another than the one that failed.
     pub is_news: bool,
 }
 
@@ -110,7 +110,7 @@ impl Urgency {
     }
 }
 
-/// What became of a run, as far as the queue cares (R19).
+/// What became of a run, as far as the queue cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Wait for the next change; failures are forgotten.
@@ -124,7 +124,7 @@ pub enum Outcome {
     Slow,
     /// Run again after this long, or sooner after a change, without counting a failure: the run could not even be tried.
     Postponed(Duration),
-    /// The same, and not sooner whatever happens: a server has asked for it (R67).
+    /// The same, and not sooner whatever happens: a server has asked for it.
     Held(Duration),
 }
 
@@ -178,7 +178,7 @@ enum Place {
 enum Until {
     /// Every wake-up.
     Woken,
-    /// News (R76).
+    /// News.
     News,
     /// Nothing.
     Due,
@@ -256,7 +256,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         }
     }
 
-    /// Forgets all failures (R83): the next failure starts again at the base delay.
+    /// Forgets all failures: the next failure starts again at the base delay.
     pub fn forget_failures(&mut self) {
         self.entries.values_mut().for_each(Entry::forget_failures);
     }
@@ -277,7 +277,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         &self.depth
     }
 
-    /// How many keys were promoted because of their age since the last call (R75).
+    /// How many keys were promoted because of their age since the last call.
     pub fn take_promoted(&mut self) -> u64 {
         std::mem::take(&mut self.promoted)
     }

@@ -161,7 +161,7 @@ async fn a_standby_takes_no_upload() {
     assert_eq!(host.files(), 0);
 }
 
-/// T6 and T7 as a client sees them that sends all before it reads.
+/// Both as a client sees them that sends all before it reads.
 #[tokio::test]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let bytes = component(8 << 20);

@@ -71,7 +71,7 @@ pub fn test(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
     block_on(async { Test::start(install::shared().await?).await?.run(body).await })
 }
 
-/// The same for a test that compares times: those of one test program take turns (security.md H11), since two that
+/// The same for a test that compares times: those of one test program take turns, since two that
 /// load the machine at once measure each other.
 pub fn test_in_turn(body: impl AsyncFnOnce(&mut Test) -> Result<()>) -> Result<()> {
     static TURN: Mutex<()> = Mutex::new(());

@@ -25,9 +25,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(180);
 /// The bystander's changes a second, and how long it is looked at without a flood.
 const CHANGES: u32 = 50;
 const CALM: Duration = Duration::from_secs(3);
-/// F10: B + 25 ms.
+/// What the bystander may take longer meanwhile.
 const BYSTANDER_MORE: Duration = Duration::from_millis(25);
-/// F10, in bytes.
+/// In bytes.
 const PER_KEY: usize = 1_024;
 
 /// A controller of the Websites with this label, on a watch of its own.

@@ -1,7 +1,7 @@
 //! What a controller may read and write: its manifest, the answers of the API server, and the hard deny-list; pure.
 //!
 //! The API server decides authority. What stands here is how old an answer may be before it counts as none
-//! (R55, TN11: closed), which kinds no guest ever touches (TN7), and how a missing right is put into words that
+//! (closed), which kinds no guest ever touches, and how a missing right is put into words that
 //! can be applied.
 //!
 //! Invariants, each held by the test of that name:
@@ -21,7 +21,7 @@ use std::{
 
 use crate::apiserver::{Identity, Resource};
 
-/// How long an allow counts. Authorizers other than RBAC emit no event when they change, so this is short (R55).
+/// How long an allow counts. Authorizers other than RBAC emit no event when they change, so this is short.
 pub const ALLOW_VALID: Duration = Duration::from_secs(10);
 /// How long a deny counts.
 pub const DENY_VALID: Duration = Duration::from_secs(30);
@@ -150,7 +150,7 @@ impl Answers {
     }
 }
 
-/// Why no guest may touch this, whatever its account may (TN7); `None` if it may be asked for.
+/// Why no guest may touch this, whatever its account may; `None` if it may be asked for.
 pub fn denied_to_guests(group: &str, resource: &str) -> Option<&'static str> {
     let whole_groups = [
         ("rbac.authorization.k8s.io", "it grants rights"),
@@ -180,7 +180,7 @@ pub fn rbac_for_account(account: &Identity, rights: &BTreeSet<Right>) -> String 
     documents(name, &subject, rights)
 }
 
-/// The YAML that lets the host use `rights` as `account` (security.md 6.1).
+/// The YAML that lets the host use `rights` as `account`.
 pub fn rbac_for_impersonation(account: &Identity, host: &str, rights: &BTreeSet<Right>) -> String {
     let mut needed: BTreeSet<Right> = rights.iter().map(Right::impersonated).collect();
     needed.extend(Right::to_impersonate(

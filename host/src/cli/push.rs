@@ -30,7 +30,7 @@ live as soon as it is staged; a later one waits as the candidate for `nagaya pro
 pub(super) struct Args {
     /// The WasmController
     name: String,
-    /// The component, a .wasm file
+    /// The component, a.wasm file
     file: PathBuf,
     /// Where the host takes uploads
     #[arg(long, env = "NAGAYA_HOST", value_name = "URL", default_value = "http://127.0.0.1:7420")]

@@ -1,6 +1,6 @@
 //! What patch of a WasmController follows from what was read and what its team wants; pure.
 //!
-//! Promote, abort and rollback are each one write to the spec (architecture.md, "Deciding"). The patch carries the
+//! Promote, abort and rollback are each one write to the spec. The patch carries the
 //! resourceVersion of what was read, so that it can never undo an edit that nobody here has seen.
 //!
 //! Invariants, each held by the test of that name:

@@ -155,7 +155,7 @@ pub(super) fn outdated_schema(error: &apiserver::Error) -> Option<&str> {
     if meaning(status) != Meaning::Schema {
         return None;
     }
-    // `failed to create typed patch object (ns/name; group/version, Kind=Kind): .status.x: field not declared in schema`
+    // `failed to create typed patch object (ns/name; group/version, Kind=Kind):.status.x: field not declared in schema`
     let (_, after) = status.message.split_once("; ")?;
     Some(after)
 }

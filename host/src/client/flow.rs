@@ -1,4 +1,4 @@
-//! Decides whether a call is tried again, and how long all calls of an account wait; pure (R66, R67).
+//! Decides whether a call is tried again, and how long all calls of an account wait; pure.
 //!
 //! The API server's fairness works on accounts: when it asks one call of an account to wait, it means all of them.
 //!
@@ -48,7 +48,7 @@ pub(super) fn pause(sort: Sort, tries: u32, error: &apiserver::Error) -> Option<
             matches!(error.code(), Some(429 | 503))
                 || matches!(error, apiserver::Error::Connection(_))
         }
-        // Whatever else happened, the server may have executed it, or may yet (server-facts.md).
+        // Whatever else happened, the server may have executed it, or may yet.
         Sort::Write => error.code() == Some(429),
     };
     let usual = PAUSE * 2_u32.pow(tries.saturating_sub(1).min(TRIES));

@@ -1,7 +1,7 @@
 //! A guest's API client: reads the cache, writes through grant, no-op check, budget and fence.
 //!
 //! Every request that leaves is made as the controller's ServiceAccount and says in its User-Agent which run made it
-//! (R63). It runs on the control runtime: a write that was sent outlives its guest, and the run is over only when the
+//!. It runs on the control runtime: a write that was sent outlives its guest, and the run is over only when the
 //! write is ([`Client::settle`]).
 //!
 //! Invariants, held on a real server: `every_write_is_made_as_the_service_account`,
@@ -57,7 +57,7 @@ use crate::{
 pub use flow::Flow;
 pub use gates::noop::Applied;
 
-/// What all runs of a controller share, whatever their revision (R78, R87).
+/// What all runs of a controller share, whatever their revision.
 pub struct Account {
     /// `namespace/name` of the WasmController.
     pub controller: String,
@@ -79,10 +79,10 @@ pub struct Account {
     pub fights: Mutex<Fights>,
     /// What the API server has asked of the account.
     pub flow: Mutex<Flow>,
-    /// A write takes no longer, and nobody waits longer for one whose run is over (R68): at most the time between the
+    /// A write takes no longer, and nobody waits longer for one whose run is over: at most the time between the
     /// end of a Lease's renewals and its expiry.
     pub write_timeout: Duration,
-    /// Whether the API server answers, as far as the host's watches can tell (R46).
+    /// Whether the API server answers, as far as the host's watches can tell.
     pub reachable: watch::Receiver<bool>,
     /// What was applied last.
     pub applied: Mutex<Applied>,

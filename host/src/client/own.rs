@@ -24,7 +24,7 @@ use crate::{
 const READ_WAITS: Duration = Duration::from_millis(4_500);
 /// How often the API server is asked what a write has left while it does not answer.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
-/// How long an object waits between two of its runs; then the next one reads live (R92).
+/// How long an object waits between two of its runs; then the next one reads live.
 const RUN_WAITS: Duration = Duration::from_secs(10);
 
 impl Client {
@@ -168,7 +168,7 @@ impl Client {
         is_visible
     }
 
-    /// Asks the API server what a write that was given up has left (server-facts.md).
+    /// Asks the API server what a write that was given up has left.
     async fn find_out(&self, kind: &Kind, key: &ObjectKey) {
         let path = self.0.view.resource(kind).and_then(|resource| {
             resource.path(key.namespace.as_deref(), Some(&key.name), None).ok()

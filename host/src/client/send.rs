@@ -23,11 +23,11 @@ use crate::{
     text,
 };
 
-/// Time for all tries of a call: just under a host call's 5 s, so that the guest hears why (R20).
+/// Time for all tries of a call: just under a host call's 5 s, so that the guest hears why.
 const IN_ALL: Duration = Duration::from_millis(4_500);
 /// With less time a try is not begun.
 const SHORTEST: Duration = Duration::from_millis(250);
-/// Tries of a write of one object in one run against other writers (R66, F33).
+/// Tries of a write of one object in one run against other writers.
 const AGAINST_OTHERS: u32 = 5;
 /// Time for the API server to say that it is well.
 const WELL_WITHIN: Duration = Duration::from_secs(1);
@@ -93,12 +93,12 @@ impl Client {
         self.obstacles().conflicts.values().any(|count| *count >= AGAINST_OTHERS)
     }
 
-    /// Nothing new is sent for the guest from now on: it has ended (R64).
+    /// Nothing new is sent for the guest from now on: it has ended.
     pub(super) fn end_guest(&self) {
         self.0.gone.store(true, Ordering::SeqCst);
     }
 
-    /// Whether a call of this run went wrong because the API server is down: then the run has not failed (R46).
+    /// Whether a call of this run went wrong because the API server is down: then the run has not failed.
     pub async fn server_is_down(&self) -> bool {
         if !*self.0.account.reachable.borrow() {
             return true;
@@ -114,7 +114,7 @@ impl Client {
         }
     }
 
-    /// A live read, with the tries that R66 allows.
+    /// A live read, with the tries that a read may have.
     pub(super) async fn read(&self, call: Call) -> Result<String, apiserver::Error> {
         let client = self.clone();
         let task = self.0.account.control.spawn(async move { client.read_now(call).await });
@@ -130,7 +130,7 @@ impl Client {
     }
 
     /// What was let through is sent, and no longer than the fence allows. The task belongs to the control runtime and outlives
-    /// the guest (R82).
+    /// the guest.
     pub(super) async fn send(&self, intent: Intent) -> Result<String, Failure> {
         let client = self.clone();
         self.0.sent.send_modify(|count| *count += 1);
@@ -248,7 +248,7 @@ impl Client {
         }
     }
 
-    /// The run's object must not be run again before this has passed (R67).
+    /// The run's object must not be run again before this has passed.
     fn hold(&self, wait: Duration) {
         let until = Instant::now().checked_add(wait);
         let mut obstacles = self.obstacles();
@@ -311,7 +311,7 @@ fn fits(wait: Duration, until: Instant) -> bool {
     Instant::now().checked_add(wait + SHORTEST).is_some_and(|at| at <= until)
 }
 
-/// The call with its limit, which also goes out: the server starts no transaction after it (R68).
+/// The call with its limit, which also goes out: the server starts no transaction after it.
 fn timed(call: &Call, limit: Duration) -> Call {
     let joint = if call.path.contains('?') { '&' } else { '?' };
     let limit = call.limit.min(limit);
@@ -330,7 +330,6 @@ fn asked_to_wait(wait: Duration) -> apiserver::Error {
 mod tests {
     use super::*;
 
-    /// R68.
     #[test]
     fn only_one_timeout_goes_out() {
         let call = |path: &str| Call::new(Method::PATCH, path);

@@ -100,7 +100,7 @@ impl Client {
         owners::bound(body, current.uid(), &current.resource_version())
     }
 
-    /// Deletes an object, bound to the uid and version that the guest names or the cache shows (R65).
+    /// Deletes an object, bound to the uid and version that the guest names or the cache shows.
     pub async fn delete(
         &self,
         kind: &Kind,
@@ -111,7 +111,7 @@ impl Client {
         let resource = self.may_write(kind, Verb::Delete)?;
         let key = key(namespace, name)?;
         let path = path(&resource, &key, None)?;
-        // Both go out always: what is deleted is what was seen (R65).
+        // Both go out always: what is deleted is what was seen.
         let (uid, version) = match (options.uid, options.resource_version) {
             (Some(uid), Some(version)) => (uid, Some(version)),
             (uid, version) => {
@@ -156,7 +156,7 @@ impl Client {
         self.written(&object.kind, &key, answer).map(drop)
     }
 
-    /// Adds `finalizer` to the primary, bound to the version that the cache shows (R23).
+    /// Adds `finalizer` to the primary, bound to the version that the cache shows.
     pub async fn add_finalizer(&self, primary: &Entry, finalizer: &str) -> Result<(), Error> {
         let kind = self.0.view.manifest().primary.kind.clone();
         let resource = self.resource(&kind)?;

@@ -38,9 +38,9 @@ pub struct Trouble {
     pub illness: Option<String>,
     /// Objects whose runs keep failing.
     pub failing: Option<Failing>,
-    /// An object that another writer keeps changing back, and what to do about it (R69).
+    /// An object that another writer keeps changing back, and what to do about it.
     pub fight: Option<String>,
-    /// A kind that cannot be watched at present, and why (R43).
+    /// A kind that cannot be watched at present, and why.
     pub blind: Option<Blind>,
 }
 

@@ -97,7 +97,7 @@ pub struct End {
     pub forbidden: Option<String>,
     /// What the code writes and the cluster's schema does not have.
     pub outdated: Option<String>,
-    /// The API server is down, and with it every run (R46).
+    /// The API server is down, and with it every run.
     pub server_is_down: bool,
     /// Knows whether the cache has what the run wrote.
     pub client: Client,

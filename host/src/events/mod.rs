@@ -1,7 +1,7 @@
 //! Writes Kubernetes Events (`events.k8s.io/v1`): bounded, limited per object, never in anybody's way.
 //!
 //! Events of the host are written as the host; events of a guest as its controller's account. What cannot be sent is
-//! dropped and said in the log: an Event is news, not state (R25). Every team has a lane of its own for what waits, and
+//! dropped and said in the log: an Event is news, not state. Every team has a lane of its own for what waits, and
 //! one request under way at a time.
 //!
 //! Invariants: `one_object_cannot_flood`, `a_flood_in_one_lane_leaves_the_others_theirs`,
@@ -56,7 +56,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 pub struct Event {
     /// As whom it is written.
     pub identity: Identity,
-    /// `namespace/name` of the WasmController that reports it, the same for all its revisions (R87).
+    /// `namespace/name` of the WasmController that reports it, the same for all its revisions.
     pub controller: String,
     /// What it is about.
     pub regarding: ObjectReference,

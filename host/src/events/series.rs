@@ -1,4 +1,4 @@
-//! Decides which events are written, and which only counted; pure (R25).
+//! Decides which events are written, and which only counted; pure.
 //!
 //! An event that comes again is one series: written once, counted at the second time, then every half hour and when it
 //! has ended. Many similar ones become one. Nobody's writes about one object exceed a burst and a slow rate, nor a

@@ -1,4 +1,4 @@
-//! Probes and metrics (R29): `/healthz`, `/readyz`, `/metrics`.
+//! Probes and metrics: `/healthz`, `/readyz`, `/metrics`.
 
 use axum::{
     Router, extract::State, http::StatusCode, http::header, response::IntoResponse, routing::get,

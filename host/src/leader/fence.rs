@@ -1,9 +1,9 @@
-//! Decides, just before a write is sent, whether its run may still write (R64).
+//! Decides, just before a write is sent, whether its run may still write.
 //!
 //! A run carries the executor generation under which it started and the claim it started under. The controller
 //! publishes the lowest generation that may still write and its current claim; a trapped, superseded or demoted run
 //! is behind one of them. A claim also ends by itself, at a time that only its renewal moves on: a host that was
-//! frozen past it sends nothing when it wakes, even before anybody has told it (F20).
+//! frozen past it sends nothing when it wakes, even before anybody has told it.
 //!
 //! Invariants: `a_run_behind_the_floor_or_of_an_old_claim_is_refused`, `a_claim_that_nobody_renews_ends_by_itself`.
 

@@ -68,7 +68,7 @@ const ACCOUNT: &str = "spec.serviceAccountName";
 pub struct Needs {
     /// The API server, for the host's own requests.
     pub api: ApiServer,
-    /// The API server over connections of their own, for what guests ask (R70).
+    /// The API server over connections of their own, for what guests ask.
     pub guests: ApiServer,
     /// The watches.
     pub hub: Hub,
@@ -88,7 +88,7 @@ pub struct Needs {
     pub claim: watch::Receiver<Option<Claim>>,
     /// Whether the API server answers.
     pub reachable: watch::Receiver<bool>,
-    /// A write takes no longer (R68).
+    /// A write takes no longer.
     pub write_timeout: Duration,
     /// The host's own user name.
     pub user: Arc<str>,
@@ -381,7 +381,7 @@ fn service_accounts() -> (Resource, Watch) {
     (resource, watch)
 }
 
-/// Waits until the host's own caches have what the last holder of `claim` wrote (S4).
+/// Waits until the host's own caches have what the last holder of `claim` wrote.
 async fn fresh(watches: &[Subscription], claim: Option<&Claim>) {
     if let Some(claim) = claim {
         futures::future::join_all(watches.iter().map(|watch| watch.fresh(claim.since))).await;

@@ -48,7 +48,7 @@ pub(super) fn controller(entry: &Entry) -> Option<WasmController> {
 }
 
 impl Objects {
-    /// Writes `status` over the old one, if the object is still the one that was read (R80); returns it as it now is.
+    /// Writes `status` over the old one, if the object is still the one that was read; returns it as it now is.
     pub(super) async fn set_status(
         &self,
         controller: &WasmController,
@@ -156,7 +156,7 @@ impl Objects {
         self.fenced()?.fetch(merge(path, &body)).await
     }
 
-    /// A host that was frozen past the end of its claim writes nothing when it wakes (R64).
+    /// A host that was frozen past the end of its claim writes nothing when it wakes.
     fn fenced(&self) -> Result<&ApiServer, Error> {
         if self.claim.borrow().as_ref().is_some_and(Claim::holds) {
             return Ok(&self.api);

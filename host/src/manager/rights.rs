@@ -1,7 +1,7 @@
 //! The rights of a revision, asked for while it is staged: its account's, and the host's to act as the account.
 //!
 //! What a manifest declares is asked for whole: to watch, to read live, to write, and to put the finalizer. What is
-//! missing becomes YAML that gives it (R53), and the revision waits. Without the rights to tell people what became of
+//! missing becomes YAML that gives it, and the revision waits. Without the rights to tell people what became of
 //! their objects a revision runs all the same, and its controller says so.
 //!
 //! Invariants: `every_declared_write_is_asked_for`, `what_nobody_declares_is_asked_for_to_tell_people`.
@@ -48,7 +48,7 @@ enum Whose {
 }
 
 impl Needs<'_> {
-    /// get, list and watch of every watched kind; of one object only where the watch is of one (R53).
+    /// get, list and watch of every watched kind; of one object only where the watch is of one.
     fn reads(&self) -> BTreeSet<Right> {
         let mut rights = BTreeSet::new();
         for watch in self.manifest.all_watches() {
@@ -169,7 +169,7 @@ impl Staging {
         Ok(rights)
     }
 
-    /// Whether the host itself may watch the kind, so that all controllers share one watch (R57).
+    /// Whether the host itself may watch the kind, so that all controllers share one watch.
     pub(super) async fn is_shared(
         &self,
         resource: &Resource,
@@ -255,7 +255,7 @@ impl Host {
     }
 
     /// What the host lacks to use `used` as `account`: constrained impersonation, or the older verb that allows
-    /// everything (security.md 6.1).
+    /// everything.
     async fn lacking_as(
         &self,
         account: &Identity,
@@ -284,7 +284,7 @@ pub(super) fn resource<'a>(
     resources.get(&(kind.group.clone(), kind.kind.clone()))
 }
 
-/// get, list and watch; of one object only where the watch is of one (R53).
+/// get, list and watch; of one object only where the watch is of one.
 pub(super) fn reading(
     field_selector: Option<&str>,
     resource: &Resource,

@@ -1,6 +1,6 @@
 //! Makes a revision ready to run: bytes, code, manifest, rights, watches. Nothing changes for anybody meanwhile.
 //!
-//! A candidate that fails here never replaces anything; the reason becomes a condition (R12, R53, R79).
+//! A candidate that fails here never replaces anything; the reason becomes a condition.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -44,7 +44,7 @@ use crate::{
 pub(super) const DESCRIBES: usize = 8;
 /// Of these so many of one team.
 pub(super) const DESCRIBES_OF_ONE_TEAM: usize = 2;
-/// How long the watches of a revision may take to sync (R12).
+/// How long the watches of a revision may take to sync.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
 
 /// What staging needs of the host.
@@ -348,7 +348,7 @@ async fn fitting(
     Ok(sights)
 }
 
-/// Waits until every watch has a complete first state and the indexes; the error has the real cause (R12).
+/// Waits until every watch has a complete first state and the indexes; the error has the real cause.
 async fn synced<'a>(
     watches: impl Iterator<Item = (&'a Kind, &'a Subscription)>,
     deadline: tokio::time::Instant,

@@ -390,7 +390,7 @@ impl Facts<'_> {
     }
 }
 
-/// What goes on, and who can do what about it: the watch itself is asked for again within seconds (R43).
+/// What goes on, and who can do what about it: the watch itself is asked for again within seconds.
 fn missing(controller: &WasmController) -> Saying {
     let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
     let name = &controller.spec.service_account_name;

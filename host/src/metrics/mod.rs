@@ -1,4 +1,4 @@
-//! Every metric of the host, by the names that existing dashboards know (R34, R36).
+//! Every metric of the host, by the names that existing dashboards know.
 //!
 //! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
 //! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.

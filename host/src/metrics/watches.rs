@@ -1,4 +1,4 @@
-//! What the open watches say of themselves at the moment of a scrape (R36).
+//! What the open watches say of themselves at the moment of a scrape.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 

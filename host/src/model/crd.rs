@@ -320,7 +320,7 @@ pub enum RevisionPhase {
     Failed,
 }
 
-/// What became of a revision. The host never reads any of it back as a fact (U10).
+/// What became of a revision. The host never reads any of it back as a fact.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WasmRevisionStatus {

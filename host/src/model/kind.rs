@@ -36,7 +36,7 @@ impl Kind {
         Self { group: group.to_owned(), version: version.to_owned(), kind: kind.to_owned() }
     }
 
-    /// Whether this is the core Secret, which is never cached with its values (R52).
+    /// Whether this is the core Secret, which is never cached with its values.
     pub fn is_secret(&self) -> bool {
         self.group.is_empty() && self.kind == "Secret"
     }

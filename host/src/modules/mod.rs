@@ -1,6 +1,6 @@
 //! Components by content: received, verified, kept on disk under their SHA-256.
 //!
-//! No name from a request reaches the file system (U3): a file is called by the hex digits of its own hash, written
+//! No name from a request reaches the file system: a file is called by the hex digits of its own hash, written
 //! under a temporary name, synced, renamed, and the folder synced. Modules are code, not secrets.
 //!
 //! Invariants: `a_file_appears_whole_or_not_at_all`, `bytes_that_changed_on_disk_are_not_given_out`.
@@ -69,7 +69,7 @@ pub struct Modules {
 /// What each WasmController names.
 type Named = BTreeMap<String, HashSet<Digest>>;
 
-/// What an upload under a digest would meet (U1).
+/// What an upload under a digest would meet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Welcome {
     /// A WasmController names it and it is missing: send it.

@@ -1,6 +1,6 @@
 //! A controller's queue as others reach it: watches insert keys, the controller's loop takes them.
 //!
-//! Inserting never blocks and never waits: the queue is a set, bounded by the number of keys (R41).
+//! Inserting never blocks and never waits: the queue is a set, bounded by the number of keys.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -117,7 +117,7 @@ impl Inbox {
         self.changed.notified().await;
     }
 
-    /// Starts every key's backoff from the beginning (R83).
+    /// Starts every key's backoff from the beginning.
     pub fn forget_failures(&self) {
         self.queue().forget_failures();
     }

@@ -1,4 +1,4 @@
-//! Decides which team computes next; pure (R71–R74).
+//! Decides which team computes next; pure.
 //!
 //! Start-time fair queueing over teams: each has a virtual time that grows with the CPU time that its guests were
 //! measured to take, divided by its weight, and whoever is furthest behind is next. A team that has no permit comes

@@ -1,6 +1,6 @@
 //! Every object of one watch, as it was last seen, with indexes: one writer, many readers.
 //!
-//! Readers get shared, immutable entries; nothing they do reaches the cache (R10). The writer is the task of the watch,
+//! Readers get shared, immutable entries; nothing they do reaches the cache. The writer is the task of the watch,
 //! and the only one that calls the methods that change something. Nothing is evaluated, read or indexed under the lock: it
 //! is held for a batch of pointers at a time, or for one object.
 //!
@@ -52,7 +52,7 @@ struct State {
     gone: HashMap<ObjectKey, Version>,
 }
 
-/// So many deletions are remembered, to know their late lines by (F36).
+/// So many deletions are remembered, to know their late lines by.
 const TOMBSTONES: usize = 1_024;
 /// Objects that are looked at without letting others in between.
 const BATCH: usize = 256;
@@ -86,7 +86,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether a run that failed may do better now (R76): the object came or went, is being deleted, or has another
+    /// Whether a run that failed may do better now: the object came or went, is being deleted, or has another
     /// generation; where its kind has none, another version.
     pub fn is_news(&self) -> bool {
         let (Some(old), Some(new)) = (&self.old, &self.new) else { return true };
@@ -132,7 +132,7 @@ impl Cache {
         self.list(&query).0.iter().map(|entry| entry.key().clone()).collect()
     }
 
-    /// The version up to which everything was seen, and all that follow (R32).
+    /// The version up to which everything was seen, and all that follow.
     pub fn observed(&self) -> watch::Receiver<Option<Version>> {
         self.observed.subscribe()
     }
@@ -214,7 +214,7 @@ impl Cache {
         state.remove(last.key())
     }
 
-    /// Makes the objects exactly these; returns what that changed. An object of the same version is no change (R5).
+    /// Makes the objects exactly these; returns what that changed. An object of the same version is no change.
     pub(super) fn replace(&self, entries: Vec<Entry>) -> Vec<Change> {
         let mut state = self.write();
         state.gone.clear();
@@ -424,7 +424,6 @@ mod tests {
         assert_eq!(cache.replace(vec![reborn.unwrap(), entry("a", "z", 3, "1")]).len(), 1);
     }
 
-    /// R76.
     #[test]
     fn a_status_written_is_no_news() {
         let object = |version: &str, generation: Option<i64>, deleting: bool| {

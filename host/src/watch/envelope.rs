@@ -1,7 +1,7 @@
 //! Reads name, uid, version, labels and owners out of an object's JSON text and leaves the rest as text; pure.
 //!
 //! The body is never parsed into a tree. `metadata.managedFields` is cut out around its raw span, and apiVersion and
-//! kind are put in where the server leaves them out (items of a LIST) or says `PartialObjectMetadata` (R48, R49).
+//! kind are put in where the server leaves them out (items of a LIST) or says `PartialObjectMetadata`.
 //!
 //! Invariants, each held by the test of that name:
 //!
@@ -37,7 +37,7 @@ pub struct Entry {
 /// An owner reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// API group of the owner; the version is ignored (R22).
+    /// API group of the owner; the version is ignored.
     pub group: Arc<str>,
     /// Kind of the owner.
     pub kind: Arc<str>,
@@ -49,7 +49,7 @@ pub struct Owner {
     pub controller: bool,
 }
 
-/// A resourceVersion: comparable if it is a number, as the API promises (R31), else only equal or not.
+/// A resourceVersion: comparable if it is a number, as the API promises, else only equal or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Version {
     /// Digits without a leading zero.

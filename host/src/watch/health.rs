@@ -1,4 +1,4 @@
-//! Whether the API server can be reached: asked once a second while a watch cannot (R46).
+//! Whether the API server can be reached: asked once a second while a watch cannot.
 //!
 //! While it cannot be, runs are paused and not failed, and stores are kept; when it is back, watches end their pauses.
 

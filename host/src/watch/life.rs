@@ -1,4 +1,4 @@
-//! When a watch last showed that it lives: by a byte, or by the headers of a new connection (R45).
+//! When a watch last showed that it lives: by a byte, or by the headers of a new connection.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},

@@ -1,6 +1,6 @@
 //! One shared list-watch per kind, scope, selector, projection and identity, counted by its users.
 //!
-//! A task per [`WatchKey`] owns the [`Stream`] and is the [`Cache`]'s only writer (R38–R41). Subscribers are told
+//! A task per [`WatchKey`] owns the [`Stream`] and is the [`Cache`]'s only writer. Subscribers are told
 //! keys, never objects, by inserting into a set that never blocks. A watch that nobody uses lingers for a minute, so
 //! that a swap of revisions never lists a kind again.
 //!
@@ -50,10 +50,10 @@ use crate::{
 use health::Health;
 use life::Life;
 
-/// Initial lists at the same time, to bound the peak of memory (R44).
+/// Initial lists at the same time, to bound the peak of memory.
 const LISTS_AT_ONCE: usize = 4;
 
-/// What one watch is about; equal keys share a watch (R38).
+/// What one watch is about; equal keys share a watch.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WatchKey {
     /// The kind, as it is served.
@@ -136,7 +136,7 @@ enum Message {
     Subscribe(u64, Subscriber),
     /// The subscriber, and whether a watch that nobody uses any more stays open for a while.
     Unsubscribe(u64, bool),
-    /// Deliver every object to one subscriber as it was (R7).
+    /// Deliver every object to one subscriber as it was.
     Resync(u64),
     /// Answer once everything before was done.
     Barrier(oneshot::Sender<()>),
@@ -274,7 +274,7 @@ impl Subscription {
         self.watching.state.clone()
     }
 
-    /// Delivers every object once more as unchanged, behind all changes (R7): predicates that want a change refuse it.
+    /// Delivers every object once more as unchanged, behind all changes: predicates that want a change refuse it.
     pub fn resync(&self) {
         let _ = self.watching.messages.send(Message::Resync(self.id));
     }

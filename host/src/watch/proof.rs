@@ -1,4 +1,4 @@
-//! Proves that a cache has everything that was written before a moment (S4).
+//! Proves that a cache has everything that was written before a moment.
 //!
 //! A host that takes over may have a cache that is older than the last writes of its predecessor. One consistent LIST
 //! of a single object says which version is the newest; once the watch has passed it, nothing is missing. A quiet
@@ -75,7 +75,7 @@ impl Subscription {
     async fn pass(&self, begun: Instant, version: &Version) {
         let mut observed = self.watching.cache.observed();
         let passed = |seen: &Option<Version>| seen.as_ref().is_some_and(|seen| seen >= version);
-        // Versions that cannot be compared set no floor (R31).
+        // Versions that cannot be compared set no floor.
         let mut done = matches!(version, Version::Text(_)) || passed(&observed.borrow());
         if !done {
             let _ = self.watching.messages.send(Message::Again);

@@ -2,7 +2,7 @@
 //!
 //! It follows client-go's reflector (`tools/cache/reflector.go`): a watch that begins with the initial state
 //! (KEP-3157), LIST and WATCH where the server cannot do that, a resume at the last version seen, a relist where that
-//! is too old (R1–R4). What cannot be read is asked for in another way: the initial state in one answer, in pages of
+//! is too old. What cannot be read is asked for in another way: the initial state in one answer, in pages of
 //! the newest state, in smaller pages, and as a watch again.
 //!
 //! Invariants, each held by the test of that name:
@@ -30,10 +30,10 @@ use crate::model::{kind::Kind, object::ObjectKey};
 const PAGE: u32 = 500;
 /// A page that is not there in time is asked for in smaller ones down to this: the network may be what is slow.
 const SMALL_PAGE: u32 = 50;
-/// The first pause after an error; doubles up to [`LONGEST_PAUSE`], each spread over as much again (R4).
+/// The first pause after an error; doubles up to [`LONGEST_PAUSE`], each spread over as much again.
 const FIRST_PAUSE: Duration = Duration::from_millis(800);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The pause after a refusal that somebody will lift: a right is missing, or the kind is not served (R43).
+/// The pause after a refusal that somebody will lift: a right is missing, or the kind is not served.
 const AFTER_REFUSAL: Duration = Duration::from_secs(4);
 /// After this long without an error the pauses start from the first one again.
 const FORGET_AFTER: Duration = Duration::from_secs(120);
@@ -193,7 +193,7 @@ impl Stream {
     }
 
     /// What opens a second connection to a watch that runs, from the last version seen, to prove it or to replace it
-    /// (R45); `lasting`: for so many seconds only, which makes the server send a bookmark within two. `None`: no
+    ///; `lasting`: for so many seconds only, which makes the server send a bookmark within two. `None`: no
     /// watch runs, or its initial state is still being received.
     pub fn reopening(&mut self, lasting: Option<u32>) -> Option<Vec<(&'static str, String)>> {
         if self.phase != Phase::Watch {
@@ -315,7 +315,7 @@ impl Stream {
         Effect::Reopen
     }
 
-    /// A line that comes twice or late takes nothing back (F36).
+    /// A line that comes twice or late takes nothing back.
     fn advance(&mut self, version: &Version) {
         let text = version.to_string();
         let seen = self.version.as_deref().map(Version::parse);

@@ -26,21 +26,21 @@ use crate::{
     text,
 };
 
-/// How long a watch without users stays open (R40).
+/// How long a watch without users stays open.
 const LINGER: Duration = Duration::from_secs(60);
 /// No LIST takes longer; a page has 500 objects.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// The server sends headers at once, except for a version that it does not have yet: then after 3 s.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
-/// A watch that says nothing for so long must prove that it lives (R45).
+/// A watch that says nothing for so long must prove that it lives.
 const SILENCE: Duration = Duration::from_secs(15);
 /// An initial state comes without a pause; its end is at most three seconds behind the last object.
 const STALLED: Duration = Duration::from_secs(10);
-/// The proof is the headers of a second connection, within this (R45).
+/// The proof is the headers of a second connection, within this.
 const PROOF_LIMIT: Duration = Duration::from_secs(5);
 /// The API server sends a bookmark 2 s before the end of a watch, looking once a second.
 const BRIEFLY: u32 = 3;
-/// After an outage the watches come back spread over this (R46).
+/// After an outage the watches come back spread over this.
 const RETURN_WITHIN: Duration = Duration::from_secs(3);
 
 const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
@@ -153,7 +153,7 @@ impl Task {
         Ok(())
     }
 
-    /// Waits out a pause, or until the API server has come back (R46).
+    /// Waits out a pause, or until the API server has come back.
     async fn wait(&mut self, at: Instant) -> Result<(), Unused> {
         // An answer of no use came from a server that is there: its recovery would be no news.
         let unreachable = self.stream.trouble().is_some_and(|fault| fault.number().is_none());

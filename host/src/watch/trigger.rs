@@ -1,7 +1,7 @@
 //! Decides which primaries a changed object wakes; pure.
 //!
 //! Predicates and mappings see the object before and after the change, so that a primary hears of an object that has
-//! just left it (R21, R22, R41). What comes out are keys, never objects, and never many: an object that names more
+//! just left it. What comes out are keys, never objects, and never many: an object that names more
 //! primaries than [`NAMES`] wakes all of them.
 //!
 //! Invariants, each held by the test of that name:

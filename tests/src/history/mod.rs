@@ -1,5 +1,5 @@
 //! The history checker: reads from the audit log who wrote what in which order, and says what must
-//! not be (security.md H8).
+//! not be.
 //!
 //! The order is that of the resourceVersions in the answers, which is the store's; lines of the log
 //! stand in the order in which requests ended. A write whose answer is a 504, or none, may or may not

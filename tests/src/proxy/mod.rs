@@ -1,5 +1,5 @@
 //! The fault proxy: stands between the host and the API server and does to their requests what a
-//! bad day does (security.md H3).
+//! bad day does.
 //!
 //! ```no_run
 //! # use e2e::proxy::{Action, Matcher, Proxy, Rule};

@@ -20,7 +20,6 @@ async fn about(test: &Test, name: &str) -> Result<Vec<Event>> {
     Ok(events)
 }
 
-/// R25.
 #[test]
 fn the_same_event_again_is_one_object_with_a_count() -> Result<()> {
     test(async |test| {
@@ -44,7 +43,6 @@ fn the_same_event_again_is_one_object_with_a_count() -> Result<()> {
     })
 }
 
-/// R25.
 #[test]
 fn one_object_gets_twenty_five_events_at_once_and_another_its_own() -> Result<()> {
     test(async |test| {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 const SEED: u64 = 7;
 const SITES: usize = 30;
 const COPIED_WITHIN: Duration = Duration::from_secs(60);
-/// F24: after the server is ready; five times that is asserted.
+/// After the server is ready; five times that is asserted.
 const RESUMED: Duration = Duration::from_secs(5);
 /// How long the server is down.
 const DOWN: Duration = Duration::from_secs(10);

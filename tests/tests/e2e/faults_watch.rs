@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 const SEED: u64 = 7;
 const COPIED_WITHIN: Duration = Duration::from_secs(60);
-/// F26: 15 s of silence, 5 s of proof; five times that is asserted.
+/// 15 s of silence, 5 s of proof; five times that is asserted.
 const STALL_SEEN: Duration = Duration::from_secs(20);
 /// The label of what the guest `maker` makes; its value is the Website's name.
 const MADE_FOR: &str = "maker.nagaya.dev/of";

@@ -15,7 +15,6 @@ use nagaya::model::crd::Phase;
 use serde_json::{Value, json};
 use tokio::time::{Instant, interval, sleep};
 
-/// F11.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
 /// A horizontal pod autoscaler looks so often.
 const AUTOSCALER: Duration = Duration::from_secs(15);
@@ -60,7 +59,6 @@ async fn is_told(controller: &Controller) -> Result<()> {
     .await
 }
 
-/// F11, R69.
 #[test]
 fn f11_two_controllers_that_fight_are_told_and_slowed() -> Result<()> {
     test(async |test| {
@@ -113,7 +111,7 @@ fn f11_two_controllers_that_fight_are_told_and_slowed() -> Result<()> {
     })
 }
 
-/// F11: four changes 15 s apart are told within 60 s, three are not.
+/// Four changes 15 s apart are told within 60 s, three are not.
 #[test]
 fn f11_a_writer_who_comes_every_fifteen_seconds_is_told() -> Result<()> {
     test(async |test| {

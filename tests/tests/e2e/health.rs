@@ -15,7 +15,7 @@ use nagaya::model::crd::Phase;
 use serde_json::json;
 use tokio::time::Instant;
 
-/// Five times the bound of R89, which is 5 s.
+/// Five times the bound, which is 5 s.
 const TOLD_WITHIN: Duration = Duration::from_secs(25);
 
 async fn degraded(hostile: &Controller) -> Result<Condition> {
@@ -47,7 +47,6 @@ async fn told_once(events: &Api<Event>) -> Result<()> {
     .await
 }
 
-/// F2, R89.
 #[test]
 fn f2_a_revision_that_keeps_trapping_is_degraded_until_the_team_acts() -> Result<()> {
     test(async |test| {

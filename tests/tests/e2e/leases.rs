@@ -16,7 +16,7 @@ use kube::api::ListParams;
 use serde_json::json;
 use tokio::time::Instant;
 
-/// With the profile `fast`; five times the bounds of F19.
+/// With the profile `fast`; five times the bounds.
 const AFTER_A_CRASH: Duration = Duration::from_secs(5 * 10);
 const AFTER_A_STOP: Duration = Duration::from_secs(5 * 2);
 const COPIED_WITHIN: Duration = Duration::from_secs(60);

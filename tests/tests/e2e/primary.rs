@@ -174,7 +174,7 @@ fn a_controller_waits_for_its_primary_kind() -> Result<()> {
         .await?;
         test.written("one", "at last").await?;
 
-        // R43: it goes, is said to be gone, and is watched again when it is back.
+        // It goes, is said to be gone, and is watched again when it is back.
         let definitions = Api::<CustomResourceDefinition>::all(test.admin.clone());
         let name = format!("gadgets.{group}");
         definitions.delete(&name, &DeleteParams::default()).await?;

@@ -17,7 +17,7 @@ const SPAN: Duration = Duration::from_secs(10);
 /// Controllers that do harm, each with eight runs.
 const FLOODING: [&str; 3] = ["flood-a", "flood-b", "flood-c"];
 const LIMIT: Duration = Duration::from_secs(30);
-/// What a bystander may be slower while guests loop (F1); five times that is asserted.
+/// What a bystander may be slower while guests loop; five times that is asserted.
 const SLOWER: Duration = Duration::from_millis(25);
 const SLACK: u32 = 5;
 
@@ -32,7 +32,6 @@ async fn measured(bystander: &Bystander, what: &str) -> Result<Duration> {
     Ok(p99)
 }
 
-/// R71–R73.
 #[test]
 fn a_team_that_loops_on_every_thread_leaves_another_its_share() -> Result<()> {
     test(async |test| {

@@ -1,4 +1,4 @@
-//! The ways to do harm, with the bounds of security.md section 7.
+//! The ways to do harm, with the bounds that each must keep.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const DEADLINE: Duration = Duration::from_millis(100);
 /// One way to do harm.
 #[derive(Clone)]
 pub(crate) struct Harm {
-    /// Its number in security.md.
+    /// A letter for its kind (F: of one run, G: of a component) and a number.
     pub(crate) fault: &'static str,
     pub(crate) name: &'static str,
     /// What the guest does; the table of steps is in `tests/guests/hostile`.

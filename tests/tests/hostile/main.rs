@@ -32,10 +32,10 @@ use harm::harms;
 use table::{Row, Table};
 
 const LIMIT: Duration = Duration::from_secs(30);
-/// What the host may hold while it refuses a compile bomb, and how long that may take (security.md, G4).
+/// What the host may hold while it refuses a compile bomb, and how long that may take.
 const BOMB_HOLDS: u64 = 64 * MIB;
 const BOMB_REFUSED_WITHIN: Duration = Duration::from_secs(120);
-/// A bystander may be this much slower meanwhile (F3).
+/// A bystander may be this much slower meanwhile.
 const BOMB_OTHERS: Duration = Duration::from_millis(25);
 
 /// Figures are measured one after the other, whatever the test harness does at once.

@@ -495,6 +495,44 @@ fn the_code_map_has_every_module() {
     none(&problems);
 }
 
+/// A reader has this repository and nothing else: a comment says the fact, and no number of a paper.
+#[test]
+fn comments_refer_to_nothing_that_a_reader_does_not_have() {
+    let root = root();
+    let mut problems = vec![];
+    for source in ["host/src", "guest-sdk/src", "tests/src", "xtask/src", "bench/src"]
+        .into_iter()
+        .flat_map(sources)
+    {
+        for (number, line) in source.text.lines().enumerate() {
+            let Some((_, comment)) = line.split_once("//") else { continue };
+            let words = comment.split(|letter: char| !letter.is_alphanumeric());
+            let is_code = |word: &&str| {
+                let digits = word.strip_prefix(['R', 'F', 'S', 'T', 'U', 'G', 'H']);
+                digits.is_some_and(|digits| {
+                    !digits.is_empty()
+                        && digits.len() < 4
+                        && digits.bytes().all(|byte| byte.is_ascii_digit())
+                })
+            };
+            let pages = comment
+                .split([' ', '(', ')', ',', '`'])
+                .map(|word| word.trim_end_matches(['.', ':']));
+            let is_missing = |page: &&str| {
+                page.ends_with(".md") && !root.join(page.trim_start_matches("../")).is_file()
+            };
+            for what in words.filter(is_code).chain(pages.filter(is_missing)) {
+                problems.push(format!(
+                    "{}:{}: `{what}` is nowhere in this repository: say what it says",
+                    source.path,
+                    number + 1
+                ));
+            }
+        }
+    }
+    none(&problems);
+}
+
 /// All files of the repository that people read.
 fn texts() -> Vec<(String, String)> {
     let root = root();

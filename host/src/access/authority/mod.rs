@@ -1,7 +1,7 @@
 //! Asks the API server what an account may do, and keeps the answers fresh.
 //!
 //! One table for all controllers: accounts that ask the same share the answer. Whoever holds an [`Interest`] has its
-//! rights asked again before they grow old, so that a cached read rarely waits (R53–R55).
+//! rights asked again before they grow old, so that a cached read rarely waits.
 
 mod constraint;
 mod round;

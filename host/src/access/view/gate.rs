@@ -73,7 +73,7 @@ impl Outlet {
         let _ = self.primaries.set(primaries);
     }
 
-    /// Opens, and wakes every primary (R83); `doors` are all of the view, which may have kept back what is gone.
+    /// Opens, and wakes every primary; `doors` are all of the view, which may have kept back what is gone.
     pub(super) fn open<'a>(&self, doors: impl Iterator<Item = &'a Arc<Door>>, urgency: Urgency) {
         self.open.store(true, Ordering::SeqCst);
         self.keep_gone(doors);

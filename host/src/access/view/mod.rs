@@ -1,6 +1,6 @@
 //! What one revision sees: its watches, their caches, and the account's right to each.
 //!
-//! The grant filters both what a guest reads and which keys are woken, because names leak too (R54). A right that
+//! The grant filters both what a guest reads and which keys are woken, because names leak too. A right that
 //! nobody could confirm lately counts as none; what was missed meanwhile is delivered once it is confirmed again, so
 //! that closing a watch loses nothing.
 
@@ -259,7 +259,7 @@ impl View {
         futures::future::join_all(all).await;
     }
 
-    /// Lets the watches wake the controller, and wakes every primary (R83).
+    /// Lets the watches wake the controller, and wakes every primary.
     pub fn go_live(&self) {
         self.outlet.open(self.sights.iter().map(Sight::door), Urgency::news(queue::BACKGROUND));
     }
@@ -305,7 +305,7 @@ impl View {
         }
     }
 
-    /// Delivers every object once more, as unchanged (R7).
+    /// Delivers every object once more, as unchanged.
     pub fn resync(&self) {
         for sight in &self.sights {
             sight.subscription.resync();

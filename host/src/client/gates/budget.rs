@@ -1,4 +1,4 @@
-//! How many writes and deletes a controller has left; pure (R69).
+//! How many writes and deletes a controller has left; pure.
 //!
 //! Two token buckets, shared by all revisions of a controller. They bound a mistake; they do not pace normal work.
 //!

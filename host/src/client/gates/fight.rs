@@ -1,4 +1,4 @@
-//! Decides whether another writer keeps taking back what a controller writes; pure (R69, F11).
+//! Decides whether another writer keeps taking back what a controller writes; pure.
 //!
 //! A bout is a write that changed what it names to what the controller's write before had made of it: somebody else had
 //! changed that in between. A user who edits an object by hand is put right at once; with four bouts within a

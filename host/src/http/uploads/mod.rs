@@ -1,4 +1,4 @@
-//! The host's HTTP interface: uploads. Whoever may name a digest in a WasmController may send its bytes (U1).
+//! The host's HTTP interface: uploads. Whoever may name a digest in a WasmController may send its bytes.
 //!
 //! The handler knows nothing of its transport, so that an aggregated API group can serve it later.
 //!
@@ -30,7 +30,7 @@ use crate::{
     modules::{Error, Modules, Upload, Welcome},
 };
 
-/// The whole body must be here within this time (U2).
+/// The whole body must be here within this time.
 const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the handlers share.

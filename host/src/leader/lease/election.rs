@@ -1,6 +1,6 @@
 //! Decides who leads: is fed what was read and written of one Lease, says what to do next; pure.
 //!
-//! It follows client-go's `tools/leaderelection` (R27): expiry is judged by when a *change* of the record was seen
+//! It follows client-go's `tools/leaderelection`: expiry is judged by when a *change* of the record was seen
 //! here, never by the times in it; every write carries the version that was read; a renewal that does not come
 //! through in time ends the leadership here, before anybody else can begin.
 //!
@@ -15,10 +15,10 @@
 
 use std::time::Duration;
 
-/// How much later than the period a poll may come (R27).
+/// How much later than the period a poll may come.
 const JITTER: f64 = 1.2;
 
-/// How long a Lease lasts and how often it is renewed (R97).
+/// How long a Lease lasts and how often it is renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Profile {
     /// Others wait this long after the last change that they saw.
@@ -48,7 +48,7 @@ impl Profile {
         self.renew / 2
     }
 
-    /// No write may take longer: one that was sent while its claim held is answered before another can hold it (R68).
+    /// No write may take longer: one that was sent while its claim held is answered before another can hold it.
     pub fn write(&self) -> Duration {
         self.lease.saturating_sub(self.renew)
     }
@@ -222,7 +222,7 @@ impl Election {
         self.next_try = now + self.pause();
     }
 
-    /// A leader tries evenly, others spread (R27).
+    /// A leader tries evenly, others spread.
     fn pause(&mut self) -> Duration {
         if self.leading.is_some() {
             return self.profile.retry;
@@ -260,7 +260,7 @@ impl Election {
         }
     }
 
-    /// What gives the Lease up, if it is held: all work must have ended before (R27).
+    /// What gives the Lease up, if it is held: all work must have ended before.
     pub fn release(&self) -> Option<Record> {
         let (epoch, _) = self.leading?;
         let Some((Some(record), _)) = &self.seen else { return None };

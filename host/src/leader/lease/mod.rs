@@ -1,12 +1,12 @@
-//! One Lease decides which of several hosts works: the others keep their caches warm and wait (R27, R28, R96–R102).
+//! One Lease decides which of several hosts works: the others keep their caches warm and wait.
 //!
 //! The elector has an operating-system thread, a runtime and connections of its own, so that neither guests nor
-//! requests of teams can hold up a renewal (T13, R70, R101). It publishes a [`Claim`], which ends by itself if the
-//! renewals stop. A watch on the Lease tells a follower of a release; polls and the local clock do without it (R98).
+//! requests of teams can hold up a renewal. It publishes a [`Claim`], which ends by itself if the
+//! renewals stop. A watch on the Lease tells a follower of a release; polls and the local clock do without it.
 //!
-//! A Lease is no fence: a request that was already sent may still land (R102). What bounds that are the time limit
-//! of a write, which is shorter than the gap between the end of a claim and the next one (R68), and the
-//! preconditions of each write (R65).
+//! A Lease is no fence: a request that was already sent may still land. What bounds that are the time limit
+//! of a write, which is shorter than the gap between the end of a claim and the next one, and the
+//! preconditions of each write.
 //!
 //! Invariants, on a real server: `f19_a_dead_leader_is_followed_and_nothing_is_lost`,
 //! `f20_a_frozen_leader_writes_nothing_when_it_wakes`.
@@ -180,7 +180,7 @@ impl Work {
                     Step::Write(record) => self.write(record).await,
                 }
             };
-            // At the deadline of a renewal the claim ends, whatever the request still waits for (R101).
+            // At the deadline of a renewal the claim ends, whatever the request still waits for.
             let ended = tokio::select! {
                 biased;
                 _ = &mut release => break,

@@ -1,7 +1,7 @@
 //! Keeps one WasmController: stages its revisions, decides who is live, and says in status what became of it.
 //!
 //! A pass reads the object and what exists, writes the decision to the status, and only then hands it to the running
-//! controller: after a crash the last accepted intent alone decides what runs (R80). A pass that changes nothing
+//! controller: after a crash the last accepted intent alone decides what runs. A pass that changes nothing
 //! writes nothing. What was accepted runs whatever else goes wrong: a write that fails, a candidate, an object that cannot
 //! be read.
 
@@ -381,7 +381,7 @@ impl Keeper {
         }
     }
 
-    /// A standby stages what the leader runs and what it would run next, and writes nothing (R28).
+    /// A standby stages what the leader runs and what it would run next, and writes nothing.
     async fn keep_warm(&mut self, stored: &Stored) -> Next {
         let (controller, again) = (&stored.controller, Instant::now() + WARM_AGAIN);
         if controller.metadata.deletion_timestamp.is_some() {
@@ -442,7 +442,7 @@ impl Keeper {
         Latest::Here(Box::new(self.own.clone().unwrap_or(cached)))
     }
 
-    /// The controller's revisions; one that somebody made by hand under a wrong name is none (U10).
+    /// The controller's revisions; one that somebody made by hand under a wrong name is none.
     fn known(&mut self, controller: &WasmController) -> Vec<WasmRevision> {
         let query = Query { owner: controller.metadata.uid.as_deref(), ..Query::default() };
         let mut found: BTreeMap<String, WasmRevision> = BTreeMap::new();

@@ -41,7 +41,7 @@ impl Projection {
     }
 }
 
-/// One step of a predicate in postfix notation (R21).
+/// One step of a predicate in postfix notation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Step {
@@ -74,7 +74,7 @@ pub struct Reference {
     pub namespace: Option<String>,
 }
 
-/// Which primaries a change wakes (R22, R41).
+/// Which primaries a change wakes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mapping {
