@@ -12,6 +12,7 @@ mod report;
 pub mod rollout;
 pub mod run;
 pub mod strays;
+mod swap;
 
 use std::{
     collections::HashMap,
@@ -21,7 +22,7 @@ use std::{
 
 use tokio::{
     sync::{oneshot, watch},
-    task::{Id, JoinSet},
+    task::{AbortHandle, Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tracing::{Instrument, trace_span};
@@ -41,9 +42,9 @@ use crate::{
 };
 use report::Report;
 pub use report::Trouble;
+pub use swap::DRAIN;
+use swap::{Do, Event, Swap};
 
-/// How long runs of a replaced revision, or of a deleted controller, may go on.
-pub const DRAIN: Duration = Duration::from_secs(30);
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
 /// How often every object is delivered once more, a tenth of it sooner or later.
@@ -99,8 +100,8 @@ impl Controller {
         let (trouble_told, trouble) = watch::channel(Trouble::default());
         let (ended_told, ended) = watch::channel(false);
         let (inbox, shared) = (parts.inbox.clone(), parts.shared.clone());
-        let claim = parts.claim.borrow().clone();
-        let gate = watch::channel(Gate { floor: 0, claim }).0;
+        let swap = Swap::new(parts.claim.borrow().clone());
+        let gate = watch::channel(swap.gate().clone()).0;
         let looping = Loop {
             guest: parts.places.register(shared.account.team()),
             parts,
@@ -112,20 +113,17 @@ impl Controller {
             gate,
             reachable: shared.account.reachable.clone(),
             paused_until: None,
-            current: Rollout::default(),
+            swap,
             runs: JoinSet::new(),
             flights: HashMap::new(),
-            drain_until: None,
-            parked: JoinSet::new(),
+            chores: JoinSet::new(),
             report: Report::default(),
-            closing: JoinSet::new(),
-            resting: None,
             fresh: None,
             opened: 0,
-            refreshing: JoinSet::new(),
+            refreshing: None,
             resync_at: Instant::now() + resync_after(share()),
             search_at: None,
-            searching: JoinSet::new(),
+            searching: None,
         };
         (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
     }
@@ -182,36 +180,41 @@ pub struct Loop {
     reachable: watch::Receiver<bool>,
     /// No run starts before, because the last one has found the API server down.
     paused_until: Option<Instant>,
-    current: Rollout<Executor>,
+    /// Which revision is live, and who may write.
+    swap: Swap<Executor, Id>,
     runs: JoinSet<End>,
     flights: HashMap<Id, Flight>,
-    drain_until: Option<Instant>,
-    /// Keys whose last run's writes the cache has not shown yet.
-    parked: JoinSet<(ObjectKey, Outcome)>,
+    chores: JoinSet<Chore>,
     report: Report,
-    /// Replaced views, until the new one is sure to have missed nothing.
-    closing: JoinSet<Arc<Executor>>,
-    /// Was live last, while nothing is: its watches go on filling the queue.
-    resting: Option<Arc<Executor>>,
     /// The executor generation of the newest run.
     opened: i64,
     /// The claim whose predecessor's writes the live revision's caches are known to have.
     fresh: Option<Claim>,
-    refreshing: JoinSet<(Claim, Arc<Executor>)>,
+    refreshing: Option<AbortHandle>,
     /// When every object is delivered once more.
     resync_at: Instant,
     /// When objects are looked for that have left what is selected; `None`: under another claim or revision.
     search_at: Option<Instant>,
-    /// Whether it went well.
-    searching: JoinSet<bool>,
+    searching: Option<AbortHandle>,
+}
+
+/// What was waited for beside the runs, and has come.
+#[derive(Debug)]
+enum Chore {
+    /// The revision's caches have what the claim's last holder wrote.
+    Fresh(Claim, Arc<Executor>),
+    /// The caches show what a run wrote, or nobody waits any longer: its key is given back.
+    Seen(ObjectKey, Outcome),
+    /// The watches have delivered what they saw before this revision was replaced.
+    Delivered(Arc<Executor>),
+    /// Objects that have left were looked for; whether it went well.
+    Searched(bool),
 }
 
 #[derive(Debug)]
 struct Flight {
     key: ObjectKey,
-    generation: i64,
-    /// Under which it was started.
-    claim: Claim,
+    executor: Arc<Executor>,
     stop: watch::Sender<bool>,
     _place: Place,
 }
@@ -224,13 +227,16 @@ impl Loop {
         let mut asked: Option<oneshot::Receiver<Place>> = None;
         while !*self.stop.borrow() {
             let due = self.parts.inbox.next_due();
-            let ready = self.may_start() && due.is_some_and(|wait| wait.is_zero());
+            let may_start = self.may_start();
+            let ready = may_start && due.is_some_and(|wait| wait.is_zero());
             if !ready {
                 asked = None;
             } else if asked.is_none() {
                 asked = Some(self.parts.places.ask(self.guest));
             }
-            let waits = !ready && self.may_start();
+            let due = due.filter(|_| may_start && !ready);
+            let due = due.and_then(|wait| Instant::now().checked_add(wait));
+            let next = [due, self.paused_until, self.swap.due().map(Into::into)];
             tokio::select! {
                 place = granted(&mut asked) => {
                     asked = None;
@@ -239,23 +245,12 @@ impl Loop {
                     }
                 }
                 Some(ended) = self.runs.join_next_with_id(), if !self.runs.is_empty() => self.finish(ended),
-                () = tokio::time::sleep(due.unwrap_or_default()), if waits && due.is_some() => (),
-                () = self.parts.inbox.changed() => (),
-                Ok(()) = self.rollout.changed() => self.swap(),
-                Ok(()) = self.settings.changed() => (),
+                Some(done) = self.chores.join_next(), if !self.chores.is_empty() => self.take(done),
+                () = sleep_until(next.into_iter().flatten().min()) => self.wake(),
+                Ok(()) = self.rollout.changed() => self.replace(),
                 Ok(()) = self.parts.claim.changed() => self.take_claim(),
-                Some(Ok((claim, of))) = self.refreshing.join_next(), if !self.refreshing.is_empty() => {
-                    self.refreshed(claim, &of);
-                }
-                Some(Ok((key, outcome))) = self.parked.join_next(), if !self.parked.is_empty() => {
-                    self.parts.inbox.done(&key, outcome);
-                }
-                Ok(()) = self.reachable.changed() => (),
-                () = sleep_until(self.paused_until) => self.paused_until = None,
-                () = sleep_until(self.drain_until) => self.cut(),
-                Some(Ok(old)) = self.closing.join_next(), if !self.closing.is_empty() => self.close(&old),
+                () = news(&self.parts.inbox, &mut self.settings, &mut self.reachable, &mut self.stop) => (),
                 _ = housekeeping.tick() => self.keep_house(),
-                Ok(()) = self.stop.changed() => (),
             }
         }
         self.drain().await;
@@ -264,7 +259,7 @@ impl Loop {
 
     fn may_start(&mut self) -> bool {
         let settings = self.settings.borrow_and_update();
-        self.current.active.is_some()
+        self.swap.current().active.is_some()
             && self.fresh.is_some()
             && *self.reachable.borrow_and_update()
             && self.paused_until.is_none()
@@ -273,18 +268,20 @@ impl Loop {
     }
 
     fn start(&mut self, place: Place) {
-        let claim = self.fresh.clone();
-        let (Some(executor), Some(claim)) = (self.current.pick().cloned(), claim) else { return };
+        let Some(claim) = self.fresh.clone() else { return };
         let Some(taken) = self.parts.inbox.take() else { return };
+        let (key, current) = (taken.key.clone(), self.swap.current());
+        let generation = current.generation;
+        let Some(executor) = current.pick(&key).cloned() else {
+            return self.parts.inbox.done(&key, Outcome::Postponed(HOUSEKEEPING));
+        };
         let (stop, stop_seen) = watch::channel(false);
-        let generation = self.current.generation;
-        let key = taken.key.clone();
         let start = Start {
             shared: self.parts.shared.clone(),
-            executor,
+            executor: executor.clone(),
             taken,
             limits: self.settings.borrow().limits.clone(),
-            fence: Fence { generation, claim: claim.clone(), gate: self.gate.subscribe() },
+            fence: Fence { generation, claim, gate: self.gate.subscribe() },
             stop: stop_seen,
         };
         if self.opened < generation {
@@ -292,41 +289,97 @@ impl Loop {
             fail::point("gate-open");
         }
         let id = self.runs.spawn(start.run()).id();
-        self.flights.insert(id, Flight { key, generation, claim, stop, _place: place });
+        self.flights.insert(id, Flight { key, executor, stop, _place: place });
+        self.act(Event::Began(id, generation));
         self.count_workers();
     }
 
-    fn finish(&mut self, ended: Result<(Id, End), tokio::task::JoinError>) {
-        match ended {
-            Ok((id, end)) => {
-                if end.server_is_down {
-                    self.paused_until = Some(Instant::now() + SERVER_PAUSE);
+    /// What the swap wants done.
+    fn act(&mut self, event: Event<Executor, Id>) {
+        for one in self.swap.next(event, Instant::now().into_std()) {
+            match one {
+                Do::Admit(gate) => drop(self.gate.send_replace(gate)),
+                Do::Open(new) => {
+                    self.parts.inbox.forget_failures();
+                    new.view.go_live();
+                    fail::point("requeue");
                 }
-                if let Some(flight) = self.flights.remove(&id) {
-                    self.note(&flight, &end);
-                    self.park(flight.key, end.outcome, Some(end.client));
+                Do::Hand { old, new } => {
+                    new.view.wake_gone(&old.view);
+                    self.chores.spawn(async move {
+                        new.view.barrier().await;
+                        Chore::Delivered(old)
+                    });
                 }
-            }
-            Err(error) => {
-                tracing::error!(%error, "a run ended in a panic of the host");
-                if let Some(flight) = self.flights.remove(&error.id()) {
-                    self.park(flight.key, Outcome::Failed, None);
+                Do::Close { old, next } => old.view.close(next.as_ref().map(|next| &*next.view)),
+                Do::Stop(id) => {
+                    if let Some(flight) = self.flights.get(&id) {
+                        let active = self.swap.current().active.as_ref();
+                        if active.is_some_and(|active| !Arc::ptr_eq(active, &flight.executor)) {
+                            tracing::warn!(object = %flight.key, "a run of the replaced revision is stopped");
+                        }
+                        flight.stop.send_replace(true);
+                    }
                 }
+                Do::Drained => fail::point("drained"),
             }
         }
+    }
+
+    /// Some time has come.
+    fn wake(&mut self) {
+        self.paused_until = self.paused_until.filter(|at| *at > Instant::now());
+        self.act(Event::Tick);
+    }
+
+    fn take(&mut self, done: Result<Chore, JoinError>) {
+        match done {
+            Ok(Chore::Fresh(claim, of)) => self.refreshed(claim, &of),
+            Ok(Chore::Seen(key, outcome)) => self.parts.inbox.done(&key, outcome),
+            Ok(Chore::Delivered(old)) => self.act(Event::Delivered(old)),
+            Ok(Chore::Searched(went_well)) => {
+                let pause = if went_well { SEARCH } else { SEARCH_AGAIN };
+                self.search_at = self.search_at.map(|_| Instant::now() + pause);
+            }
+            Err(error) if error.is_panic() => {
+                tracing::error!(%error, "a controller's chore ended in a panic of the host");
+            }
+            // It was given up.
+            Err(_) => (),
+        }
+    }
+
+    fn finish(&mut self, ended: Result<(Id, End), JoinError>) {
+        let (id, ended) = match ended {
+            Ok((id, end)) => (id, Some(end)),
+            Err(error) => {
+                tracing::error!(%error, "a run ended in a panic of the host");
+                (error.id(), None)
+            }
+        };
+        if ended.as_ref().is_some_and(|end| end.server_is_down) {
+            self.paused_until = Some(Instant::now() + SERVER_PAUSE);
+        }
+        if let Some(flight) = self.flights.remove(&id) {
+            if let Some(end) = &ended {
+                self.note(&flight, end);
+            }
+            let (outcome, client) =
+                ended.map_or((Outcome::Failed, None), |end| (end.outcome, Some(end.client)));
+            self.park(flight.key, outcome, client);
+        }
+        self.act(Event::Ended(id));
         self.tell();
         self.count_workers();
-        self.raise_floor_if_drained();
     }
 
     /// What a run says of the controller; an object whose runs keep failing hears of it.
     fn note(&mut self, flight: &Flight, end: &End) {
-        let is_live = flight.generation == self.current.generation;
         let now = Instant::now().into_std();
-        let told = self.report.ended(&flight.key, end, is_live, now);
-        if let (Some(note), Some(active)) = (told, &self.current.active) {
+        let told = self.report.ended((&flight.executor.name, &flight.key), end, now);
+        if let Some(note) = told {
             let account = &self.parts.shared.account;
-            let kind = &active.view.manifest().primary.kind;
+            let kind = &flight.executor.view.manifest().primary.kind;
             let object = (kind, &flight.key, end.uid.as_deref());
             account.recorder.record(told::on_object(account, object, "ReconcileFailing", note));
         }
@@ -339,57 +392,33 @@ impl Loop {
             Some(client) => {
                 let seen = async move {
                     client.seen().await;
-                    (key, outcome)
+                    Chore::Seen(key, outcome)
                 };
-                self.parked.spawn(seen.instrument(trace_span!("loop", of = "own-writes")));
+                self.chores.spawn(seen.instrument(trace_span!("loop", of = "own-writes")));
             }
         }
     }
 
-    /// A new value from the manager. Runs in flight go on; nothing new starts on the old revision.
-    ///
-    /// The new view is opened before the old one is closed, and that one only when the watches have delivered all that
-    /// they saw before: no change falls between the two.
-    fn swap(&mut self) {
+    /// A new value from the manager.
+    fn replace(&mut self) {
         let next = self.rollout.borrow_and_update().clone();
-        let replaced = next.generation != self.current.generation;
-        let old = std::mem::replace(&mut self.current, next).active.or_else(|| self.resting.take());
-        if replaced {
+        let is_another = next.generation != self.swap.current().generation;
+        if is_another {
             fail::point("gate-closed");
         }
-        if let Some(new) = &self.current.active {
-            self.parts.inbox.forget_failures();
-            new.view.go_live();
-            fail::point("requeue");
-        }
+        let live = next.active.clone();
+        self.act(Event::Rollout(next));
         self.refresh();
-        match (old, self.current.active.clone()) {
-            (Some(old), Some(new)) => {
-                new.view.wake_gone(&old.view);
-                self.closing.spawn(async move {
-                    new.view.barrier().await;
-                    old
-                });
-            }
-            (old, _) => self.resting = old,
-        }
-        if replaced {
-            self.report.begin();
+        if is_another {
+            self.report.begin(live.iter().map(|live| live.name.as_str()));
             self.tell();
         }
-        if replaced && !self.flights.is_empty() {
-            self.drain_until = Some(Instant::now() + DRAIN);
-        }
-        self.raise_floor_if_drained();
     }
 
     /// The claim was acquired, lost, or acquired anew. A lost one ends all runs at once: there is no drain.
     fn take_claim(&mut self) {
         let claim = self.parts.claim.borrow_and_update().clone();
-        self.publish_gate(None);
-        for flight in self.flights.values().filter(|flight| claim.as_ref() != Some(&flight.claim)) {
-            flight.stop.send_replace(true);
-        }
+        self.act(Event::Claim(claim));
         // What was applied last may have been applied differently by another host since.
         self.parts.shared.account.forget_applied();
         self.refresh();
@@ -399,17 +428,20 @@ impl Loop {
     fn refresh(&mut self) {
         self.fresh = None;
         self.search_at = None;
-        self.refreshing.abort_all();
+        for outdated in self.refreshing.take().into_iter().chain(self.searching.take()) {
+            outdated.abort();
+        }
         let claim = self.parts.claim.borrow().clone();
-        let (Some(claim), Some(active)) = (claim, self.current.active.clone()) else { return };
+        let active = self.swap.current().active.clone();
+        let (Some(claim), Some(active)) = (claim, active) else { return };
         if active.view.is_fresh(claim.since) {
             self.works_under(claim);
             return;
         }
-        self.refreshing.spawn(async move {
+        self.refreshing = Some(self.chores.spawn(async move {
             active.view.fresh(claim.since).await;
-            (claim, active)
-        });
+            Chore::Fresh(claim, active)
+        }));
     }
 
     fn works_under(&mut self, claim: Claim) {
@@ -420,53 +452,15 @@ impl Loop {
     }
 
     fn refreshed(&mut self, claim: Claim, of: &Arc<Executor>) {
-        let is_live = self.current.active.as_ref().is_some_and(|active| Arc::ptr_eq(active, of));
+        let active = self.swap.current().active.as_ref();
+        let is_live = active.is_some_and(|active| Arc::ptr_eq(active, of));
         if is_live && self.parts.claim.borrow().as_ref() == Some(&claim) {
             self.works_under(claim);
         }
     }
 
-    fn close(&self, old: &Arc<Executor>) {
-        let active = self.current.active.as_ref().or(self.resting.as_ref());
-        if !active.is_some_and(|active| Arc::ptr_eq(active, old)) {
-            old.view.close(active.map(|active| &*active.view));
-        }
-    }
-
-    fn raise_floor_if_drained(&mut self) {
-        let current = self.current.generation;
-        if self.flights.values().all(|flight| flight.generation >= current) {
-            let drained = self.drain_until.take().is_some();
-            self.publish_gate(Some(current));
-            if drained {
-                fail::point("drained");
-            }
-        }
-    }
-
-    /// The drain is over: what still runs on an older revision is stopped, and may not write any more.
-    fn cut(&mut self) {
-        self.drain_until = None;
-        let current = self.current.generation;
-        self.publish_gate(Some(current));
-        for flight in self.flights.values().filter(|flight| flight.generation < current) {
-            tracing::warn!(object = %flight.key, "a run of the replaced revision is stopped");
-            flight.stop.send_replace(true);
-        }
-    }
-
-    fn publish_gate(&self, floor: Option<i64>) {
-        let claim = self.parts.claim.borrow().clone();
-        self.gate.send_if_modified(|gate| {
-            let next = Gate { floor: floor.unwrap_or(gate.floor).max(gate.floor), claim };
-            let changed = *gate != next;
-            *gate = next;
-            changed
-        });
-    }
-
     fn keep_house(&mut self) {
-        let Some(active) = &self.current.active else { return };
+        let Some(active) = &self.swap.current().active else { return };
         active.view.deliver_missed();
         if Instant::now() >= self.resync_at {
             self.resync_at = Instant::now() + resync_after(share());
@@ -483,24 +477,19 @@ impl Loop {
 
     /// Looks for objects that left while nobody saw it: the host was away, or another revision was live.
     fn search(&mut self) {
-        let Some(active) = self.current.active.clone() else { return };
-        if let Some(Ok(went_well)) = self.searching.try_join_next() {
-            let pause = if went_well { SEARCH } else { SEARCH_AGAIN };
-            self.search_at = self.search_at.map(|_| Instant::now() + pause);
-        }
+        let Some(active) = self.swap.current().active.clone() else { return };
         let is_due = self.search_at.is_none_or(|at| Instant::now() >= at);
         if !is_due || self.fresh.is_none() || !strays::are_possible(&active.view) {
             return;
         }
         self.search_at = Some(Instant::now() + SEARCH);
-        self.searching.abort_all();
         let (account, inbox) = (self.parts.shared.account.clone(), self.parts.inbox.clone());
-        self.searching.spawn(async move {
+        self.searching = Some(self.chores.spawn(async move {
             let found = strays::find(&account.api, &account.identity, &active.view).await;
             match found {
                 Ok(strays) => {
                     inbox.add_all(strays, Urgency::news(BACKGROUND));
-                    true
+                    Chore::Searched(true)
                 }
                 Err(error) => {
                     let error = crate::causes::all(&error);
@@ -509,16 +498,16 @@ impl Loop {
                         error,
                         "cannot look for strays"
                     );
-                    false
+                    Chore::Searched(false)
                 }
             }
-        });
+        }));
     }
 
     fn tell(&mut self) {
         let now = Instant::now().into_std();
         let fight = self.parts.shared.account.fight(now);
-        let view = self.current.active.as_ref().map(|active| &*active.view);
+        let view = self.swap.current().active.as_ref().map(|active| &*active.view);
         let now = self.report.trouble(view, fight, now);
         self.trouble.send_if_modified(|trouble| {
             let changed = *trouble != now;
@@ -533,24 +522,28 @@ impl Loop {
     }
 
     async fn drain(&mut self) {
-        for active in self.current.active.iter().chain(&self.resting) {
-            active.view.close(None);
-        }
-        let deadline = Instant::now() + DRAIN;
-        let mut cut = false;
+        self.act(Event::End);
         while !self.runs.is_empty() {
             tokio::select! {
                 Some(ended) = self.runs.join_next_with_id() => self.finish(ended),
-                () = tokio::time::sleep_until(deadline), if !cut => {
-                    cut = true;
-                    self.publish_gate(Some(i64::MAX));
-                    for flight in self.flights.values() {
-                        flight.stop.send_replace(true);
-                    }
-                }
+                () = sleep_until(self.swap.due().map(Into::into)) => self.act(Event::Tick),
             }
         }
-        self.publish_gate(Some(i64::MAX));
+    }
+}
+
+/// Returns when it is to be looked again whether a run may start, or whether the loop is to end.
+async fn news(
+    inbox: &Inbox,
+    settings: &mut watch::Receiver<Settings>,
+    reachable: &mut watch::Receiver<bool>,
+    stop: &mut watch::Receiver<bool>,
+) {
+    tokio::select! {
+        () = inbox.changed() => (),
+        Ok(()) = settings.changed() => (),
+        Ok(()) = reachable.changed() => (),
+        Ok(()) = stop.changed() => (),
     }
 }
 

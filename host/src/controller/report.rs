@@ -54,48 +54,54 @@ struct Dark {
 
 #[derive(Debug, Default)]
 pub(super) struct Report {
-    /// Of the live revision.
-    health: Health<ObjectKey>,
+    /// Of each live revision, by its name.
+    of: BTreeMap<String, Work>,
     /// A right to read that the account has lost.
     lost: Option<String>,
     /// A watch that fails.
     blind: Option<Dark>,
     /// What each object's last run was refused, until one of its runs is not.
     refused: BTreeMap<ObjectKey, String>,
-    /// The same of what did not fit the cluster's schema.
+}
+
+/// What the runs of one revision tell of it.
+#[derive(Debug, Default)]
+struct Work {
+    health: Health<ObjectKey>,
+    /// What of each object's last run did not fit the cluster's schema, until one of its runs does.
     outdated: BTreeMap<ObjectKey, String>,
 }
 
 impl Report {
-    /// Another revision is live: its runs are another matter.
-    pub(super) fn begin(&mut self) {
-        self.health = Health::default();
-        self.outdated.clear();
+    /// These revisions are live: what others have told is over.
+    pub(super) fn begin<'a>(&mut self, live: impl Iterator<Item = &'a str>) {
+        let mut before = std::mem::take(&mut self.of);
+        self.of =
+            live.map(|name| (name.to_owned(), before.remove(name).unwrap_or_default())).collect();
     }
 
-    /// A run has ended; the words with which its object is to be told, if it is. One of a replaced revision says nothing
-    /// of the live one.
+    /// A run of this revision has ended; the words with which its object is to be told, if it is. One of a replaced revision
+    /// says nothing of those that are live.
     pub(super) fn ended(
         &mut self,
-        key: &ObjectKey,
+        (revision, key): (&str, &ObjectKey),
         end: &End,
-        is_live: bool,
         now: Instant,
     ) -> Option<String> {
         remember(&mut self.refused, key, end.forbidden.as_deref(), end.outcome);
-        if !is_live {
-            return None;
-        }
-        remember(&mut self.outdated, key, end.outdated.as_deref(), end.outcome);
-        self.health.ran(key, &end.ended, end.uid.is_some(), now)
+        let work = self.of.get_mut(revision)?;
+        remember(&mut work.outdated, key, end.outdated.as_deref(), end.outcome);
+        work.health.ran(key, &end.ended, end.uid.is_some(), now)
     }
 
     /// Looks at what no run tells of.
     pub(super) fn look(&mut self, view: &View, strays: &Strays, account: &str, now: Instant) {
         let exists = |key: &ObjectKey| view.primary(key).is_some() || strays.has(key);
-        self.health.forget(exists, now);
         self.refused.retain(|key, _| exists(key));
-        self.outdated.retain(|key, _| exists(key));
+        for work in self.of.values_mut() {
+            work.health.forget(exists, now);
+            work.outdated.retain(|key, _| exists(key));
+        }
         self.blind = seen(self.blind.take(), view.blind());
         self.lost = view.lost_right().map(|right| format!("{account} may not {right}"));
     }
@@ -108,12 +114,19 @@ impl Report {
         now: Instant,
     ) -> Trouble {
         let blind = self.blind.as_ref().filter(|dark| dark.is_told());
+        let objects = view.map_or(0, objects);
+        let (mut outdated, mut illness, mut failing) = (None, None, None);
+        for work in self.of.values_mut() {
+            outdated = outdated.or_else(|| work.outdated.values().next().cloned());
+            illness = illness.or_else(|| work.health.illness(objects, now).map(str::to_owned));
+            failing = failing.or_else(|| work.health.failing(now));
+        }
         Trouble {
             forbidden: self.lost.clone().or_else(|| self.refused.values().next().cloned()),
             may_not_reconcile: view.is_some_and(View::may_not_reconcile),
-            outdated: self.outdated.values().next().cloned(),
-            illness: self.health.illness(view.map_or(0, objects), now).map(str::to_owned),
-            failing: self.health.failing(now),
+            outdated,
+            illness,
+            failing,
             fight,
             blind: blind.map(|dark| dark.blind.clone()),
         }

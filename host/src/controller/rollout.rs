@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use crate::model::crd::Strategy;
+use crate::model::{crd::Strategy, object::ObjectKey};
 
 /// Where a revision stands, as far as the decision cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,8 +138,8 @@ impl<R> Default for Rollout<R> {
 }
 
 impl<R> Rollout<R> {
-    /// The revision that runs any object now. The answer is the same for every key until canaries are built.
-    pub fn pick(&self) -> Option<&Arc<R>> {
+    /// The revision that runs this object now. The answer is the same for every key until canaries are built.
+    pub fn pick(&self, _key: &ObjectKey) -> Option<&Arc<R>> {
         self.active.as_ref()
     }
 }

@@ -1,13 +1,13 @@
 //! Decides, just before a write is sent, whether its run may still write.
 //!
 //! A run carries the executor generation under which it started and the claim it started under. The controller
-//! publishes the lowest generation that may still write and its current claim; a trapped, superseded or demoted run
-//! is behind one of them. A claim also ends by itself, at a time that only its renewal moves on: a host that was
+//! publishes the generations that may write and its current claim; a trapped, superseded or demoted run has another. A claim also ends by itself, at a time that only its renewal moves on: a host that was
 //! frozen past it sends nothing when it wakes, even before anybody has told it.
 //!
-//! Invariants: `a_run_behind_the_floor_or_of_an_old_claim_is_refused`, `a_claim_that_nobody_renews_ends_by_itself`.
+//! Invariants: `a_run_that_is_not_admitted_or_of_an_old_claim_is_refused`, `a_claim_that_nobody_renews_ends_by_itself`.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -33,8 +33,8 @@ pub struct Claim {
 /// What may write now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
-    /// Runs of a lower executor generation may not write any more.
-    pub floor: i64,
+    /// The executor generations whose runs may write: of what is live, and of what is being drained.
+    pub admitted: BTreeSet<i64>,
     /// The current claim; `None`: nothing may be written.
     pub claim: Option<Claim>,
 }
@@ -109,7 +109,7 @@ impl Fence {
             if gate.claim.as_ref() != Some(&self.claim) {
                 return Err(Refusal::Demoted);
             }
-            if self.generation < gate.floor {
+            if !gate.admitted.contains(&self.generation) {
                 return Err(Refusal::Superseded);
             }
         }
@@ -133,16 +133,20 @@ mod tests {
     }
 
     #[test]
-    fn a_run_behind_the_floor_or_of_an_old_claim_is_refused() {
+    fn a_run_that_is_not_admitted_or_of_an_old_claim_is_refused() {
         let first = claim(1, Duration::MAX);
-        let (sender, gate) = watch::channel(Gate { floor: 3, claim: Some(first.clone()) });
+        let (sender, gate) =
+            watch::channel(Gate { admitted: [3, 5].into(), claim: Some(first.clone()) });
         let fence = |generation| Fence { generation, claim: first.clone(), gate: gate.clone() };
         assert_eq!(fence(3).check(), Ok(()));
-        assert_eq!(fence(4).check(), Ok(()), "a newer run than the drain's end");
+        assert_eq!(fence(5).check(), Ok(()), "two may be live");
         assert_eq!(fence(2).check(), Err(Refusal::Superseded));
-        sender.send_replace(Gate { floor: 3, claim: Some(claim(2, Duration::MAX)) });
+        assert_eq!(fence(4).check(), Err(Refusal::Superseded), "taken back, though it is newer");
+        let admitted = || [3].into();
+        let another = Some(claim(2, Duration::MAX));
+        sender.send_replace(Gate { admitted: admitted(), claim: another });
         assert_eq!(fence(3).check(), Err(Refusal::Demoted));
-        sender.send_replace(Gate { floor: 3, claim: None });
+        sender.send_replace(Gate { admitted: admitted(), claim: None });
         assert_eq!(fence(3).check(), Err(Refusal::Demoted));
     }
 
@@ -156,7 +160,8 @@ mod tests {
         assert!(copy.holds_at(19 * SECOND), "a renewal reaches every copy and never shortens");
         assert!(!copy.holds_at(20 * SECOND));
         let over = claim(2, Duration::ZERO);
-        let (_sender, gate) = watch::channel(Gate { floor: 0, claim: Some(over.clone()) });
+        let (_sender, gate) =
+            watch::channel(Gate { admitted: [1].into(), claim: Some(over.clone()) });
         let fence = Fence { generation: 1, claim: over, gate };
         assert_eq!(fence.check(), Err(Refusal::Demoted), "though nobody has taken it away yet");
     }

@@ -241,7 +241,7 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     ("client/own.rs", 1, &["a_run_that_waits_for_its_own_write_waits"]),
     (
         "controller.rs",
-        2,
+        3,
         &["an_idle_host_waits", "a_controller_that_may_not_go_on_waits", "a_drain_waits"],
     ),
     (
