@@ -67,7 +67,7 @@ impl Items {
 /// An object, or a variant that holds one.
 struct Fields {
     variant: Option<&'static str>,
-    fields: Map<String, Value>,
+    entries: Map<String, Value>,
     key: Option<String>,
     /// Whether an absent entry is a null: in a map, not in a type.
     keeps_absent: bool,
@@ -77,24 +77,24 @@ struct Fields {
 
 impl Fields {
     fn new(variant: Option<&'static str>) -> Self {
-        Self { variant, fields: Map::new(), key: None, keeps_absent: false, is_text: false }
+        Self { variant, entries: Map::new(), key: None, keeps_absent: false, is_text: false }
     }
 
     fn insert<T: Serialize + ?Sized>(&mut self, key: String, value: &T) -> Result<(), Error> {
         match value.serialize(Body)? {
-            Some(value) => drop(self.fields.insert(key, value)),
-            None if self.keeps_absent => drop(self.fields.insert(key, Value::Null)),
+            Some(value) => drop(self.entries.insert(key, value)),
+            None if self.keeps_absent => drop(self.entries.insert(key, Value::Null)),
             None => (),
         }
         Ok(())
     }
 
     fn close(mut self) -> Written {
-        match self.fields.values_mut().next() {
+        match self.entries.values_mut().next() {
             Some(Value::String(text)) if self.is_text => {
                 written(serde_json::from_str::<Value>(text)?)
             }
-            _ => tagged(self.variant, Value::Object(self.fields)),
+            _ => tagged(self.variant, Value::Object(self.entries)),
         }
     }
 }

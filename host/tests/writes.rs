@@ -159,6 +159,7 @@ async fn each_watch_of_a_kind_is_asked_for_what_it_selects() {
 
 /// The cache does not show that somebody has taken the child's name.
 #[tokio::test(start_paused = true)]
+#[expect(clippy::too_many_lines, reason = "every way to take an object over")]
 async fn a_child_whose_name_was_taken_a_moment_ago_is_a_conflict() {
     let (api, notes) = (Fake::new(), Notes::default());
     let seen = notes.clone();
