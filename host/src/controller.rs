@@ -14,11 +14,7 @@ pub mod run;
 pub mod strays;
 mod swap;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{oneshot, watch},
@@ -36,7 +32,7 @@ use crate::{
     fail,
     leader::fence::{Claim, Fence, Gate},
     model::object::ObjectKey,
-    queue::{BACKGROUND, Outcome, Urgency, shared::Inbox},
+    queue::{Outcome, shared::Inbox},
     sandbox::RunLimits,
     share::places::{Guest, Place, Places},
 };
@@ -468,7 +464,7 @@ impl Loop {
         }
         let shared = &self.parts.shared;
         let account = shared.account.identity.to_string();
-        let strays = shared.strays.lock().unwrap_or_else(PoisonError::into_inner);
+        let strays = shared.strays.lock();
         self.report.look(&active.view, &strays, &account, Instant::now().into_std());
         drop(strays);
         self.search();
@@ -485,22 +481,7 @@ impl Loop {
         self.search_at = Some(Instant::now() + SEARCH);
         let (account, inbox) = (self.parts.shared.account.clone(), self.parts.inbox.clone());
         self.searching = Some(self.chores.spawn(async move {
-            let found = strays::find(&account.api, &account.identity, &active.view).await;
-            match found {
-                Ok(strays) => {
-                    inbox.add_all(strays, Urgency::news(BACKGROUND));
-                    Chore::Searched(true)
-                }
-                Err(error) => {
-                    let error = crate::causes::all(&error);
-                    tracing::debug!(
-                        controller = account.controller,
-                        error,
-                        "cannot look for strays"
-                    );
-                    Chore::Searched(false)
-                }
-            }
+            Chore::Searched(strays::search(&account, &active.view, &inbox).await)
         }));
     }
 

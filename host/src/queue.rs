@@ -830,9 +830,7 @@ mod tests {
 
     impl Random {
         fn below(&mut self, bound: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
+            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
             self.0 % bound
         }
     }

@@ -72,9 +72,7 @@ mod tests {
     fn texts() -> impl Iterator<Item = String> {
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
         let mut next = move |below: u64| {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            random = fastrand::Rng::with_seed(random).u64(..);
             random % below
         };
         let all =

@@ -342,9 +342,7 @@ async fn a_revision_that_needs_more_caches_than_a_team_may_use_is_refused_and_th
     let mut random = 7_u64;
     let mut letters = |count: usize| {
         let letter = || {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            random = fastrand::Rng::with_seed(random).u64(..);
             char::from(b'!' + u8::try_from(random % 90).unwrap())
         };
         std::iter::repeat_with(letter).take(count).collect::<String>()
@@ -467,9 +465,7 @@ async fn odd_controllers_leave_the_host_at_rest() {
     let host = Host::over(&api, &guest).await;
     let mut random = 11_u64;
     let mut next = |most: u64| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
+        random = fastrand::Rng::with_seed(random).u64(..);
         random % most
     };
     for number in 0..ODD {

@@ -30,9 +30,7 @@ struct Random(u64, bool);
 
 impl Random {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
+        self.0 = fastrand::Rng::with_seed(self.0).u64(..);
         usize::try_from(self.0 >> 16).unwrap() % bound.max(1)
     }
 

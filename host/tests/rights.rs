@@ -167,9 +167,7 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
+        self.0 = fastrand::Rng::with_seed(self.0).u64(..);
         (self.0 >> 11) % bound
     }
 }

@@ -5,11 +5,11 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use http::HeaderValue;
+use parking_lot::Mutex;
 
 use crate::clock;
 
@@ -45,7 +45,7 @@ impl TokenFile {
     }
 
     fn header_at(&self, now: Instant) -> HeaderValue {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read.lock();
         if now.saturating_duration_since(read.1) >= READ_EVERY {
             read.1 = now;
             match header(&self.path) {

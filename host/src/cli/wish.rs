@@ -575,9 +575,7 @@ pub(crate) mod tests {
             let mut random = seed;
             let mut seen = seen();
             for _ in 0..40 {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                random = fastrand::Rng::with_seed(random).u64(..);
                 let named = [None, Some(v(OLD)), Some(v(NEW))]
                     [usize::try_from(random / 8 % 3).unwrap()]
                 .clone();

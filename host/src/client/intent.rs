@@ -5,7 +5,7 @@
 //! none is charged), the barrier of own writes, the account's wait, and last, before each try, whether the guest is gone and
 //! the fence. Whoever wants a write to end elsewhere than on the API server, a preview or a record, does so in [`Client::write`].
 
-use std::{sync::PoisonError, time::Instant};
+use std::time::Instant;
 
 use super::{
     Client, Error,
@@ -84,7 +84,7 @@ impl Client {
     }
 
     fn spend(&self, verb: Verb, now: Instant) -> Result<(), (&'static str, Exceeded)> {
-        let mut budget = self.0.account.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut budget = self.0.account.budget.lock();
         match verb {
             Verb::Delete => budget.delete(now).map_err(|exceeded| ("deletes", exceeded)),
             _ => budget.write(now).map_err(|exceeded| ("writes", exceeded)),

@@ -24,12 +24,13 @@ mod write;
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch};
 
 use crate::{
@@ -95,12 +96,12 @@ pub struct Account {
 impl Account {
     /// Another host may have applied meanwhile: nothing counts as applied last.
     pub fn forget_applied(&self) {
-        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.applied.lock().clear();
     }
 
     /// What others keep changing back, for people.
     pub fn fight(&self, now: Instant) -> Option<String> {
-        self.fights.lock().unwrap_or_else(PoisonError::into_inner).told(now)
+        self.fights.lock().told(now)
     }
 
     /// The team: whoever owns the controller's namespace.
@@ -257,7 +258,7 @@ impl Client {
         }
     }
 
-    fn fights(&self) -> std::sync::MutexGuard<'_, Fights> {
-        self.0.account.fights.lock().unwrap_or_else(PoisonError::into_inner)
+    fn fights(&self) -> parking_lot::MutexGuard<'_, Fights> {
+        self.0.account.fights.lock()
     }
 }

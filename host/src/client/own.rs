@@ -2,10 +2,7 @@
 //!
 //! Invariant, on a real server: `a_run_sees_what_the_one_before_it_wrote`.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures::FutureExt;
 use http::Method;
@@ -34,7 +31,7 @@ impl Client {
             return;
         }
         self.0.account.own.send_modify(|own| own.sent(kind, key));
-        let mut wrote = self.0.wrote.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wrote = self.0.wrote.lock();
         let this = (kind.clone(), key.clone());
         if !wrote.contains(&this) {
             wrote.push(this);
@@ -102,14 +99,14 @@ impl Client {
 
     /// Whether something that this run wrote is not in the cache yet.
     pub fn has_unseen(&self) -> bool {
-        let wrote = self.0.wrote.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrote = self.0.wrote.lock();
         wrote.iter().any(|(kind, key)| !self.is_visible(kind, key))
     }
 
     /// Waits until everything that this run wrote is in the cache, or the time is over: then it is read live.
     pub async fn seen(&self) {
         let until = Instant::now() + RUN_WAITS;
-        let wrote = self.0.wrote.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let wrote = self.0.wrote.lock().clone();
         let started = Instant::now();
         for (kind, key) in wrote {
             if tokio::time::timeout_at(until, self.visible(&kind, &key)).await.is_err() {

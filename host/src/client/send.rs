@@ -2,11 +2,7 @@
 //!
 //! Invariant: `only_one_timeout_goes_out`.
 
-use std::{
-    collections::HashMap,
-    sync::{PoisonError, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use http::Method;
 use tokio::time::{Instant, sleep};
@@ -255,8 +251,8 @@ impl Client {
         obstacles.held = obstacles.held.max(until);
     }
 
-    fn flow(&self) -> std::sync::MutexGuard<'_, flow::Flow> {
-        self.0.account.flow.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flow(&self) -> parking_lot::MutexGuard<'_, flow::Flow> {
+        self.0.account.flow.lock()
     }
 
     /// Remembers a right that the account turned out to lack.
@@ -302,8 +298,8 @@ impl Client {
         obstacles.budget = obstacles.budget.max(until);
     }
 
-    fn obstacles(&self) -> std::sync::MutexGuard<'_, Obstacles> {
-        self.0.obstacles.lock().unwrap_or_else(PoisonError::into_inner)
+    fn obstacles(&self) -> parking_lot::MutexGuard<'_, Obstacles> {
+        self.0.obstacles.lock()
     }
 }
 

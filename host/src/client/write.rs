@@ -2,7 +2,7 @@
 //!
 //! Invariant, on a real server: `f11_two_controllers_that_fight_are_told_and_slowed`.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Value, json};
@@ -268,8 +268,8 @@ impl Client {
         self.applied().is_no_op(at, uid, body, cached)
     }
 
-    fn applied(&self) -> std::sync::MutexGuard<'_, super::Applied> {
-        self.0.account.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    fn applied(&self) -> parking_lot::MutexGuard<'_, super::Applied> {
+        self.0.account.applied.lock()
     }
 }
 

@@ -447,9 +447,7 @@ mod tests {
         for seed in 1..=200_u64 {
             let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
             let mut below = move |bound: u64| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                random = fastrand::Rng::with_seed(random).u64(..);
                 random % bound
             };
             let (mut health, mut now) = health();

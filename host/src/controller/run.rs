@@ -7,11 +7,9 @@ mod accepted;
 mod condition;
 pub(crate) mod told;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::watch;
 
@@ -383,11 +381,11 @@ impl Start {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.shared.accepted.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.accepted.lock()
     }
 
     fn strays(&self) -> MutexGuard<'_, Strays> {
-        self.shared.strays.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.strays.lock()
     }
 }
 

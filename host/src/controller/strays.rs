@@ -13,7 +13,9 @@ use http::Method;
 use crate::{
     access::view::View,
     apiserver::{ApiServer, Call, Error, Identity, Resource, query},
+    client::Account,
     model::object::ObjectKey,
+    queue::{BACKGROUND, Urgency, shared::Inbox},
     watch::{Entry, envelope, intern::Interner},
 };
 
@@ -58,11 +60,7 @@ pub fn are_possible(view: &View) -> bool {
 }
 
 /// Finds the objects that carry the finalizer and are not among those that `view` selects, with the account's rights.
-pub async fn find(
-    api: &ApiServer,
-    account: &Identity,
-    view: &View,
-) -> Result<Vec<ObjectKey>, Error> {
+async fn find(api: &ApiServer, account: &Identity, view: &View) -> Result<Vec<ObjectKey>, Error> {
     let manifest = view.manifest();
     let Some(finalizer) = manifest.finalizer.as_ref().filter(|_| are_possible(view)) else {
         return Ok(vec![]);
@@ -75,6 +73,21 @@ pub async fn find(
         strays.extend(carriers.into_iter().filter(|key| view.primary(key).is_none()));
     }
     Ok(strays)
+}
+
+/// Looks for objects that left while nobody saw it, and has the controller look at each; whether it went well.
+pub(super) async fn search(account: &Account, view: &View, inbox: &Inbox) -> bool {
+    match find(&account.api, &account.identity, view).await {
+        Ok(strays) => {
+            inbox.add_all(strays, Urgency::news(BACKGROUND));
+            true
+        }
+        Err(error) => {
+            let error = crate::causes::all(&error);
+            tracing::debug!(controller = account.controller, error, "cannot look for strays");
+            false
+        }
+    }
 }
 
 /// The objects of a kind that carry `finalizer`, whatever selects them.

@@ -11,14 +11,11 @@ mod lanes;
 mod lru;
 mod series;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::Method;
 use k8s_openapi::jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::{
     sync::{Semaphore, mpsc},
@@ -122,7 +119,7 @@ struct Waiting(Arc<Mutex<Lanes<(Event, Timestamp)>>>);
 
 impl Waiting {
     fn lanes(&self) -> MutexGuard<'_, Lanes<(Event, Timestamp)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

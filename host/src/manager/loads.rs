@@ -341,9 +341,7 @@ mod tests {
             let mut newest: BTreeMap<String, u64> = BTreeMap::new();
             let mut flying: Vec<(u64, String)> = vec![];
             for _ in 0..200 {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                random = fastrand::Rng::with_seed(random).u64(..);
                 let name = format!("v{}", random / 8 % 3);
                 match random % 5 {
                     0 | 1 => loads.begin(&name, question("64Mi"), 0, |ticket| {

@@ -22,10 +22,11 @@ mod unfit;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
     task::{Id, JoinSet},
@@ -278,7 +279,7 @@ impl Manager {
         let needed = garbage::named(&self.estate.controllers, &self.estate.revisions);
         let (collector, host) = (self.collector.clone(), self.estate.staging.clone());
         self.collecting.spawn_blocking(move || {
-            let mut collector = collector.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut collector = collector.lock();
             let files = (&host.modules, &host.sandbox);
             if let Err(error) = collector.look(files, &needed, crate::clock::now()) {
                 tracing::warn!(

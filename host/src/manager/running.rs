@@ -1,7 +1,8 @@
 //! A running controller: its identity, its loop, and the settings that act at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{Instrument, trace_span};
 
@@ -141,13 +142,7 @@ impl Running {
         let changed = self.limits != *limits;
         let rate = |limits: &LimitsSpec| (limits.writes_per_minute, limits.deletes_per_hour);
         if rate(&self.limits) != rate(limits) {
-            let mut old = self
-                .controller
-                .shared
-                .account
-                .budget
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut old = self.controller.shared.account.budget.lock();
             *old = budget(limits);
         }
         self.limits = limits.clone();

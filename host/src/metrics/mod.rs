@@ -11,10 +11,11 @@ mod watches;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
@@ -177,20 +178,20 @@ impl Metrics {
     /// The page in the text format of `OpenMetrics`. Asking for it may read files.
     pub fn page(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        let registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.0.registry.lock();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
     }
 
     /// Adds the process's memory mappings: `count` is asked at every scrape how many there are and may be.
     pub fn mappings(&self, count: impl Fn() -> Option<(usize, usize)> + Send + Sync + 'static) {
-        let mut registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.0.registry.lock();
         registry.register_collector(Box::new(Mappings(Box::new(count))));
     }
 
     /// Adds the open watches, for which `ask` is asked at every scrape.
     pub fn watches(&self, ask: impl Fn() -> Vec<WatchStats> + Send + Sync + 'static) {
-        let mut registry = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.0.registry.lock();
         registry.register_collector(Box::new(Watches(Box::new(ask))));
     }
 
@@ -216,7 +217,7 @@ impl Metrics {
         let one = vec![("controller", controller.to_owned())];
         let two = queue_labels(controller);
         let queues = &self.0.queues.0;
-        queues.lock().unwrap_or_else(PoisonError::into_inner).insert(controller.to_owned(), queue);
+        queues.lock().insert(controller.to_owned(), queue);
         // As controller-runtime does: a counter that is 0 can be alerted on, one that is absent cannot.
         for result in ["success", "error", "requeue", "requeue_after"] {
             let mut labels = one.clone();
@@ -533,7 +534,7 @@ impl fmt::Debug for Queues {
 
 impl Collector for Queues {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.0.lock();
         queues.retain(|_, queue| queue.strong_count() > 0);
         let stats: Vec<_> = queues
             .iter()

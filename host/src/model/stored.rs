@@ -199,9 +199,7 @@ mod tests {
 
     /// A value of the field, mostly one that is at or beyond a limit, or of another type.
     fn odd(random: &mut u64) -> String {
-        *random ^= *random << 13;
-        *random ^= *random >> 7;
-        *random ^= *random << 17;
+        *random = fastrand::Rng::with_seed(*random).u64(..);
         let number = *random / 16;
         match *random % 14 {
             0 => "null".to_owned(),

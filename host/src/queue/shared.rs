@@ -3,10 +3,11 @@
 //! Inserting never blocks and never waits: the queue is a set, bounded by the number of keys.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::{
@@ -94,7 +95,7 @@ impl Inbox {
     }
 
     fn works_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.works_since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.works_since.lock()
     }
 
     /// Ends a run.
@@ -123,7 +124,7 @@ impl Inbox {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue<ObjectKey>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 }
 

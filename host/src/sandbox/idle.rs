@@ -9,12 +9,13 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::mm::Advice;
 use tokio::{
     runtime::Handle,
@@ -69,7 +70,7 @@ impl Idle {
 
     /// Lists a program, which counts as used now.
     pub(super) fn add(&self, code: &Arc<Code>) {
-        let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.list.lock();
         list.add(code, Instant::now());
     }
 }
@@ -80,7 +81,7 @@ async fn look_for_ever(list: Arc<Mutex<List<ReconcilerPre<State>>>>, period: Dur
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let now = looks.tick().await;
-        let look = list.lock().unwrap_or_else(PoisonError::into_inner).look(now);
+        let look = list.lock().look(now);
         if look.idle.is_empty() && !look.trim {
             continue;
         }

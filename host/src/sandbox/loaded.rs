@@ -5,9 +5,10 @@
 use std::{
     collections::HashMap,
     future::Future,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{Error, idle::Code};
@@ -37,12 +38,12 @@ impl Loaded {
             return Ok(Some(code));
         }
         let Some(code) = make.await? else { return Ok(None) };
-        *slot.code.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&code);
+        *slot.code.lock() = Arc::downgrade(&code);
         Ok(Some(code))
     }
 
     fn slot(&self, name: &str) -> Arc<Slot> {
-        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.0.lock();
         slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.held().is_some());
         let empty = || Arc::new(Slot { maker: Semaphore::new(1), code: Mutex::default() });
         slots.entry(name.to_owned()).or_insert_with(empty).clone()
@@ -51,6 +52,6 @@ impl Loaded {
 
 impl Slot {
     fn held(&self) -> Option<Arc<Code>> {
-        self.code.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+        self.code.lock().upgrade()
     }
 }

@@ -7,10 +7,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Map, Value};
 use tracing::Span;
 
@@ -62,7 +63,7 @@ impl LogQuota {
     /// Whether a line of so many bytes that the host writes about a run still fits: what the guest answered is in it. One
     /// that does not is counted as dropped. What the guest logs itself takes nothing away from these.
     pub fn allows(&self, bytes: usize) -> bool {
-        let mut bucket = self.of_host.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.of_host.lock();
         let fits = bucket.take(bytes, clock::now());
         drop(bucket);
         if !fits {
@@ -72,7 +73,7 @@ impl LogQuota {
     }
 
     fn take(&self, bytes: usize) -> bool {
-        self.bucket.lock().unwrap_or_else(PoisonError::into_inner).take(bytes, clock::now())
+        self.bucket.lock().take(bytes, clock::now())
     }
 }
 
@@ -149,7 +150,7 @@ impl GuestLog {
     }
 
     fn last(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.0.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.last.lock()
     }
 
     fn emit(&self, level: Level, message: &str, fields: &Map<String, Value>) {
@@ -300,12 +301,12 @@ pub(super) mod tests {
         let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
         let to = seen.clone();
         let lines = logs::Lines::new(logs::Format::Json, move |line: &[u8]| {
-            to.lock().unwrap().extend_from_slice(line);
+            to.lock().extend_from_slice(line);
         });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
             act(&GuestLog::new(tracing::info_span!("reconcile", object = "x"), quota));
         });
-        let bytes = seen.lock().unwrap().clone();
+        let bytes = seen.lock().clone();
         let lines = String::from_utf8(bytes).unwrap();
         let lines = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         (lines, metrics.page().unwrap())

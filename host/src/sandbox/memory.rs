@@ -8,9 +8,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
 };
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What is handed out at once: a page of WebAssembly.
@@ -65,7 +66,7 @@ impl GuestMemory {
     }
 
     fn of(&self, team: &Arc<str>) -> Arc<Semaphore> {
-        let mut teams = self.teams.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut teams = self.teams.lock();
         if let Some(known) = teams.get(team).and_then(Weak::upgrade) {
             return known;
         }
@@ -119,9 +120,7 @@ pub(super) mod tests {
         let mut random = 7_u64;
         let mut held: Vec<(Share, usize)> = vec![];
         for _ in 0..10_000 {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            random = fastrand::Rng::with_seed(random).u64(..);
             let bytes = usize::try_from(random >> 40).unwrap() % (16 * MIB);
             match random % 4 {
                 0 => held.extend(
@@ -162,7 +161,7 @@ pub(super) mod tests {
         drop(loud);
         drop(quiet);
         begin(&memory, "third").unwrap();
-        assert_eq!(memory.teams.lock().unwrap().len(), 1, "teams without runs are forgotten");
+        assert_eq!(memory.teams.lock().len(), 1, "teams without runs are forgotten");
         let tight = GuestMemory::new(64 * MIB, 60 * MIB);
         assert!(begin(&tight, "a").unwrap().cover(60 * MIB).is_ok(), "one guest at the ceiling");
     }

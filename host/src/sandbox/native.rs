@@ -7,14 +7,10 @@
 //!
 //! Invariants, held by `tests/native.rs`: `a_native_guest_ends_at_its_wall`, `a_native_guest_that_panics_is_a_trap`.
 
-use std::{
-    any::Any,
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{any::Any, collections::HashMap, fmt, sync::Arc};
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::{
@@ -57,14 +53,14 @@ pub(super) struct Natives(Mutex<HashMap<Digest, Arc<dyn Native>>>);
 
 impl Natives {
     pub(super) fn get(&self, digest: &Digest) -> Option<Arc<dyn Native>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+        self.0.lock().get(digest).cloned()
     }
 }
 
 impl Sandbox {
     /// For tests: the module of this digest is `native` from now on, whatever its bytes say.
     pub fn add_native(&self, digest: Digest, native: Arc<dyn Native>) {
-        self.0.natives.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest, native);
+        self.0.natives.0.lock().insert(digest, native);
     }
 
     /// One run of a native program.

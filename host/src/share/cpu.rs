@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -18,6 +18,7 @@ use std::{
 };
 
 use crate::share::fair::{Fair, Grant, Ticket, Turn};
+use parking_lot::{Mutex, MutexGuard};
 
 /// The permits of one host; cheap to clone.
 #[derive(Clone, Debug)]
@@ -118,7 +119,7 @@ impl Cpu {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

@@ -344,9 +344,7 @@ mod tests {
             let (mut fair, mut random) = (Fair::new(3), seed);
             let (mut held, mut waiting) = (vec![], vec![]);
             for _ in 0..400 {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                random = fastrand::Rng::with_seed(random).u64(..);
                 let turn = if random & 64 == 0 { Turn::New } else { Turn::Resumed };
                 match random % 5 {
                     0 | 1 => waiting.push(fair.ask(random / 8 % 4, turn)),

@@ -151,9 +151,7 @@ mod tests {
         for seed in 1..100_u64 {
             let (mut schedule, mut held, mut random) = (Schedule::new(3), vec![], seed);
             for _ in 0..300 {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                random = fastrand::Rng::with_seed(random).u64(..);
                 match random % 3 {
                     0 => schedule.ask(random / 4 % 3, random / 16 % 5),
                     1 => held.extend(schedule.serve().map(|(team, _)| team)),

@@ -16,9 +16,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
 };
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 
 use super::{
@@ -232,11 +233,11 @@ impl Cache {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write()
     }
 }
 
@@ -552,9 +553,7 @@ mod tests {
         cache.add_index("spec.ref");
         let mut random = 7_u64;
         for version in 1..2_000 {
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
+            random = fastrand::Rng::with_seed(random).u64(..);
             let (name, value) = (format!("n{}", random % 20), (random >> 8) % 4);
             let object =
                 entry(["a", "b"][(random >> 20) as usize % 2], &name, version, &value.to_string());

@@ -24,12 +24,13 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -125,7 +126,7 @@ struct Watching {
 
 impl Watching {
     fn teams(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, usize>> {
-        self.teams.lock().unwrap_or_else(PoisonError::into_inner)
+        self.teams.lock()
     }
 }
 
@@ -240,7 +241,7 @@ impl Hub {
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<WatchKey, Watching>> {
-        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.open.lock()
     }
 }
 

@@ -508,9 +508,7 @@ impl Stream {
     }
 
     fn random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
+        self.random = fastrand::Rng::with_seed(self.random).u64(..);
         self.random
     }
 }
@@ -765,9 +763,7 @@ mod tests {
 
     impl Server {
         fn below(&mut self, bound: u64) -> u64 {
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
+            self.random = fastrand::Rng::with_seed(self.random).u64(..);
             self.random % bound
         }
 

@@ -367,9 +367,7 @@ mod tests {
         }
         fn make(random: &mut u64, depth: u32) -> Formula {
             let mut below = |bound: u64| {
-                *random ^= *random << 13;
-                *random ^= *random >> 7;
-                *random ^= *random << 17;
+                *random = fastrand::Rng::with_seed(*random).u64(..);
                 *random % bound
             };
             match if depth == 0 { 0 } else { below(4) } {

@@ -495,6 +495,31 @@ fn the_code_map_has_every_module() {
     none(&problems);
 }
 
+#[test]
+fn the_tour_names_what_is_there() {
+    let text = fs::read_to_string(root().join("docs/tour.md")).unwrap();
+    let mut problems = vec![];
+    let links = text.split("[`").skip(1).filter_map(|link| link.split_once("`](../"));
+    for (name, rest) in links {
+        let path = rest.split(')').next().unwrap_or_default();
+        let Ok(source) = fs::read_to_string(root().join(path)) else {
+            problems.push(format!("docs/tour.md: there is no {path}"));
+            continue;
+        };
+        let last = name.rsplit("::").next().unwrap_or_default();
+        let is = |what: &str| {
+            let found = source.split(&format!("{what} {last}")).nth(1);
+            found.is_some_and(|rest| {
+                !rest.starts_with(|letter: char| letter.is_alphanumeric() || letter == '_')
+            })
+        };
+        if !last.ends_with(".rs") && !["fn", "struct", "enum", "trait"].into_iter().any(is) {
+            problems.push(format!("docs/tour.md: {path} has no `{name}`"));
+        }
+    }
+    none(&problems);
+}
+
 /// A reader has this repository and nothing else: a comment says the fact, and no number of a paper.
 #[test]
 fn comments_refer_to_nothing_that_a_reader_does_not_have() {

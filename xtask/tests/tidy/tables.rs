@@ -211,6 +211,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("serde", ANYWHERE),
     ("serde_json", ANYWHERE),
     ("tokio", ANYWHERE),
+    ("parking_lot", ANYWHERE),
+    ("fastrand", &["watch/stream", "leader/lease/election"]),
     ("futures", ANYWHERE),
 ];
 

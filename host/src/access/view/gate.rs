@@ -10,7 +10,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -23,6 +23,7 @@ use crate::{
     queue::{Urgency, shared::Inbox},
     watch::{Cache, Wake, Wakes},
 };
+use parking_lot::{Mutex, MutexGuard};
 
 /// Where the wake-ups of all watches of a view come out: the controller's queue, while the view is live.
 pub struct Outlet {
@@ -163,7 +164,7 @@ impl Door {
     }
 
     fn missed(&self) -> MutexGuard<'_, Missed> {
-        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.missed.lock()
     }
 }
 
@@ -248,9 +249,7 @@ mod tests {
 
     impl Random {
         fn below(&mut self, bound: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
+            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
             (self.0 >> 11) % bound
         }
     }
@@ -347,7 +346,7 @@ mod tests {
 
         fn stage(&self) -> Window {
             let refused = self.refused.clone();
-            let may = move |right: &Right| !refused.lock().unwrap().contains(&right.resource);
+            let may = move |right: &Right| !refused.lock().contains(&right.resource);
             let outlet = Arc::new(Outlet::new(self.inbox.clone(), may));
             let gate = |number: usize| {
                 let rights = [Right::on("watch", &resource(KINDS[number]), Some("n"))];
@@ -464,7 +463,7 @@ mod tests {
                 8..=9 => {
                     let kind = usize::try_from(self.random.below(5)).unwrap();
                     let plural: Arc<str> = resource(KINDS[kind]).plural.into();
-                    let mut refused = self.refused.lock().unwrap();
+                    let mut refused = self.refused.lock();
                     if !refused.remove(&plural) {
                         refused.insert(plural);
                     }
@@ -483,14 +482,14 @@ mod tests {
         for seed in 1..400 {
             let mut world = World::new(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed));
             for _ in 0..120 {
-                let hidden = world.refused.lock().unwrap().contains("sites");
+                let hidden = world.refused.lock().contains("sites");
                 let before = hidden.then(|| world.run_all());
                 world.step();
-                if before.is_some() && world.refused.lock().unwrap().contains("sites") {
+                if before.is_some() && world.refused.lock().contains("sites") {
                     assert_eq!(world.run_all(), 0, "seed {seed}: a name has leaked");
                 }
             }
-            world.refused.lock().unwrap().clear();
+            world.refused.lock().clear();
             while world.live.is_none() {
                 world.swap();
             }

@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -34,6 +34,7 @@ use crate::{
     watch::{Cache, Entry, Subscription},
 };
 use gate::{Door, Primary};
+use parking_lot::RwLock;
 
 /// One revision's window on the cluster.
 pub struct View {
@@ -152,13 +153,13 @@ impl View {
 
     /// How `kind` is served, if the manifest names it.
     pub fn resource(&self, kind: &Kind) -> Option<Arc<Resource>> {
-        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        let resources = self.resources.read();
         resources.get(&(kind.group.clone(), kind.kind.clone())).cloned()
     }
 
     /// A kind that the manifest names turned out to be served like this.
     pub fn learn(&self, resource: Resource) {
-        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        let mut resources = self.resources.write();
         let id = (resource.kind.group.clone(), resource.kind.kind.clone());
         let Some(known) = resources.get_mut(&id).filter(|known| ***known != resource) else {
             return;
@@ -179,7 +180,7 @@ impl View {
 
     /// How the kinds of the manifest are served, by group and kind.
     pub fn resources(&self) -> BTreeMap<(String, String), Resource> {
-        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        let resources = self.resources.read();
         resources.iter().map(|(kind, resource)| (kind.clone(), Resource::clone(resource))).collect()
     }
 

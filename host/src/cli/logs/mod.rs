@@ -144,19 +144,20 @@ impl Visit for Recorder<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use serde_json::{Value, json};
+
+    use parking_lot::Mutex;
 
     use super::*;
 
     fn lines(format: Format, act: impl FnOnce()) -> Vec<String> {
         let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
         let to = seen.clone();
-        let lines =
-            Lines::new(format, move |line: &[u8]| to.lock().unwrap().extend_from_slice(line));
+        let lines = Lines::new(format, move |line: &[u8]| to.lock().extend_from_slice(line));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), act);
-        let text = String::from_utf8(seen.lock().unwrap().clone()).unwrap();
+        let text = String::from_utf8(seen.lock().clone()).unwrap();
         text.lines().map(str::to_owned).collect()
     }
 

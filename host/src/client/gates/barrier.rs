@@ -339,9 +339,7 @@ mod tests {
         for seed in 1..=400_u64 {
             let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
             let mut next = |below: u64| {
-                random ^= random << 13;
-                random ^= random >> 7;
-                random ^= random << 17;
+                random = fastrand::Rng::with_seed(random).u64(..);
                 random % below
             };
             let mut barrier = Barrier::default();

@@ -227,9 +227,7 @@ impl Election {
         if self.leading.is_some() {
             return self.profile.retry;
         }
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
+        self.random = fastrand::Rng::with_seed(self.random).u64(..);
         let share = u32::try_from(self.random % 1_000).unwrap_or(0);
         self.profile.retry.mul_f64(1.0 + JITTER * f64::from(share) / 1_000.0)
     }
@@ -284,9 +282,7 @@ mod tests {
 
     impl Random {
         fn below(&mut self, bound: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
+            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
             self.0 % bound
         }
     }
