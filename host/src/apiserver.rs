@@ -175,11 +175,6 @@ impl Error {
         if let Self::Refused(status) = self { Some(status.code) } else { None }
     }
 
-    /// Whether the server surely did not execute the request.
-    pub fn surely_not_executed(&self) -> bool {
-        matches!(self, Self::Request(_)) || self.code() == Some(429)
-    }
-
     /// How long the server asks to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         let Self::Refused(status) = self else { return None };

@@ -32,7 +32,7 @@ use crate::{
     fail,
     leader::fence::{Claim, Fence, Gate},
     model::object::ObjectKey,
-    queue::{Outcome, shared::Inbox},
+    queue::{Outcome, shared::SharedQueue},
     sandbox::RunLimits,
     share::places::{Guest, Place, Places},
 };
@@ -68,7 +68,7 @@ pub struct Controller {
     stop: watch::Sender<bool>,
     trouble: watch::Receiver<Trouble>,
     /// The queue, which watches insert into.
-    pub inbox: Arc<Inbox>,
+    pub inbox: Arc<SharedQueue>,
     /// What its runs share.
     pub shared: Arc<Shared>,
     ended: watch::Receiver<bool>,
@@ -80,7 +80,7 @@ pub struct Parts {
     /// What its runs share.
     pub shared: Arc<Shared>,
     /// Its queue.
-    pub inbox: Arc<Inbox>,
+    pub inbox: Arc<SharedQueue>,
     /// Where it gets places for its runs.
     pub places: Places,
     /// Its claim; `None`: another replica's.
@@ -246,7 +246,7 @@ impl Loop {
                 Ok(()) = self.rollout.changed() => self.replace(),
                 Ok(()) = self.parts.claim.changed() => self.take_claim(),
                 () = news(&self.parts.inbox, &mut self.settings, &mut self.reachable, &mut self.stop) => (),
-                _ = housekeeping.tick() => self.keep_house(),
+                _ = housekeeping.tick() => self.tick(),
             }
         }
         self.drain().await;
@@ -455,7 +455,7 @@ impl Loop {
         }
     }
 
-    fn keep_house(&mut self) {
+    fn tick(&mut self) {
         let Some(active) = &self.swap.current().active else { return };
         active.view.deliver_missed();
         if Instant::now() >= self.resync_at {
@@ -515,7 +515,7 @@ impl Loop {
 
 /// Returns when it is to be looked again whether a run may start, or whether the loop is to end.
 async fn news(
-    inbox: &Inbox,
+    inbox: &SharedQueue,
     settings: &mut watch::Receiver<Settings>,
     reachable: &mut watch::Receiver<bool>,
     stop: &mut watch::Receiver<bool>,

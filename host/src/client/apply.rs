@@ -99,7 +99,7 @@ impl Client {
             let force = ownership != Ownership::Standard || is_child;
             let bound = object.bound_to(uid, version);
             let intent = Intent::new(Verb::Apply, (kind, key), self.apply_call(path, force, bound));
-            // One call of the guest is one bout at most.
+            // One call of the guest is one revert at most.
             let side = (looks == 1).then_some(Side::Object);
             let is_probe = version.is_some();
             let answer = self.write(Intent { side, is_probe, ..intent }).await;

@@ -25,7 +25,7 @@ pub(super) struct Intent {
     pub(super) kind: Kind,
     /// Without a name if the server is to choose it.
     pub(super) key: ObjectKey,
-    /// Which side of the object others may fight over; `None`: this write is no bout.
+    /// Which side of the object others may fight over; `None`: this write is no revert.
     pub(super) side: Option<Side>,
     /// The uid that it deletes.
     pub(super) deletes: Option<String>,

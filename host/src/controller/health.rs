@@ -27,7 +27,7 @@ use crate::text;
 const TOLD_AFTER: u32 = 3;
 /// How often it is told again on the object: its Events live for an hour.
 const TOLD_AGAIN: Duration = Duration::from_secs(600);
-/// Breakdowns in a row that make an object a sign of an illness.
+/// Breakdowns in a row that make an object a sign of a breakdown.
 const IN_A_ROW: u32 = 5;
 /// A revision is ill with one in so many of all objects,
 const SHARE: usize = 4;
@@ -70,7 +70,7 @@ pub struct Health<K> {
     /// Whether more objects failed than are remembered.
     is_full: bool,
     failing: Option<Said<K>>,
-    illness: Option<Said<K>>,
+    breakdown: Option<Said<K>>,
 }
 
 /// Objects that fail.
@@ -114,7 +114,7 @@ impl<K> Default for Health<K> {
             has_answered: false,
             is_full: false,
             failing: None,
-            illness: None,
+            breakdown: None,
         }
     }
 }
@@ -185,7 +185,7 @@ impl<K: Clone + Eq + Ord + Hash + Display> Health<K> {
     }
 
     /// What is wrong with the revision, which has `total` objects; `None`: it is well.
-    pub fn illness(&mut self, total: usize, now: Instant) -> Option<&str> {
+    pub fn breakdown(&mut self, total: usize, now: Instant) -> Option<&str> {
         let is_sign = |record: &Record| record.breakdowns >= IN_A_ROW && record.existed;
         let broken = self.objects.values().filter(|record| is_sign(record)).count();
         let many = broken >= (total / SHARE).clamp(FEW, MANY);
@@ -199,8 +199,8 @@ impl<K: Clone + Eq + Ord + Hash + Display> Health<K> {
                 "{broken} of {total} objects broke down in {IN_A_ROW} runs in a row, one of them like this: object {said}: {how}"
             ),
         };
-        follow(&mut self.illness, &self.objects, (broken, now), is_sign, worded);
-        self.illness.as_ref().map(|said| &*said.message)
+        follow(&mut self.breakdown, &self.objects, (broken, now), is_sign, worded);
+        self.breakdown.as_ref().map(|said| &*said.message)
     }
 
     fn went_well(&mut self, key: &K, now: Instant) {
@@ -320,14 +320,14 @@ mod tests {
         }
         let later = now + SECOND * 1_000;
         for total in [1, 2, 3, 10, 1_000] {
-            assert_eq!(health.illness(total, later), None, "of {total}");
+            assert_eq!(health.breakdown(total, later), None, "of {total}");
         }
         assert_eq!(health.failing(later).unwrap().objects, 1);
         assert!(health.said(later).contains("bad") && health.said(later).contains("a trap"));
         // Two of many are no sign either.
         health.run("worse", &broke("a trap"), 9, later);
-        assert_eq!(health.illness(10, later), None);
-        assert!(health.illness(2, later).is_some(), "but all of them are");
+        assert_eq!(health.breakdown(10, later), None);
+        assert!(health.breakdown(2, later).is_some(), "but all of them are");
     }
 
     #[test]
@@ -336,12 +336,12 @@ mod tests {
             let (mut health, now) = health();
             health.run("well", &Ended::Well, 1, now);
             for number in 0..enough {
-                assert_eq!(health.illness(total, now), None, "{number} of {total}");
+                assert_eq!(health.breakdown(total, now), None, "{number} of {total}");
                 health.run(&format!("o{number}"), &broke("a trap"), IN_A_ROW - 1, now);
-                assert_eq!(health.illness(total, now), None, "four in a row are none");
+                assert_eq!(health.breakdown(total, now), None, "four in a row are none");
                 health.run(&format!("o{number}"), &broke("a trap"), 1, now);
             }
-            let said = health.illness(total, now).unwrap();
+            let said = health.breakdown(total, now).unwrap();
             assert!(said.contains(&format!("{enough} of {total} objects")), "{said}");
         }
         // What a guest answers is no breakdown, however often.
@@ -349,7 +349,7 @@ mod tests {
         for number in 0..9 {
             health.run(&format!("o{number}"), &failed("no"), 9, now);
         }
-        assert_eq!(health.illness(9, now), None);
+        assert_eq!(health.breakdown(9, now), None);
         assert_eq!(health.failing(now).unwrap().objects, 9);
     }
 
@@ -357,11 +357,11 @@ mod tests {
     fn a_revision_that_has_never_answered_is_ill_with_its_only_object() {
         let (mut health, now) = health();
         health.run("only", &broke("a trap"), 4, now);
-        assert_eq!(health.illness(1, now), None);
+        assert_eq!(health.breakdown(1, now), None);
         health.run("only", &broke("a trap"), 1, now);
-        let said = health.illness(1, now).unwrap();
+        let said = health.breakdown(1, now).unwrap();
         assert!(said.starts_with("5 runs in a row") && said.contains("object only: a trap"));
-        assert_eq!(health.illness(2, now), None, "the other one has not been tried");
+        assert_eq!(health.breakdown(2, now), None, "the other one has not been tried");
     }
 
     #[test]
@@ -371,20 +371,20 @@ mod tests {
             health.run(name, &broke(&format!("trap of {name}")), 5, now);
         }
         let named = |said: &str| said.split("object ").nth(1).unwrap()[..1].to_owned();
-        let first = named(health.illness(4, now).unwrap());
+        let first = named(health.breakdown(4, now).unwrap());
         assert!(health.said(now).contains(&format!("trap of {first}")));
         // It is deleted: at the next look another one is named.
         health.forget(|key| *key != first, now + SECOND);
-        let second = named(health.illness(4, now + SECOND).unwrap());
+        let second = named(health.breakdown(4, now + SECOND).unwrap());
         assert_ne!(first, second);
         assert!(!health.said(now + SECOND).contains(&format!("trap of {first}")));
         // It fails in another way: told, but not at once.
         health.run(&second, &broke("memory"), 5, now + SECOND * 2);
-        assert!(health.illness(4, now + SECOND * 2).unwrap().contains("trap of"));
-        assert!(health.illness(4, now + SECOND * 62).unwrap().contains("memory"));
+        assert!(health.breakdown(4, now + SECOND * 2).unwrap().contains("trap of"));
+        assert!(health.breakdown(4, now + SECOND * 62).unwrap().contains("memory"));
         // All are deleted.
         health.forget(|_| false, now + SECOND * 63);
-        assert_eq!(health.illness(4, now + SECOND * 63), None);
+        assert_eq!(health.breakdown(4, now + SECOND * 63), None);
         assert_eq!(health.failing(now + SECOND * 63), None);
     }
 
@@ -434,7 +434,7 @@ mod tests {
         }
         assert_eq!(health.objects.len(), REMEMBERED);
         assert!(health.said(now).contains("at least 500 objects"), "{}", health.said(now));
-        assert!(health.illness(50_000, now).is_some());
+        assert!(health.breakdown(50_000, now).is_some());
         // The objects that are gone leave room.
         health.forget(|_| false, now);
         assert_eq!(health.failing(now), None);
@@ -485,9 +485,9 @@ mod tests {
                 assert_eq!(told.is_some(), !failing.is_empty(), "seed {seed}");
                 let names = |said: &str| failing.iter().any(|key| said.contains(&***key));
                 assert!(told.is_none_or(|told| names(&told.message)), "seed {seed}");
-                let illness = health.illness(8, now);
-                assert_eq!(illness.is_some(), ill >= FEW, "seed {seed}: {ill}");
-                assert!(illness.is_none_or(names), "seed {seed}");
+                let breakdown = health.breakdown(8, now);
+                assert_eq!(breakdown.is_some(), ill >= FEW, "seed {seed}: {ill}");
+                assert!(breakdown.is_none_or(names), "seed {seed}");
             }
         }
     }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use crate::{
-    access::view::{Blind, View},
+    access::view::{View, WatchFailure},
     controller::{
         health::{Failing, Health},
         run::End,
@@ -35,19 +35,19 @@ pub struct Trouble {
     /// What the code writes and the cluster's schema does not have.
     pub outdated: Option<String>,
     /// How the live revision keeps breaking down.
-    pub illness: Option<String>,
+    pub breakdown: Option<String>,
     /// Objects whose runs keep failing.
     pub failing: Option<Failing>,
     /// An object that another writer keeps changing back, and what to do about it.
     pub fight: Option<String>,
     /// A kind that cannot be watched at present, and why.
-    pub blind: Option<Blind>,
+    pub blind: Option<WatchFailure>,
 }
 
 /// A watch that fails, and at how many looks it was seen like that and, since, like another.
 #[derive(Debug)]
 struct Dark {
-    blind: Blind,
+    blind: WatchFailure,
     times: u32,
     well: u32,
 }
@@ -115,17 +115,18 @@ impl Report {
     ) -> Trouble {
         let blind = self.blind.as_ref().filter(|dark| dark.is_told());
         let objects = view.map_or(0, objects);
-        let (mut outdated, mut illness, mut failing) = (None, None, None);
+        let (mut outdated, mut breakdown, mut failing) = (None, None, None);
         for work in self.of.values_mut() {
             outdated = outdated.or_else(|| work.outdated.values().next().cloned());
-            illness = illness.or_else(|| work.health.illness(objects, now).map(str::to_owned));
+            breakdown =
+                breakdown.or_else(|| work.health.breakdown(objects, now).map(str::to_owned));
             failing = failing.or_else(|| work.health.failing(now));
         }
         Trouble {
             forbidden: self.lost.clone().or_else(|| self.refused.values().next().cloned()),
             may_not_reconcile: view.is_some_and(View::may_not_reconcile),
             outdated,
-            illness,
+            breakdown,
             failing,
             fight,
             blind: blind.map(|dark| dark.blind.clone()),
@@ -140,7 +141,7 @@ impl Dark {
 }
 
 /// What is known of a watch that fails, after one more look.
-fn seen(known: Option<Dark>, now: Option<Blind>) -> Option<Dark> {
+fn seen(known: Option<Dark>, now: Option<WatchFailure>) -> Option<Dark> {
     match (known, now) {
         // Each way of asking fails with words of its own: the first ones stay.
         (Some(dark), Some(now)) if dark.blind.kind == now.kind => {
@@ -190,8 +191,12 @@ mod tests {
     #[test]
     fn a_watch_that_is_opened_and_cut_off_again_is_told() {
         let kind = crate::model::kind::Kind::new("v1", "Pod");
-        let blind =
-            |code, may_pass| Blind { kind: kind.clone(), code, message: String::new(), may_pass };
+        let blind = |code, may_pass| WatchFailure {
+            kind: kind.clone(),
+            code,
+            message: String::new(),
+            may_pass,
+        };
         let dark = |code| Some(blind(code, false));
         let is_told = |known: &Option<Dark>| known.as_ref().is_some_and(Dark::is_told);
         let mut known = None;

@@ -31,7 +31,7 @@ pub enum Stage {
 
 /// What the team wants and what was live so far.
 #[derive(Clone, Debug, Default)]
-pub struct Intent<'a> {
+pub struct Wanted<'a> {
     /// `spec.rollout.strategy`.
     pub strategy: Strategy,
     /// `spec.rollout.active`; `None` if empty.
@@ -73,7 +73,7 @@ pub enum Problem {
 }
 
 /// Decides, given where each revision stands.
-pub fn decide(intent: &Intent<'_>, stage: impl Fn(&str) -> Stage) -> Decision {
+pub fn decide(intent: &Wanted<'_>, stage: impl Fn(&str) -> Stage) -> Decision {
     let rejected = |name: &str| intent.rejected.iter().any(|other| other == name);
     let may_start = |name: &str| stage(name) == Stage::Ready && !rejected(name);
     let (target, problem) = match intent.named {
@@ -100,7 +100,7 @@ pub fn decide(intent: &Intent<'_>, stage: impl Fn(&str) -> Stage) -> Decision {
 }
 
 fn unnamed<'a>(
-    intent: &Intent<'a>,
+    intent: &Wanted<'a>,
     rejected: impl Fn(&str) -> bool,
     may_start: impl Fn(&str) -> bool,
 ) -> (Option<&'a str>, Option<Problem>) {
@@ -150,8 +150,8 @@ mod tests {
 
     use super::*;
 
-    fn intent<'a>(desired: &'a str, active: Option<&'a str>) -> Intent<'a> {
-        Intent { desired, active, ..Intent::default() }
+    fn intent<'a>(desired: &'a str, active: Option<&'a str>) -> Wanted<'a> {
+        Wanted { desired, active, ..Wanted::default() }
     }
 
     fn ready(_: &str) -> Stage {
@@ -167,7 +167,7 @@ mod tests {
             (second.active.as_deref(), second.candidate.as_deref()),
             (Some("v1"), Some("v2"))
         );
-        let immediate = Intent { strategy: Strategy::Immediate, ..intent("v2", Some("v1")) };
+        let immediate = Wanted { strategy: Strategy::Immediate, ..intent("v2", Some("v1")) };
         let third = decide(&immediate, ready);
         assert_eq!((third.active.as_deref(), third.previous.as_deref()), (Some("v2"), Some("v1")));
     }
@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn the_named_revision_wins_over_every_strategy() {
         for strategy in [Strategy::BlueGreen, Strategy::Immediate] {
-            let intent = Intent { strategy, named: Some("v1"), ..intent("v2", Some("v1")) };
+            let intent = Wanted { strategy, named: Some("v1"), ..intent("v2", Some("v1")) };
             let decision = decide(&intent, ready);
             assert_eq!(decision.active.as_deref(), Some("v1"));
             assert_eq!(decision.candidate.as_deref(), Some("v2"));
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_keeps_what_runs() {
-        let intent = Intent { named: Some("v9"), ..intent("v1", Some("v1")) };
+        let intent = Wanted { named: Some("v9"), ..intent("v1", Some("v1")) };
         let decision =
             decide(&intent, |name| if name == "v9" { Stage::Unknown } else { Stage::Ready });
         assert_eq!(decision.active.as_deref(), Some("v1"));
@@ -193,14 +193,14 @@ mod tests {
 
     #[test]
     fn promote_then_rollback_is_the_identity() {
-        let promote = Intent { named: Some("v2"), ..intent("v2", Some("v1")) };
+        let promote = Wanted { named: Some("v2"), ..intent("v2", Some("v1")) };
         let promoted = decide(&promote, ready);
         assert_eq!(
             (promoted.active.as_deref(), promoted.previous.as_deref()),
             (Some("v2"), Some("v1"))
         );
         let rejected = ["v2".to_owned()];
-        let rollback = Intent {
+        let rollback = Wanted {
             named: Some("v1"),
             rejected: &rejected,
             previous: Some("v1"),
@@ -213,9 +213,9 @@ mod tests {
     #[test]
     fn rejecting_the_live_revision_alone_goes_back_to_the_previous_one() {
         let rejected = ["v2".to_owned()];
-        let back = Intent { rejected: &rejected, previous: Some("v1"), ..intent("v2", Some("v2")) };
+        let back = Wanted { rejected: &rejected, previous: Some("v1"), ..intent("v2", Some("v2")) };
         assert_eq!(decide(&back, ready).active.as_deref(), Some("v1"));
-        let nowhere = Intent { previous: None, ..back };
+        let nowhere = Wanted { previous: None, ..back };
         let decision = decide(&nowhere, ready);
         assert_eq!(decision.active.as_deref(), Some("v2"));
         assert_eq!(decision.problem, Some(Problem::NothingElse("v2".into())));
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn deciding_twice_changes_nothing() {
         walk(|_, after, intent, stages| {
-            let again = Intent {
+            let again = Wanted {
                 active: after.active.as_deref(),
                 previous: after.previous.as_deref(),
                 ..intent.clone()
@@ -249,7 +249,7 @@ mod tests {
         });
     }
 
-    fn walk(check: impl Fn(&Decision, &Decision, &Intent<'_>, &HashMap<&str, Stage>)) {
+    fn walk(check: impl Fn(&Decision, &Decision, &Wanted<'_>, &HashMap<&str, Stage>)) {
         const NAMES: [&str; 5] = ["v1", "v2", "v3", "v4", "v5"];
         for seed in 1..=400_u64 {
             let mut random = Random(seed);
@@ -268,7 +268,7 @@ mod tests {
                     .filter(|other| random.below(4) == 0 && named != Some(**other))
                     .map(|name| (*name).to_owned())
                     .collect();
-                let intent = Intent {
+                let intent = Wanted {
                     strategy: [Strategy::BlueGreen, Strategy::Immediate][random.below(2)],
                     named,
                     rejected: &rejected,

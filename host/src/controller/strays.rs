@@ -15,7 +15,7 @@ use crate::{
     apiserver::{ApiServer, Call, Error, Identity, Resource, query},
     client::Account,
     model::object::ObjectKey,
-    queue::{BACKGROUND, Urgency, shared::Inbox},
+    queue::{BACKGROUND, Urgency, shared::SharedQueue},
     watch::{Entry, envelope, intern::Interner},
 };
 
@@ -76,7 +76,7 @@ async fn find(api: &ApiServer, account: &Identity, view: &View) -> Result<Vec<Ob
 }
 
 /// Looks for objects that left while nobody saw it, and has the controller look at each; whether it went well.
-pub(super) async fn search(account: &Account, view: &View, inbox: &Inbox) -> bool {
+pub(super) async fn search(account: &Account, view: &View, inbox: &SharedQueue) -> bool {
     match find(&account.api, &account.identity, view).await {
         Ok(strays) => {
             inbox.add_all(strays, Urgency::news(BACKGROUND));

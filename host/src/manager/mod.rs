@@ -50,7 +50,7 @@ use crate::{
         selector,
     },
     modules::Modules,
-    queue::{CHANGE, Outcome, Urgency, shared::Inbox},
+    queue::{CHANGE, Outcome, Urgency, shared::SharedQueue},
     sandbox::Sandbox,
     share::places::Places,
     watch::{Cache, Entry, Hub, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey},
@@ -105,7 +105,7 @@ pub struct Needs {
 #[derive(Debug)]
 pub struct Manager {
     estate: Estate,
-    bell: Arc<Bell>,
+    own_wakes: Arc<OwnWakes>,
     watches: [Subscription; 3],
     /// What the host holds, and what keepers may act on: the same, once the host's own caches are fresh.
     claim: watch::Receiver<Option<Claim>>,
@@ -125,12 +125,12 @@ pub struct Manager {
 
 /// Takes the wake-ups of the host's own watches.
 #[derive(Debug, Default)]
-struct Bell {
-    inbox: Inbox,
+struct OwnWakes {
+    inbox: SharedQueue,
     controllers: OnceLock<Arc<Cache>>,
 }
 
-impl Wakes for Bell {
+impl Wakes for OwnWakes {
     fn wake(&self, wake: Wake, urgency: Urgency) {
         match wake {
             Wake::One(key) => self.inbox.add(&key, urgency),
@@ -150,7 +150,7 @@ impl Manager {
     /// Opens the host's own watches; the receiver is true once they are synced.
     #[expect(clippy::too_many_lines, reason = "every part is handed on by its name")]
     pub fn new(needs: Needs) -> Result<(Self, watch::Receiver<bool>), selector::Error> {
-        let bell = Arc::new(Bell::default());
+        let own_wakes = Arc::new(OwnWakes::default());
         let open = |resource: Resource, watch: Watch, index: Option<&str>| {
             let key = WatchKey {
                 resource,
@@ -162,12 +162,12 @@ impl Manager {
             };
             let trigger = Trigger::new(&watch, &objects::controllers())?;
             let indexes = index.into_iter().map(str::to_owned).collect();
-            Ok(needs.hub.subscribe(&key, Subscriber { trigger, wakes: bell.clone(), indexes }))
+            Ok(needs.hub.subscribe(&key, Subscriber { trigger, wakes: own_wakes.clone(), indexes }))
         };
         let watch = own_watch("WasmController");
         let mine = Watch { label_selector: needs.controllers.clone(), ..watch };
         let controllers = open(objects::controllers(), mine, Some(ACCOUNT))?;
-        let _ = bell.controllers.set(controllers.cache().clone());
+        let _ = own_wakes.controllers.set(controllers.cache().clone());
         let revision = Watch { mapping: Mapping::Controller, ..own_watch("WasmRevision") };
         let revisions = open(objects::revisions(), revision, None)?;
         let (resource, watch) = service_accounts();
@@ -201,7 +201,7 @@ impl Manager {
         let (ready, is_ready) = watch::channel(false);
         let manager = Self {
             estate,
-            bell,
+            own_wakes,
             watches: [controllers, revisions, accounts],
             claim: needs.claim,
             confirmed,
@@ -235,7 +235,7 @@ impl Manager {
         collects.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(ORPHANS_EVERY);
         while !*stop.borrow() {
-            let due = self.bell.inbox.next_due();
+            let due = self.own_wakes.inbox.next_due();
             let unconfirmed = self.unconfirmed();
             tokio::select! {
                 Ok(()) = self.claim.changed() => {
@@ -245,9 +245,9 @@ impl Manager {
                 () = fresh(&self.watches, unconfirmed.as_ref()), if unconfirmed.is_some() => {
                     self.confirmed.send_replace(unconfirmed);
                 }
-                () = sleep(due) => self.knock(&stop),
-                () = self.bell.inbox.changed() => (),
-                Some(ended) = self.tasks.join_next_with_id() => self.bury(ended)?,
+                () = sleep(due) => self.dispatch(&stop),
+                () = self.own_wakes.inbox.changed() => (),
+                Some(ended) = self.tasks.join_next_with_id() => self.reap(ended)?,
                 _ = collects.tick() => self.collect(),
                 Some(_) = self.collecting.join_next() => (),
                 _ = looks.tick(), if self.selects => self.look_for_orphans(),
@@ -261,7 +261,7 @@ impl Manager {
         }
         self.ready.send_replace(false);
         while let Some(ended) = self.tasks.join_next_with_id().await {
-            self.bury(ended)?;
+            self.reap(ended)?;
         }
         Ok(())
     }
@@ -296,15 +296,15 @@ impl Manager {
     }
 
     /// Wakes the keeper of each waiting key; makes one for a new object.
-    fn knock(&mut self, stop: &watch::Receiver<bool>) {
-        while let Some(taken) = self.bell.inbox.take() {
+    fn dispatch(&mut self, stop: &watch::Receiver<bool>) {
+        while let Some(taken) = self.own_wakes.inbox.take() {
             let key = taken.key;
             if let Some(keeper) = self.keepers.get(&key) {
                 keeper.notify_one();
             } else if self.estate.controllers.get(&key).is_some() {
                 self.keep(key.clone(), stop);
             }
-            self.bell.inbox.done(&key, Outcome::Done);
+            self.own_wakes.inbox.done(&key, Outcome::Done);
         }
     }
 
@@ -340,7 +340,7 @@ impl Manager {
         });
     }
 
-    fn bury(
+    fn reap(
         &mut self,
         ended: Result<(Id, Result<(), Died>), tokio::task::JoinError>,
     ) -> Result<(), Died> {
@@ -357,7 +357,7 @@ impl Manager {
         self.keepers.remove(&key);
         // It may have been made again between the keeper's last look and its end.
         if self.estate.controllers.get(&key).is_some() {
-            self.bell.inbox.add(&key, Urgency::news(CHANGE));
+            self.own_wakes.inbox.add(&key, Urgency::news(CHANGE));
         }
         result
     }

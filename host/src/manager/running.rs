@@ -8,7 +8,7 @@ use tracing::{Instrument, trace_span};
 
 use super::keeper::Estate;
 use crate::{
-    access::view::Blind,
+    access::view::WatchFailure,
     apiserver::Identity,
     client::{
         Account, Applied,
@@ -21,7 +21,7 @@ use crate::{
         digest::Digest,
         object::ObjectKey,
     },
-    queue::shared::Inbox,
+    queue::shared::SharedQueue,
     sandbox::{LogQuota, RunLimits},
 };
 
@@ -92,11 +92,11 @@ impl Running {
         controller: &WasmController,
     ) -> Self {
         let name = key.to_string();
-        let watched = |inbox: &Arc<Inbox>| {
+        let watched = |inbox: &Arc<SharedQueue>| {
             let inbox: Arc<dyn Watched> = inbox.clone();
             Arc::downgrade(&inbox)
         };
-        let inbox = Inbox::new(|inbox| estate.metrics.controller(&name, watched(inbox)));
+        let inbox = SharedQueue::new(|inbox| estate.metrics.controller(&name, watched(inbox)));
         let metrics = estate.metrics.controller(&name, watched(&inbox));
         let limits = controller.spec.limits.clone();
         let account = Account {
@@ -155,7 +155,7 @@ impl Running {
     }
 
     /// A kind that cannot be watched at present.
-    pub(super) fn blind(&self) -> Option<Blind> {
+    pub(super) fn blind(&self) -> Option<WatchFailure> {
         self.trouble.borrow().blind.clone()
     }
 
@@ -175,8 +175,8 @@ impl Running {
     }
 
     /// How the live revision keeps breaking down.
-    pub(super) fn illness(&self) -> Option<String> {
-        self.trouble.borrow().illness.clone()
+    pub(super) fn breakdown(&self) -> Option<String> {
+        self.trouble.borrow().breakdown.clone()
     }
 
     /// What the live revision writes and the cluster's schema does not have.

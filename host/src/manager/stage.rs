@@ -21,7 +21,7 @@ use crate::{
     access::{
         authority::Authority,
         grant::{self, Right, Verdict},
-        view::{Gatekeeper, Outlet, Sight, View},
+        view::{Outlet, Sight, View, WakeFilter},
     },
     apiserver::{Identity, Resource},
     cluster::Refusing,
@@ -34,7 +34,7 @@ use crate::{
         manifest::Manifest,
     },
     modules::Modules,
-    queue::shared::Inbox,
+    queue::shared::SharedQueue,
     sandbox::{Program, Run, RunLimits, Sandbox},
     share::places::Places,
     watch::{Hub, State, Subscriber, Subscription, Trigger, WatchKey},
@@ -88,7 +88,7 @@ impl Host {
 pub(super) struct Staging {
     pub(super) host: Host,
     pub(super) shared: Arc<Shared>,
-    pub(super) inbox: Arc<Inbox>,
+    pub(super) inbox: Arc<SharedQueue>,
     /// `spec.scope.namespaces`; `None`: the whole cluster.
     pub(super) namespaces: Option<Arc<[Arc<str>]>>,
     /// The controller's primary kind, if a revision has fixed it.
@@ -305,7 +305,7 @@ impl Staging {
                 };
                 let rights =
                     reading(watch.field_selector.as_deref(), resource, namespace.as_deref());
-                let gate = Arc::new(Gatekeeper::new(
+                let gate = Arc::new(WakeFilter::new(
                     outlet.clone(),
                     rights.into(),
                     self.namespaces.clone(),

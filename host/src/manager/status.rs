@@ -11,7 +11,7 @@ use super::{
     unfit::Unfit,
 };
 use crate::{
-    access::view::Blind,
+    access::view::WatchFailure,
     controller::{
         health::Failing,
         rollout::{Decision, Problem},
@@ -74,13 +74,13 @@ pub(super) struct Facts<'a> {
     /// What the live revision writes and the cluster's schema does not have.
     pub(super) outdated: Option<String>,
     /// How the live revision keeps breaking down.
-    pub(super) illness: Option<String>,
+    pub(super) breakdown: Option<String>,
     /// Objects whose runs keep failing.
     pub(super) failing: Option<Failing>,
     /// Why the host cannot say on an object that the guest refuses it.
     pub(super) unfit: Option<Unfit>,
     /// A kind that cannot be watched at present.
-    pub(super) blind: Option<Blind>,
+    pub(super) blind: Option<WatchFailure>,
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
@@ -181,7 +181,7 @@ impl Facts<'_> {
 
     /// Whether a revision that could run does not do its work.
     fn lost_its_way(&self) -> bool {
-        let words = [&self.conflict, &self.forbidden, &self.outdated, &self.illness];
+        let words = [&self.conflict, &self.forbidden, &self.outdated, &self.breakdown];
         let is_told = words.into_iter().any(Option::is_some);
         self.account_missing || self.active_gone || self.blind.is_some() || is_told
     }
@@ -343,8 +343,8 @@ impl Facts<'_> {
             );
             return Some(("SchemaMismatch", text));
         }
-        if let (Some(active), Some(illness)) = (&self.decision.active, &self.illness) {
-            let words = cut(illness, MESSAGE);
+        if let (Some(active), Some(breakdown)) = (&self.decision.active, &self.breakdown) {
+            let words = cut(breakdown, MESSAGE);
             return Some(("GuestBreaksDown", format!("{active}: {words}. {}", self.remedy())));
         }
         if let Some(fight) = &self.fight {
@@ -400,7 +400,7 @@ fn missing(controller: &WasmController) -> Saying {
     ("ServiceAccountMissing", text)
 }
 
-fn unwatched(Blind { kind, code, message, .. }: &Blind) -> Saying {
+fn unwatched(WatchFailure { kind, code, message, .. }: &WatchFailure) -> Saying {
     let (kind, message) = (kind.to_string(), cut(message, MESSAGE));
     let kind = cut(&kind, NAME);
     let failing = |why: &str| {
@@ -461,7 +461,7 @@ fn told(problem: &Problem) -> Saying {
 pub(super) fn revision(
     old: Option<&WasmRevisionStatus>,
     (standing, is_active): (Option<&Standing>, bool),
-    illness: Option<&str>,
+    breakdown: Option<&str>,
     manifest: Option<Value>,
 ) -> WasmRevisionStatus {
     let old = old.cloned().unwrap_or_default();
@@ -486,10 +486,10 @@ pub(super) fn revision(
     let mut conditions = old.conditions;
     let ready = matches!(phase, RevisionPhase::Active | RevisionPhase::Ready);
     set_condition(&mut conditions, condition("Ready", ready, reason, &text, None));
-    match illness {
-        Some(illness) => {
-            let illness = cut(illness, MESSAGE);
-            let ill = condition("Degraded", true, "GuestBreaksDown", &illness, None);
+    match breakdown {
+        Some(breakdown) => {
+            let breakdown = cut(breakdown, MESSAGE);
+            let ill = condition("Degraded", true, "GuestBreaksDown", &breakdown, None);
             set_condition(&mut conditions, ill);
         }
         None => conditions.retain(|condition| condition.type_ != "Degraded"),
@@ -530,7 +530,7 @@ mod tests {
             over_ceiling: None,
             fight: None,
             outdated: None,
-            illness: None,
+            breakdown: None,
             failing: None,
             unfit: None,
             blind: None,
@@ -581,7 +581,7 @@ mod tests {
         let controller = controller();
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
         let failed = Standing::Failed(Refusal::failed("CompileFailed", "too big"));
-        let gone = Blind {
+        let gone = WatchFailure {
             kind: Kind::new("v1", "Gadget"),
             code: 404,
             message: "no".into(),
@@ -618,7 +618,7 @@ mod tests {
                 "ask for less",
             ),
             (
-                Facts { illness: Some("5 runs in a row broke down".into()), ..base() },
+                Facts { breakdown: Some("5 runs in a row broke down".into()), ..base() },
                 Phase::Degraded,
                 "False",
                 "GuestBreaksDown",
@@ -770,10 +770,15 @@ mod tests {
         let base = || facts(&controller, &decision);
         for facts in [
             Facts { forbidden: long(), ..base() },
-            Facts { illness: long(), ..base() },
+            Facts { breakdown: long(), ..base() },
             Facts { fight: long(), ..base() },
             Facts {
-                blind: Some(Blind { kind, code: 403, message: long().unwrap(), may_pass: false }),
+                blind: Some(WatchFailure {
+                    kind,
+                    code: 403,
+                    message: long().unwrap(),
+                    may_pass: false,
+                }),
                 ..base()
             },
             Facts { desired_standing: Some(Standing::Failed(refusal.clone())), ..base() },
@@ -787,9 +792,9 @@ mod tests {
             assert_eq!((&least.active, least.conditions.len()), (&status.active, 3));
         }
         let manifest = serde_json::json!({"finalizer": "x".repeat(900_000)});
-        let illness = long();
+        let breakdown = long();
         let standing = (Some(&Standing::Ready), true);
-        let told = revision(None, standing, illness.as_deref(), Some(manifest));
+        let told = revision(None, standing, breakdown.as_deref(), Some(manifest));
         assert!(serde_json::to_string(&told).unwrap().len() < 8 << 10);
     }
 

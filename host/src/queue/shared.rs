@@ -19,7 +19,7 @@ use crate::{
 
 /// The queue of one controller, shared by its watches and its loop.
 #[derive(Debug)]
-pub struct Inbox {
+pub struct SharedQueue {
     queue: Mutex<Queue<ObjectKey>>,
     changed: Notify,
     metrics: OnceLock<ControllerMetrics>,
@@ -27,7 +27,7 @@ pub struct Inbox {
     works_since: Mutex<Option<Instant>>,
 }
 
-impl Default for Inbox {
+impl Default for SharedQueue {
     fn default() -> Self {
         Self {
             queue: Mutex::new(Queue::new(Backoff::default())),
@@ -38,7 +38,7 @@ impl Default for Inbox {
     }
 }
 
-impl Inbox {
+impl SharedQueue {
     /// An empty inbox whose numbers go to the controller's metrics.
     pub fn new(metrics: impl FnOnce(&Arc<Self>) -> ControllerMetrics) -> Arc<Self> {
         let inbox = Arc::new(Self::default());
@@ -128,7 +128,7 @@ impl Inbox {
     }
 }
 
-impl Watched for Inbox {
+impl Watched for SharedQueue {
     fn stats(&self) -> QueueStats {
         let now = clock::now();
         let queue = self.queue();
@@ -152,8 +152,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_keys_of_a_standby_have_waited_for_is_no_delay_of_the_queue() {
         let metrics = Metrics::default();
-        let inbox = Inbox::new(|inbox| {
-            let inbox: std::sync::Weak<Inbox> = Arc::downgrade(inbox);
+        let inbox = SharedQueue::new(|inbox| {
+            let inbox: std::sync::Weak<SharedQueue> = Arc::downgrade(inbox);
             metrics.controller("a/b", inbox)
         });
         inbox.add(&ObjectKey::new(None, "x"), Urgency { priority: 0, is_news: true });

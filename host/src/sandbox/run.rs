@@ -39,7 +39,7 @@ use crate::{
         digest::Digest,
         manifest::{self, Manifest},
     },
-    share::cpu::Turned,
+    share::cpu::TurnClock,
 };
 
 /// CPU time of a turn below which a tick says nothing about it.
@@ -168,7 +168,8 @@ impl Sandbox {
         let (inner, memory_of) = (self.0.clone(), run.team.clone());
         let (engine, control, span) =
             (self.0.engine.clone(), self.0.control.clone(), run.span.clone());
-        let (cpu, team, turned) = (self.0.cpu.clone(), run.team.clone(), Arc::<Turned>::default());
+        let (cpu, team, turned) =
+            (self.0.cpu.clone(), run.team.clone(), Arc::<TurnClock>::default());
         let once = async move {
             let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
             let Some(share) = inner.memory.begin(&memory_of).await else {
@@ -217,7 +218,7 @@ fn store(
     run: Run,
     control: Handle,
     open: mpsc::Sender<()>,
-    turned: Arc<Turned>,
+    turned: Arc<TurnClock>,
 ) -> Store<State> {
     let log = GuestLog::new(run.span, run.log);
     let wasi: WasiCtx = wasi::context(&log);

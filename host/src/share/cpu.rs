@@ -40,7 +40,7 @@ enum Wait {
 
 /// What the code of a turn and the one that metes it out tell each other.
 #[derive(Debug, Default)]
-pub struct Turned {
+pub struct TurnClock {
     /// CPU time of the thread when the turn began, in nanoseconds.
     began: AtomicU64,
     ticked: AtomicBool,
@@ -50,7 +50,7 @@ pub struct Turned {
 pub struct Metered<F> {
     cpu: Cpu,
     team: u64,
-    turned: Arc<Turned>,
+    turned: Arc<TurnClock>,
     work: Pin<Box<F>>,
     stage: Stage,
     turn: Turn,
@@ -73,7 +73,7 @@ impl Cpu {
     }
 
     /// `work` of a team. `turned` is what the code within may ask for how long it has computed.
-    pub fn metered<F>(&self, team: &Arc<str>, turned: Arc<Turned>, work: F) -> Metered<F> {
+    pub fn metered<F>(&self, team: &Arc<str>, turned: Arc<TurnClock>, work: F) -> Metered<F> {
         let mut state = self.state();
         let number = state.teams.len() as u64;
         let team = *state.teams.entry(team.clone()).or_insert(number);
@@ -153,7 +153,7 @@ impl State {
     }
 }
 
-impl Turned {
+impl TurnClock {
     fn begin(&self) -> Duration {
         let now = thread_time();
         let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);

@@ -20,14 +20,14 @@ use crate::{
     access::grant::Right,
     clock,
     model::{manifest::Manifest, object::ObjectKey},
-    queue::{Urgency, shared::Inbox},
+    queue::{Urgency, shared::SharedQueue},
     watch::{Cache, Wake, Wakes},
 };
 use parking_lot::{Mutex, MutexGuard};
 
 /// Where the wake-ups of all watches of a view come out: the controller's queue, while the view is live.
 pub struct Outlet {
-    inbox: Arc<Inbox>,
+    inbox: Arc<SharedQueue>,
     may: Box<dyn Fn(&Right) -> bool + Send + Sync>,
     open: AtomicBool,
     primaries: OnceLock<Vec<Primary>>,
@@ -49,7 +49,7 @@ pub(super) struct Door {
 
 /// Stands between a shared watch and the controller's queue.
 #[derive(Debug)]
-pub struct Gatekeeper {
+pub struct WakeFilter {
     outlet: Arc<Outlet>,
     door: Arc<Door>,
     namespaces: Option<Arc<[Arc<str>]>>,
@@ -64,7 +64,10 @@ impl fmt::Debug for Outlet {
 
 impl Outlet {
     /// Closed at first; `may` says whether the account's right is confirmed at this moment.
-    pub fn new(inbox: Arc<Inbox>, may: impl Fn(&Right) -> bool + Send + Sync + 'static) -> Self {
+    pub fn new(
+        inbox: Arc<SharedQueue>,
+        may: impl Fn(&Right) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let (open, primaries) = (AtomicBool::new(false), OnceLock::new());
         Self { inbox, may: Box::new(may), open, primaries }
     }
@@ -168,8 +171,8 @@ impl Door {
     }
 }
 
-impl Gatekeeper {
-    /// A gatekeeper of one watch of a revision, which rests on `rights`.
+impl WakeFilter {
+    /// A filter of one watch of a revision, which rests on `rights`.
     pub fn new(
         outlet: Arc<Outlet>,
         rights: Arc<[Right]>,
@@ -204,7 +207,7 @@ impl Gatekeeper {
     }
 }
 
-impl Wakes for Gatekeeper {
+impl Wakes for WakeFilter {
     fn wake(&self, wake: Wake, urgency: Urgency) {
         let (outlet, door) = (&self.outlet, &self.door);
         let passes = outlet.passes(door);
@@ -298,7 +301,7 @@ mod tests {
     /// A view without its hub: what its watches would tell is told by the test.
     struct Window {
         outlet: Arc<Outlet>,
-        gates: Vec<(Trigger, Gatekeeper)>,
+        gates: Vec<(Trigger, WakeFilter)>,
     }
 
     impl Window {
@@ -319,7 +322,7 @@ mod tests {
         caches: Vec<Arc<Cache>>,
         version: u64,
         refused: Arc<Mutex<HashSet<Arc<str>>>>,
-        inbox: Arc<Inbox>,
+        inbox: Arc<SharedQueue>,
         live: Option<Window>,
         staged: Option<Window>,
         closing: Vec<Window>,
@@ -351,7 +354,7 @@ mod tests {
             let gate = |number: usize| {
                 let rights = [Right::on("watch", &resource(KINDS[number]), Some("n"))];
                 let scope = Some([Arc::from("n")].into());
-                let gate = Gatekeeper::new(outlet.clone(), rights.into(), scope, &manifest());
+                let gate = WakeFilter::new(outlet.clone(), rights.into(), scope, &manifest());
                 (Trigger::new(&watch(number), &resource("Site")).unwrap(), gate)
             };
             let gates: Vec<_> = (0..KINDS.len()).map(gate).collect();

@@ -17,7 +17,7 @@ use std::{
     time::Instant,
 };
 
-pub use gate::{Gatekeeper, Outlet};
+pub use gate::{Outlet, WakeFilter};
 
 use crate::{
     access::{
@@ -59,12 +59,12 @@ pub struct Sight {
     pub subscription: Subscription,
     /// get, list and watch.
     pub rights: Arc<[Right]>,
-    gate: Arc<Gatekeeper>,
+    gate: Arc<WakeFilter>,
 }
 
 /// A watch that fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blind {
+pub struct WatchFailure {
     /// What cannot be watched.
     pub kind: Kind,
     /// HTTP status; 0: no answer, or none that is one.
@@ -82,12 +82,12 @@ impl fmt::Debug for View {
 }
 
 impl Sight {
-    /// Puts a subscription together with the rights it rests on and its gatekeeper.
+    /// Puts a subscription together with the rights it rests on and its filter.
     pub fn new(
         watch: Watch,
         namespace: Option<Arc<str>>,
         subscription: Subscription,
-        gate: Arc<Gatekeeper>,
+        gate: Arc<WakeFilter>,
     ) -> Self {
         let rights = gate.door().rights.clone();
         Self { watch, namespace, subscription, rights, gate }
@@ -314,14 +314,19 @@ impl View {
     }
 
     /// The first watch that fails at present, if any; one that the API server refuses before others.
-    pub fn blind(&self) -> Option<Blind> {
+    pub fn blind(&self) -> Option<WatchFailure> {
         let blind = |sight: &Sight| {
             let state = sight.subscription.state();
             let state = state.borrow();
             let fault = state.trouble.as_ref()?;
             let (kind, number) = (sight.watch.kind.clone(), fault.number());
             let message = fault.message.clone();
-            Some(Blind { kind, code: number.unwrap_or(0), message, may_pass: number.is_none() })
+            Some(WatchFailure {
+                kind,
+                code: number.unwrap_or(0),
+                message,
+                may_pass: number.is_none(),
+            })
         };
         self.sights.iter().filter_map(blind).min_by_key(|blind| blind.may_pass)
     }

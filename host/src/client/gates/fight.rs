@@ -1,9 +1,9 @@
 //! Decides whether another writer keeps taking back what a controller writes; pure.
 //!
-//! A bout is a write that changed what it names to what the controller's write before had made of it: somebody else had
-//! changed that in between. A user who edits an object by hand is put right at once; with four bouts within a
+//! A revert is a write that changed what it names to what the controller's write before had made of it: somebody else had
+//! changed that in between. A user who edits an object by hand is put right at once; with four reverts within a
 //! minute it is a fight. The controller may then write the contested side of that object once in 20 s: two controllers of
-//! one host that fight write it six times a minute together. A fight is over when a minute has passed without a bout.
+//! one host that fight write it six times a minute together. A fight is over when a minute has passed without a revert.
 //!
 //! Four, because that is more than the three a minute that a fighter is left, and because a horizontal pod autoscaler, which
 //! looks every 15 s, would never be seen five times within a minute.
@@ -28,13 +28,13 @@ use crate::{
     rate::Bucket,
 };
 
-/// Bouts within [`WINDOW`] that are a fight.
+/// Reverts within [`WINDOW`] that are a fight.
 const ENOUGH: usize = 4;
-/// The time whose bouts are counted.
+/// The time whose reverts are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 /// How often a controller may write what it fights over.
 const EVERY: Duration = Duration::from_secs(20);
-/// Bouts that are too old are looked for this often.
+/// Reverts that are too old are looked for this often.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// What is written: a fight over one says nothing of the other.
@@ -55,8 +55,8 @@ pub type Place = (Kind, ObjectKey, Side);
 /// What others have changed back, of all that a controller writes.
 #[derive(Debug, Default)]
 pub struct Fights {
-    /// The bouts of the last minute, by place; [`ENOUGH`] at most.
-    bouts: HashMap<Place, VecDeque<Instant>>,
+    /// The reverts of the last minute, by place; [`ENOUGH`] at most.
+    reverts: HashMap<Place, VecDeque<Instant>>,
     open: BTreeMap<Place, Fight>,
     swept: Option<Instant>,
 }
@@ -75,13 +75,13 @@ impl Fights {
             fight.last = now;
             return false;
         }
-        let bouts = self.bouts.entry(place.clone()).or_default();
-        bouts.retain(|at| !is_old(*at, now));
-        bouts.push_back(now);
-        if bouts.len() < ENOUGH {
+        let reverts = self.reverts.entry(place.clone()).or_default();
+        reverts.retain(|at| !is_old(*at, now));
+        reverts.push_back(now);
+        if reverts.len() < ENOUGH {
             return false;
         }
-        self.bouts.remove(&place);
+        self.reverts.remove(&place);
         let mut writes = Bucket::new(1.0 / EVERY.as_secs_f64(), 1.0);
         // The write that this was.
         let _ = writes.take(now);
@@ -128,7 +128,7 @@ impl Fights {
             return;
         }
         self.swept = Some(now);
-        self.bouts.retain(|_, bouts| bouts.back().is_some_and(|at| !is_old(*at, now)));
+        self.reverts.retain(|_, reverts| reverts.back().is_some_and(|at| !is_old(*at, now)));
         self.open.retain(|_, fight| !is_old(fight.last, now));
     }
 }
@@ -173,7 +173,7 @@ mod tests {
             Self { fights: Fights::default(), start: Instant::now() }
         }
 
-        fn bout(&mut self, name: &str, seconds: f64) -> bool {
+        fn revert(&mut self, name: &str, seconds: f64) -> bool {
             let now = self.at(seconds);
             self.fights.took_back(place(name), now)
         }
@@ -204,16 +204,16 @@ mod tests {
     fn four_bouts_within_a_minute_are_a_fight_and_three_are_none() {
         let mut ring = Ring::new();
         for second in [0.0, 1.0, 2.0] {
-            assert!(!ring.bout("web", second));
+            assert!(!ring.revert("web", second));
         }
         assert!(ring.may_write("web", 4.0) && ring.told(4.0).is_none());
-        assert!(!ring.bout("web", 61.0), "the first two are a minute old");
-        assert!(!ring.bout("web", 61.0), "the third one is not");
-        assert!(ring.bout("web", 61.5));
-        assert!(!ring.bout("web", 62.0), "it has begun already");
+        assert!(!ring.revert("web", 61.0), "the first two are a minute old");
+        assert!(!ring.revert("web", 61.0), "the third one is not");
+        assert!(ring.revert("web", 61.5));
+        assert!(!ring.revert("web", 62.0), "it has begun already");
         assert!(ring.told(62.0).is_some());
         let mut slow = Ring::new();
-        let begun = (0..4).map(|bout| slow.bout("web", 15.1 * f64::from(bout)));
+        let begun = (0..4).map(|revert| slow.revert("web", 15.1 * f64::from(revert)));
         assert_eq!(begun.collect::<Vec<_>>(), [false, false, false, true], "a look every 15 s");
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let mut both = [Ring::new(), Ring::new()];
         for ring in &mut both {
             for _ in 0..4 {
-                ring.bout("web", 0.0);
+                ring.revert("web", 0.0);
             }
             assert!(!ring.may_write("web", 0.0), "the write that began it counts");
         }
@@ -231,7 +231,7 @@ mod tests {
             for ring in &mut both {
                 if ring.may_write("web", f64::from(second)) {
                     written += 1;
-                    ring.bout("web", f64::from(second));
+                    ring.revert("web", f64::from(second));
                 }
             }
         }
@@ -242,7 +242,7 @@ mod tests {
     fn a_fight_is_about_one_side_of_one_object_and_ends_by_itself() {
         let mut ring = Ring::new();
         for name in ["web", "db", "web", "db", "web", "db", "web"] {
-            ring.bout(name, 10.0);
+            ring.revert(name, 10.0);
         }
         let told = ring.told(10.0).unwrap();
         for words in
@@ -260,7 +260,7 @@ mod tests {
         assert!(ring.told(69.0).is_some());
         assert!(ring.told(70.0).is_none());
         assert!(ring.may_write("web", 70.0) && ring.may_write("web", 70.0));
-        assert!(!ring.bout("web", 71.0), "it begins anew");
+        assert!(!ring.revert("web", 71.0), "it begins anew");
     }
 
     #[test]

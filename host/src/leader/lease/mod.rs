@@ -168,14 +168,14 @@ async fn elect(
 
 impl Work {
     async fn run(mut self, mut release: oneshot::Receiver<()>) {
-        let mut bell = Bell::default();
+        let mut lease_watch = LeaseWatch::default();
         loop {
             let step = self.election.next(since_boot());
             self.publish();
             let until = self.election.leading().map(|(_, until)| until);
             let acted = async {
                 match step {
-                    Step::Wait(at) => self.wait(at, &mut bell).await,
+                    Step::Wait(at) => self.wait(at, &mut lease_watch).await,
                     Step::Read => self.read().await,
                     Step::Write(record) => self.write(record).await,
                 }
@@ -225,15 +225,15 @@ impl Work {
         });
     }
 
-    async fn wait(&mut self, at: Duration, bell: &mut Bell) {
+    async fn wait(&mut self, at: Duration, lease_watch: &mut LeaseWatch) {
         let now = since_boot();
         if self.election.leading().is_some() {
-            bell.close();
+            lease_watch.close();
             return tokio::time::sleep(at.saturating_sub(now)).await;
         }
         let poll = self.election.poll_at(now);
         let until = at.min(poll);
-        let heard = bell.heard(&self.api, &self.options, self.election.version());
+        let heard = lease_watch.heard(&self.api, &self.options, self.election.version());
         match tokio::time::timeout(until.saturating_sub(now), heard).await {
             Ok(News::Changed(record)) => self.election.read(Some(record), since_boot()),
             Ok(News::Gone) => self.election.read(None, since_boot()),
@@ -326,9 +326,9 @@ impl Work {
 
 /// A watch on the Lease, opened when a follower waits.
 #[derive(Default)]
-struct Bell(Option<Lines>);
+struct LeaseWatch(Option<Lines>);
 
-impl Bell {
+impl LeaseWatch {
     fn close(&mut self) {
         self.0 = None;
     }

@@ -12,7 +12,7 @@ use super::{
     },
     Keeper, has_account,
 };
-use crate::{access::view::Blind, model::crd::WasmController};
+use crate::{access::view::WatchFailure, model::crd::WasmController};
 
 /// How often the rights to write Events and conditions are asked for.
 const HEARD_AGAIN: Duration = Duration::from_secs(600);
@@ -48,7 +48,7 @@ impl Keeper {
     }
 
     /// A kind that cannot be watched at present, and why it cannot be watched in another way either.
-    pub(super) fn blind(&self, active: Option<&str>) -> Option<Blind> {
+    pub(super) fn blind(&self, active: Option<&str>) -> Option<WatchFailure> {
         let mut blind = self.running.as_ref()?.blind()?;
         let renewal = active.and_then(|name| self.renewals.standing(name));
         if let Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal))) = renewal {

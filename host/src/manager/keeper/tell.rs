@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     apiserver::Error,
-    controller::rollout::{self, Decision, Intent, Rollout, Stage},
+    controller::rollout::{self, Decision, Rollout, Stage, Wanted},
     fail,
     model::crd::{self, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionStatus},
 };
@@ -44,7 +44,7 @@ impl Keeper {
     ) {
         let old = plan::status(controller);
         let rollout = &controller.spec.rollout;
-        let intent = Intent {
+        let intent = Wanted {
             strategy: rollout.strategy,
             named: rollout.active.as_deref().filter(|name| !name.is_empty()),
             rejected: &rollout.rejected,
@@ -166,7 +166,7 @@ impl Keeper {
             blind: self.blind(decision.active.as_deref()),
             unheard: self.unheard(),
             fight: self.running.as_ref().and_then(Running::fight),
-            illness: self.illness(decision.active.as_deref(), old.active.as_deref()),
+            breakdown: self.breakdown(decision.active.as_deref(), old.active.as_deref()),
             outdated: self.running.as_ref().and_then(Running::outdated),
             failing: self.running.as_ref().and_then(Running::failing),
             unfit: self.looks.found(),
@@ -182,9 +182,9 @@ impl Keeper {
     }
 
     /// Of the live revision; what is to replace it has not run yet.
-    fn illness(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
+    fn breakdown(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
         let running = self.running.as_ref().filter(|_| active == was_active)?;
-        running.illness()
+        running.breakdown()
     }
 
     /// What is in the way of a controller that has been live.
@@ -200,7 +200,7 @@ impl Keeper {
         known: &[WasmRevision],
     ) {
         let active = plan::status(controller).active;
-        let illness = self.running.as_ref().and_then(Running::illness);
+        let breakdown = self.running.as_ref().and_then(Running::breakdown);
         let mut told = BTreeSet::new();
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
@@ -212,9 +212,9 @@ impl Keeper {
             let wanted = || plan.loaded.contains(&name).then_some(Standing::Staging(None));
             let standing = self.loads.standing(&name).or_else(wanted);
             let is_active = active.as_deref() == Some(&name);
-            let illness = illness.as_deref().filter(|_| is_active);
+            let breakdown = breakdown.as_deref().filter(|_| is_active);
             let standing = (standing.as_ref(), is_active);
-            let new = status::revision(revision.status.as_ref(), standing, illness, manifest);
+            let new = status::revision(revision.status.as_ref(), standing, breakdown, manifest);
             let what = format!("{STATUS} of {name}");
             let answered = self.tell_revision(revision, &new, &what).await;
             told.insert(what);
