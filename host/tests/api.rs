@@ -189,6 +189,12 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap().unwrap();
 }
 
+/// Somebody who asks every ten seconds, or every minute, must not meet the end of a connection that is idle.
+#[test]
+fn an_idle_connection_lasts_longer_than_clients_keep_it() {
+    assert!(Patience::default().head > Duration::from_secs(90));
+}
+
 /// A server that is impatient, and what stops it.
 async fn impatient(host: &Host, patience: Patience) -> (std::net::SocketAddr, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -8,13 +8,12 @@ use tracing::{Instrument, trace_span};
 
 use super::keeper::Estate;
 use crate::{
-    access::view::WatchFailure,
     apiserver::Identity,
     client::{
         Account, Applied,
         gates::{barrier::Barrier, budget::Budget},
     },
-    controller::{Controller, Parts, Settings, Trouble, health::Failing, run::Shared},
+    controller::{Controller, Parts, Settings, Trouble, run::Shared},
     metrics::Watched,
     model::{
         crd::{LimitsSpec, WasmController},
@@ -154,39 +153,9 @@ impl Running {
         self.settings.limits.clone()
     }
 
-    /// A kind that cannot be watched at present.
-    pub(super) fn blind(&self) -> Option<WatchFailure> {
-        self.trouble.borrow().blind.clone()
-    }
-
-    /// Whether the account has lost a right without which nothing is reconciled.
-    pub(super) fn may_not_reconcile(&self) -> bool {
-        self.trouble.borrow().may_not_reconcile
-    }
-
-    /// A right that runs turned out to lack.
-    pub(super) fn forbidden(&self) -> Option<String> {
-        self.trouble.borrow().forbidden.clone()
-    }
-
-    /// What others keep changing back.
-    pub(super) fn fight(&self) -> Option<String> {
-        self.trouble.borrow().fight.clone()
-    }
-
-    /// How the live revision keeps breaking down.
-    pub(super) fn breakdown(&self) -> Option<String> {
-        self.trouble.borrow().breakdown.clone()
-    }
-
-    /// What the live revision writes and the cluster's schema does not have.
-    pub(super) fn outdated(&self) -> Option<String> {
-        self.trouble.borrow().outdated.clone()
-    }
-
-    /// Objects whose runs keep failing.
-    pub(super) fn failing(&self) -> Option<Failing> {
-        self.trouble.borrow().failing.clone()
+    /// What the team should know of.
+    pub(super) fn trouble(&self) -> Trouble {
+        self.trouble.borrow().clone()
     }
 
     /// Starts no more runs and waits for the last one.

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     access::view::WatchFailure,
     controller::{
-        health::Failing,
+        Trouble,
         rollout::{Decision, Problem},
     },
     model::{
@@ -63,24 +63,14 @@ pub(super) struct Facts<'a> {
     pub(super) account_missing: bool,
     /// Who has its primary kind instead of it.
     pub(super) conflict: Option<String>,
-    /// A right that runs turned out to lack.
-    pub(super) forbidden: Option<String>,
+    /// What its runs and its watches tell.
+    pub(super) trouble: Trouble,
     /// What is missing to write Events and the condition `Accepted`.
     pub(super) unheard: Option<String>,
     /// The spec asks for more than the host gives.
     pub(super) over_ceiling: Option<String>,
-    /// An object that another writer keeps changing back.
-    pub(super) fight: Option<String>,
-    /// What the live revision writes and the cluster's schema does not have.
-    pub(super) outdated: Option<String>,
-    /// How the live revision keeps breaking down.
-    pub(super) breakdown: Option<String>,
-    /// Objects whose runs keep failing.
-    pub(super) failing: Option<Failing>,
     /// Why the host cannot say on an object that the guest refuses it.
     pub(super) unfit: Option<Unfit>,
-    /// A kind that cannot be watched at present.
-    pub(super) blind: Option<WatchFailure>,
     /// The stored bytes of the active revision are gone.
     pub(super) module_lost: bool,
     pub(super) deleting: bool,
@@ -115,7 +105,11 @@ impl Facts<'_> {
             finalizer: self.finalizer.clone(),
             shares_primary_with: self.sharing.with.clone(),
             shares_primary_elsewhere: i64::try_from(self.sharing.elsewhere).unwrap_or(i64::MAX),
-            failing_objects: self.failing.as_ref().and_then(|it| i64::try_from(it.objects).ok()),
+            failing_objects: self
+                .trouble
+                .failing
+                .as_ref()
+                .and_then(|it| i64::try_from(it.objects).ok()),
             conditions: old.conditions,
         };
         let (ready, why) = self.ready(trouble.as_ref());
@@ -142,6 +136,7 @@ impl Facts<'_> {
     fn passing(&self) -> [(&'static str, bool, Option<Saying>); 4] {
         // Objects' trouble is not the controller's: it is told apart.
         let failing = self
+            .trouble
             .failing
             .as_ref()
             .map(|failing| ("RunsFail", cut(&failing.message, MESSAGE).into_owned()));
@@ -181,9 +176,14 @@ impl Facts<'_> {
 
     /// Whether a revision that could run does not do its work.
     fn lost_its_way(&self) -> bool {
-        let words = [&self.conflict, &self.forbidden, &self.outdated, &self.breakdown];
+        let words = [
+            &self.conflict,
+            &self.trouble.forbidden,
+            &self.trouble.outdated,
+            &self.trouble.breakdown,
+        ];
         let is_told = words.into_iter().any(Option::is_some);
-        self.account_missing || self.active_gone || self.blind.is_some() || is_told
+        self.account_missing || self.active_gone || self.trouble.blind.is_some() || is_told
     }
 
     fn message(&self, trouble: Option<&Saying>) -> String {
@@ -210,7 +210,7 @@ impl Facts<'_> {
                 self.controller.metadata.name.as_deref().unwrap_or_default(),
                 self.controller.metadata.namespace.as_deref().unwrap_or_default(),
             ),
-            (None, Some(active)) => match &self.failing {
+            (None, Some(active)) => match &self.trouble.failing {
                 Some(failing) => format!("{active} is live, but {}", failing.message),
                 None => format!("{active} is live"),
             },
@@ -321,7 +321,7 @@ impl Facts<'_> {
             );
             return Some(("RevisionGone", text));
         }
-        if let Some(forbidden) = &self.forbidden {
+        if let Some(forbidden) = &self.trouble.forbidden {
             return Some(("Forbidden", format!("a run was refused: {}", cut(forbidden, LONG))));
         }
         if let (Some(active), Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal)))) =
@@ -332,10 +332,10 @@ impl Facts<'_> {
                 format!("the live revision {active} cannot run: {}", refusal.message),
             ));
         }
-        if let Some(blind) = &self.blind {
+        if let Some(blind) = &self.trouble.blind {
             return Some(unwatched(blind));
         }
-        if let (Some(active), Some(gap)) = (&self.decision.active, &self.outdated) {
+        if let (Some(active), Some(gap)) = (&self.decision.active, &self.trouble.outdated) {
             let text = format!(
                 "{active} writes what the cluster's schema does not have: {}. Apply the CustomResourceDefinition that it was built with. {}",
                 cut(gap, MESSAGE),
@@ -343,11 +343,11 @@ impl Facts<'_> {
             );
             return Some(("SchemaMismatch", text));
         }
-        if let (Some(active), Some(breakdown)) = (&self.decision.active, &self.breakdown) {
+        if let (Some(active), Some(breakdown)) = (&self.decision.active, &self.trouble.breakdown) {
             let words = cut(breakdown, MESSAGE);
             return Some(("GuestBreaksDown", format!("{active}: {words}. {}", self.remedy())));
         }
-        if let Some(fight) = &self.fight {
+        if let Some(fight) = &self.trouble.fight {
             return Some(("Fighting", cut(fight, MESSAGE).into_owned()));
         }
         if let Some(problem) = &self.decision.problem {
@@ -510,7 +510,7 @@ fn is_shown(manifest: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::crd;
+    use crate::{controller::health::Failing, model::crd};
 
     fn facts<'a>(controller: &'a WasmController, decision: &'a Decision) -> Facts<'a> {
         Facts {
@@ -525,15 +525,10 @@ mod tests {
             sharing: Sharing::default(),
             account_missing: false,
             conflict: None,
-            forbidden: None,
             unheard: None,
             over_ceiling: None,
-            fight: None,
-            outdated: None,
-            breakdown: None,
-            failing: None,
+            trouble: Trouble::default(),
             unfit: None,
-            blind: None,
             module_lost: false,
             deleting: false,
             held: None,
@@ -597,7 +592,10 @@ mod tests {
                 "kubectl create serviceaccount web -n demo",
             ),
             (
-                Facts { forbidden: Some("x may not".into()), ..base() },
+                Facts {
+                    trouble: Trouble { forbidden: Some("x may not".into()), ..Trouble::default() },
+                    ..base()
+                },
                 Phase::Degraded,
                 "False",
                 "Forbidden",
@@ -618,28 +616,46 @@ mod tests {
                 "ask for less",
             ),
             (
-                Facts { breakdown: Some("5 runs in a row broke down".into()), ..base() },
+                Facts {
+                    trouble: Trouble {
+                        breakdown: Some("5 runs in a row broke down".into()),
+                        ..Trouble::default()
+                    },
+                    ..base()
+                },
                 Phase::Degraded,
                 "False",
                 "GuestBreaksDown",
                 "web-1: 5 runs in a row broke down. It stays live until you push a repaired component",
             ),
             (
-                Facts { outdated: Some(".status.x: field not declared".into()), ..base() },
+                Facts {
+                    trouble: Trouble {
+                        outdated: Some(".status.x: field not declared".into()),
+                        ..Trouble::default()
+                    },
+                    ..base()
+                },
                 Phase::Degraded,
                 "False",
                 "SchemaMismatch",
                 "does not have: .status.x: field not declared. Apply the CustomResourceDefinition",
             ),
             (
-                Facts { fight: Some("another writer keeps".into()), ..base() },
+                Facts {
+                    trouble: Trouble {
+                        fight: Some("another writer keeps".into()),
+                        ..Trouble::default()
+                    },
+                    ..base()
+                },
                 Phase::Running,
                 "True",
                 "Fighting",
                 "another writer keeps",
             ),
             (
-                Facts { blind: Some(gone), ..base() },
+                Facts { trouble: Trouble { blind: Some(gone), ..Trouble::default() }, ..base() },
                 Phase::Degraded,
                 "False",
                 "KindNotServed",
@@ -699,7 +715,11 @@ mod tests {
         let live = Decision { active: Some("web-1".into()), ..Decision::default() };
         let failing =
             Failing { objects: 3, message: "the runs of 3 objects keep failing".to_owned() };
-        let told = Facts { failing: Some(failing), ..facts(&controller, &live) }.status();
+        let told = Facts {
+            trouble: Trouble { failing: Some(failing), ..Trouble::default() },
+            ..facts(&controller, &live)
+        }
+        .status();
         assert_eq!((told.phase, told.failing_objects), (Phase::Running, Some(3)));
         assert_eq!(is(&told, "Ready").0, "True");
         assert_eq!(is(&told, "Degraded").0, "False");
@@ -769,16 +789,19 @@ mod tests {
         let refusal = Refusal::failed("DescribeFailed", "ß".repeat(450_000));
         let base = || facts(&controller, &decision);
         for facts in [
-            Facts { forbidden: long(), ..base() },
-            Facts { breakdown: long(), ..base() },
-            Facts { fight: long(), ..base() },
+            Facts { trouble: Trouble { forbidden: long(), ..Trouble::default() }, ..base() },
+            Facts { trouble: Trouble { breakdown: long(), ..Trouble::default() }, ..base() },
+            Facts { trouble: Trouble { fight: long(), ..Trouble::default() }, ..base() },
             Facts {
-                blind: Some(WatchFailure {
-                    kind,
-                    code: 403,
-                    message: long().unwrap(),
-                    may_pass: false,
-                }),
+                trouble: Trouble {
+                    blind: Some(WatchFailure {
+                        kind,
+                        code: 403,
+                        message: long().unwrap(),
+                        may_pass: false,
+                    }),
+                    ..Trouble::default()
+                },
                 ..base()
             },
             Facts { desired_standing: Some(Standing::Failed(refusal.clone())), ..base() },

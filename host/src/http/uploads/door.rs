@@ -31,7 +31,8 @@ use tower::ServiceExt;
 /// How patient the host is with its clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// For the head of a request, also of the next one on a connection.
+    /// For the head of a request, also of the next one on a connection. Longer than clients keep one that they do not use (90 s by
+    /// default in Go's and in hyper's): else a request meets the end of its connection. It keeps nobody else out.
     pub head: Duration,
     /// For a connection; what is under way then may go on for [`LAST`].
     pub connection: Duration,
@@ -42,7 +43,7 @@ pub struct Patience {
 impl Default for Patience {
     fn default() -> Self {
         Self {
-            head: Duration::from_secs(10),
+            head: Duration::from_secs(100),
             connection: Duration::from_secs(300),
             connections: 128,
         }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         plan::{self, Plan},
-        running::{Running, Setup},
+        running::Setup,
         status::Standing,
     },
     Keeper, has_account,
@@ -40,7 +40,7 @@ impl Unheard {
 impl Keeper {
     /// Whether the live revision is known to lack the rights to reconcile.
     pub(super) fn lacks_rights(&self, controller: &WasmController) -> bool {
-        let lost = self.running.as_ref().is_some_and(Running::may_not_reconcile);
+        let lost = self.running.as_ref().is_some_and(|running| running.trouble().may_not_reconcile);
         let active = plan::status(controller).active;
         let standing = active.and_then(|name| self.loads.standing(&name));
         let is_refused = matches!(standing, Some(Standing::Failed(it)) if it.reason == "Forbidden");
@@ -49,7 +49,7 @@ impl Keeper {
 
     /// A kind that cannot be watched at present, and why it cannot be watched in another way either.
     pub(super) fn blind(&self, active: Option<&str>) -> Option<WatchFailure> {
-        let mut blind = self.running.as_ref()?.blind()?;
+        let mut blind = self.running.as_ref()?.trouble().blind?;
         let renewal = active.and_then(|name| self.renewals.standing(name));
         if let Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal))) = renewal {
             blind.message = format!("{}; {}", blind.message, refusal.message);

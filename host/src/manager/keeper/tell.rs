@@ -146,6 +146,10 @@ impl Keeper {
         let swapped = decision.active != old.active;
         let desired = plan.desired.as_deref();
         let is_gone = |name: &String| !plan.loaded.contains(name);
+        let mut trouble = self.running.as_ref().map(Running::trouble).unwrap_or_default();
+        trouble.blind = self.blind(decision.active.as_deref());
+        // What is to be live has not run yet.
+        trouble.breakdown = trouble.breakdown.filter(|_| !swapped);
         let facts = Facts {
             controller,
             decision,
@@ -160,15 +164,10 @@ impl Keeper {
             primary,
             finalizer,
             account_missing: !has_account(&self.estate, controller),
-            forbidden: self.running.as_ref().and_then(Running::forbidden),
+            trouble,
             conflict: self.conflict(controller),
             over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
-            blind: self.blind(decision.active.as_deref()),
             unheard: self.unheard(),
-            fight: self.running.as_ref().and_then(Running::fight),
-            breakdown: self.breakdown(decision.active.as_deref(), old.active.as_deref()),
-            outdated: self.running.as_ref().and_then(Running::outdated),
-            failing: self.running.as_ref().and_then(Running::failing),
             unfit: self.looks.found(),
             module_lost: active
                 .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
@@ -179,12 +178,6 @@ impl Keeper {
             active_gone: decision.active.as_ref().is_some_and(is_gone),
         };
         facts.status()
-    }
-
-    /// Of the live revision; what is to replace it has not run yet.
-    fn breakdown(&self, active: Option<&str>, was_active: Option<&str>) -> Option<String> {
-        let running = self.running.as_ref().filter(|_| active == was_active)?;
-        running.breakdown()
     }
 
     /// What is in the way of a controller that has been live.
@@ -200,7 +193,7 @@ impl Keeper {
         known: &[WasmRevision],
     ) {
         let active = plan::status(controller).active;
-        let breakdown = self.running.as_ref().and_then(Running::breakdown);
+        let breakdown = self.running.as_ref().and_then(|running| running.trouble().breakdown);
         let mut told = BTreeSet::new();
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
