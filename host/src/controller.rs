@@ -245,7 +245,7 @@ impl Loop {
                 () = sleep_until(next.into_iter().flatten().min()) => self.wake(),
                 Ok(()) = self.rollout.changed() => self.replace(),
                 Ok(()) = self.parts.claim.changed() => self.take_claim(),
-                () = news(&self.parts.inbox, &mut self.settings, &mut self.reachable, &mut self.stop) => (),
+                () = changes(&self.parts.inbox, &mut self.settings, &mut self.reachable, &mut self.stop) => (),
                 _ = housekeeping.tick() => self.tick(),
             }
         }
@@ -514,7 +514,7 @@ impl Loop {
 }
 
 /// Returns when it is to be looked again whether a run may start, or whether the loop is to end.
-async fn news(
+async fn changes(
     inbox: &SharedQueue,
     settings: &mut watch::Receiver<Settings>,
     reachable: &mut watch::Receiver<bool>,

@@ -2,7 +2,7 @@
 //!
 //! Two token buckets, shared by all revisions of a controller. They bound a mistake; they do not pace normal work.
 //!
-//! Invariant: `no_window_holds_more_than_the_rate_and_one_burst`.
+//! Invariants: `no_window_holds_more_than_the_rate_and_one_burst`, `a_delete_takes_of_both_or_of_neither`.
 
 use std::time::{Duration, Instant};
 
@@ -68,5 +68,21 @@ mod tests {
         assert_eq!(deleted, 100);
         let Err(Exceeded(wait)) = budget.delete(now) else { panic!("the deletes are used up") };
         assert!(wait > Duration::from_secs(3) && wait < Duration::from_secs(4), "{wait:?}");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn a_delete_takes_of_both_or_of_neither() {
+        let start = Instant::now();
+        // Bursts of ten each, and a write a second.
+        let mut budget = Budget::new(60, 100);
+        while budget.write(start).is_ok() {}
+        for _ in 0..20 {
+            assert!(budget.delete(start).is_err(), "there is no write for it");
+        }
+        let later = start + Duration::from_secs(10);
+        let deleted = (0..20).filter(|_| budget.delete(later).is_ok()).count();
+        assert_eq!(deleted, 10, "those that were refused have cost no delete");
+        assert!(budget.write(later).is_err(), "and each was a write");
     }
 }

@@ -200,6 +200,24 @@ mod tests {
         (Kind::new("v1", "ConfigMap"), ObjectKey::new(Some("demo"), name), Side::Object)
     }
 
+    /// Whoever asks, and is then refused for something else, has written nothing.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn asking_whether_it_may_be_written_costs_nothing() {
+        let (mut fights, start) = (Fights::default(), Instant::now());
+        let place = (Kind::new("v1", "ConfigMap"), ObjectKey::new(None, "x"), Side::Object);
+        for _ in 0..ENOUGH {
+            fights.took_back(place.clone(), start);
+        }
+        assert!(fights.allows(&place, start).is_err(), "it is fought over");
+        let later = start + EVERY;
+        for _ in 0..5 {
+            assert!(fights.allows(&place, later).is_ok());
+        }
+        fights.write(&place, later);
+        assert!(fights.allows(&place, later).is_err(), "written, it is charged");
+    }
+
     #[test]
     fn four_bouts_within_a_minute_are_a_fight_and_three_are_none() {
         let mut ring = Ring::new();

@@ -1,6 +1,6 @@
 //! Takes connections and hands their requests over: to who says nothing for long, or is one too many, the door is shut.
 //!
-//! A client has little time for the head of a request, and a connection ends some time. If there are too many, the one
+//! A client has some time for the head of a request, or to send another one, and a connection ends some time. If there are too many, the one
 //! that has waited longest for its client goes: whoever only opens connections keeps nobody else out.
 //!
 //! Invariants, in `host/tests/api.rs`: `a_client_that_never_ends_its_head_is_cut_off`,
