@@ -4,12 +4,17 @@
 //! What is left is an [`Intent`]. It passes, in this order: the tries against other writers, the fight and the budget (both or
 //! none is charged), the barrier of own writes, the account's wait, and last, before each try, whether the guest is gone and
 //! the fence. Whoever wants a write to end elsewhere than on the API server, a preview or a record, does so in [`Client::write`].
+//!
+//! Invariant: `what_the_fight_or_the_budget_refuses_is_charged_to_neither`.
 
 use std::time::Instant;
 
 use super::{
     Client, Error,
-    gates::{budget::Exceeded, fight::Side},
+    gates::{
+        budget::{Budget, Exceeded},
+        fight::{Fights, Place, Side},
+    },
     send::Failure,
 };
 use crate::{
@@ -63,15 +68,11 @@ impl Client {
     fn charge(&self, intent: &Intent) -> Result<(), Error> {
         let now = clock::now();
         let place = intent.side.map(|side| (intent.kind.clone(), intent.key.clone(), side));
-        let mut fights = self.fights();
-        let charged = match place.as_ref().map(|place| fights.allows(place, now)) {
-            Some(Err(exceeded)) => Err(("fights", exceeded)),
-            _ => self.spend(intent.verb, now),
+        let charged = {
+            let mut fights = self.fights();
+            let mut budget = self.0.account.budget.lock();
+            charge((&mut fights, &mut budget), place.as_ref(), intent.verb, now)
         };
-        if let (Ok(()), Some(place)) = (&charged, &place) {
-            fights.write(place, now);
-        }
-        drop(fights);
         let Err((quota, Exceeded(wait))) = charged else { return Ok(()) };
         self.0.account.metrics.over_quota(quota);
         self.over_budget_until(now.checked_add(wait).map(Into::into));
@@ -82,12 +83,54 @@ impl Client {
             _ => format!("the controller's {quota} are used up for {wait:.1?}"),
         }))
     }
+}
 
-    fn spend(&self, verb: Verb, now: Instant) -> Result<(), (&'static str, Exceeded)> {
-        let mut budget = self.0.account.budget.lock();
-        match verb {
-            Verb::Delete => budget.delete(now).map_err(|exceeded| ("deletes", exceeded)),
-            _ => budget.write(now).map_err(|exceeded| ("writes", exceeded)),
+/// Takes of the fight and of the budget, or of neither; the error says which of them has nothing left.
+fn charge(
+    (fights, budget): (&mut Fights, &mut Budget),
+    place: Option<&Place>,
+    verb: Verb,
+    now: Instant,
+) -> Result<(), (&'static str, Exceeded)> {
+    if let Some(place) = place {
+        fights.allows(place, now).map_err(|exceeded| ("fights", exceeded))?;
+    }
+    match verb {
+        Verb::Delete => budget.delete(now).map_err(|exceeded| ("deletes", exceeded)),
+        _ => budget.write(now).map_err(|exceeded| ("writes", exceeded)),
+    }?;
+    if let Some(place) = place {
+        fights.write(place, now);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn what_the_fight_or_the_budget_refuses_is_charged_to_neither() {
+        let (mut fights, start) = (Fights::default(), Instant::now());
+        // A burst of ten writes, then one a second.
+        let mut budget = Budget::new(60, 1_000);
+        let place = (Kind::new("v1", "ConfigMap"), ObjectKey::new(None, "x"), Side::Object);
+        while !fights.took_back(place.clone(), start) {}
+        let mut ask = |place: Option<&Place>, after: u64| {
+            let now = start + Duration::from_secs(after);
+            charge((&mut fights, &mut budget), place, Verb::Patch, now).map_err(|error| error.0)
+        };
+        for _ in 0..20 {
+            assert_eq!(ask(Some(&place), 0), Err("fights"));
         }
+        assert_eq!((0..20).filter(|_| ask(None, 0).is_ok()).count(), 10, "no refusal cost a write");
+        // Twenty seconds later the fight allows one; the budget, used up by others, does not.
+        while ask(None, 20).is_ok() {}
+        assert_eq!(ask(Some(&place), 20), Err("writes"));
+        assert_eq!(ask(Some(&place), 21), Ok(()), "the fight's one write is still there");
+        assert_eq!(ask(Some(&place), 22), Err("fights"));
     }
 }
