@@ -65,7 +65,6 @@ mod predicate;
 mod query;
 mod reconciler;
 #[cfg(not(target_family = "wasm"))]
-mod selector;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 

@@ -10,6 +10,7 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use k8s_openapi::jiff::Timestamp;
+use nagaya_selector::Selector;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -23,7 +24,6 @@ use crate::{
         },
     },
     owners::{self, Primary},
-    selector,
 };
 
 /// Small, so that the paging of an author's lists is tested too.
@@ -384,7 +384,9 @@ fn same_kind(a: &Kind, b: &Kind) -> bool {
 }
 
 fn matches(selector: &str, object: &Value) -> Result<bool, Error> {
-    selector::matches(selector, object).map_err(Error::Invalid)
+    let selector = Selector::parse(selector).map_err(|error| Error::Invalid(error.to_string()))?;
+    let labels = &object["metadata"]["labels"];
+    Ok(selector.matches(|key| labels[key].as_str()))
 }
 
 /// All that counts for the generation: not the metadata, not the status.

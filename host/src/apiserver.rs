@@ -17,6 +17,7 @@ use futures::TryStreamExt;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, de::DeserializeOwned};
 use tower::BoxError;
 
@@ -307,7 +308,10 @@ impl ApiServer {
     /// Asks how `kind` is served; `None` if it is not.
     pub async fn discover(&self, kind: &Kind) -> Result<Option<Resource>, Error> {
         let root = if kind.group.is_empty() { "api" } else { "apis" };
-        let call = Call::new(Method::GET, format!("/{root}/{}", encode(&kind.api_version(), "/")));
+        let call = Call::new(
+            Method::GET,
+            format!("/{root}/{}", utf8_percent_encode(&kind.api_version(), IN_PATH)),
+        );
         match self.fetch::<ResourceList>(call).await {
             Ok(list) => Ok(list.find(kind)),
             Err(error) if error.code() == Some(404) => Ok(None),
@@ -451,7 +455,8 @@ impl Resource {
         subresource: Option<&str>,
     ) -> Result<String, Error> {
         let root = if self.kind.group.is_empty() { "api" } else { "apis" };
-        let mut path = format!("/{root}/{}", encode(&self.kind.api_version(), "/"));
+        let mut path =
+            format!("/{root}/{}", utf8_percent_encode(&self.kind.api_version(), IN_PATH));
         let mut push = |segment: &str| {
             if segment.is_empty()
                 || segment == "."
@@ -463,7 +468,7 @@ impl Resource {
                 )));
             }
             path.push('/');
-            path.push_str(&encode(segment, ""));
+            path.extend(utf8_percent_encode(segment, IN_SEGMENT));
             Ok(())
         };
         match namespace {
@@ -493,6 +498,12 @@ impl Resource {
     }
 }
 
+/// What is written with percent signs in one segment of a path, or in a value of a query: all but the unreserved characters
+/// of RFC 3986 §2.3.
+const IN_SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The same in a path of several segments.
+const IN_PATH: &AsciiSet = &IN_SEGMENT.remove(b'/');
+
 /// Appends `pairs` to `path` as a query.
 pub fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut text = path.to_owned();
@@ -500,24 +511,9 @@ pub fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>
         text.push(if position == 0 { '?' } else { '&' });
         text.push_str(key);
         text.push('=');
-        text.push_str(&encode(value, ""));
+        text.extend(utf8_percent_encode(value, IN_SEGMENT));
     }
     text
-}
-
-/// Percent-encodes all but unreserved characters and those in `keep`.
-fn encode(text: &str, keep: &str) -> String {
-    use fmt::Write;
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) {
-            encoded.push(c);
-        } else {
-            let _ = write!(encoded, "%{byte:02X}");
-        }
-    }
-    encoded
 }
 
 #[derive(Deserialize)]

@@ -26,12 +26,12 @@ use crate::{
         fence::Claim,
         lease::{self, Elector},
     },
-    manager::{Manager, Needs},
+    manager::{Host, Manager},
     metrics::{Metrics, WatchStats},
-    model::{crd, digest},
+    model::crd,
     modules::Modules,
     sandbox::{Mappings, Sandbox, SandboxConfig, division},
-    share::places::Places,
+    share::slots::Slots,
     watch::Hub,
 };
 
@@ -141,7 +141,7 @@ impl App {
         Ok(lease::Options {
             namespace: namespace.to_owned(),
             name: name.name.clone(),
-            identity: format!("{}_{}", machine.nodename().to_string_lossy(), digest::hex(&bytes)),
+            identity: format!("{}_{}", machine.nodename().to_string_lossy(), hex::encode(bytes)),
             profile: self.config.lease_profile,
             kubeconfig: self.config.kubeconfig.clone(),
         })
@@ -197,7 +197,7 @@ async fn work(
     around.spawn(ending("the sender of events", sender.run()));
     watch_metrics(&app.metrics, &hub);
     let reachable = hub.reachable();
-    let needs = Needs {
+    let host = Host {
         api: app.api.clone(),
         guests: app.guests.clone(),
         hub,
@@ -206,16 +206,16 @@ async fn work(
         modules: app.modules.clone(),
         recorder,
         metrics: app.metrics.clone(),
-        places: Places::new(usize::try_from(app.config.slots).unwrap_or(1)),
+        slots: Slots::new(usize::try_from(app.config.slots).unwrap_or(1)),
         claim: app.claim.subscribe(),
         reachable,
         write_timeout: app.config.lease_profile.write(),
         user,
-        controllers: app.config.controllers.clone(),
         memory_ceiling: app.config.memory_ceiling,
         team_caches: app.config.team_caches.unwrap_or_else(|| division().caches_of_a_team),
     };
-    let (manager, mut synced) = Manager::new(needs).context("reading --controllers")?;
+    let (manager, mut synced) =
+        Manager::new(host, app.config.controllers.as_deref()).context("reading --controllers")?;
     let sandbox = app.sandbox;
     let managed = keep(manager, reason_to_end(stop, ASK_SANDBOX, move || sandbox.must_restart()));
     let told = async {

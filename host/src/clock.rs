@@ -14,10 +14,7 @@ pub fn now() -> Instant {
 
 /// Time since the machine was booted, suspension included (`CLOCK_BOOTTIME`).
 pub fn since_boot() -> Duration {
-    let now = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let nanos = u32::try_from(now.tv_nsec).unwrap_or_default();
-    Duration::new(seconds, nanos)
+    clock_gettime(ClockId::Boottime).try_into().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ pub mod rollout;
 pub mod run;
 pub mod strays;
 mod swap;
+mod upkeep;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -25,6 +26,7 @@ use tracing::{Instrument, trace_span};
 
 use crate::{
     client::Client,
+    clock,
     controller::{
         rollout::Rollout,
         run::{End, Executor, SERVER_PAUSE, Shared, Start, told},
@@ -34,21 +36,16 @@ use crate::{
     model::object::ObjectKey,
     queue::{Outcome, shared::SharedQueue},
     sandbox::RunLimits,
-    share::places::{Guest, Place, Places},
+    share::slots::{Guest, Slot, Slots},
 };
 use report::Report;
 pub use report::Trouble;
 pub use swap::DRAIN;
-use swap::{Do, Event, Swap};
+use swap::{Do, Input, Swap};
+use upkeep::Upkeep;
 
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
-/// How often every object is delivered once more, a tenth of it sooner or later.
-const RESYNC: Duration = Duration::from_secs(10 * 3_600);
-/// How often objects that nobody saw leave are looked for, after the first time; and after a look that failed.
-const SEARCH: Duration = Duration::from_secs(3_600);
-const SEARCH_AGAIN: Duration = Duration::from_secs(30);
-
 /// What acts at once and is no part of a revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -68,7 +65,7 @@ pub struct Controller {
     stop: watch::Sender<bool>,
     trouble: watch::Receiver<Trouble>,
     /// The queue, which watches insert into.
-    pub inbox: Arc<SharedQueue>,
+    pub queue: Arc<SharedQueue>,
     /// What its runs share.
     pub shared: Arc<Shared>,
     ended: watch::Receiver<bool>,
@@ -80,9 +77,9 @@ pub struct Parts {
     /// What its runs share.
     pub shared: Arc<Shared>,
     /// Its queue.
-    pub inbox: Arc<SharedQueue>,
-    /// Where it gets places for its runs.
-    pub places: Places,
+    pub queue: Arc<SharedQueue>,
+    /// Where it gets slots for its runs.
+    pub slots: Slots,
     /// Its claim; `None`: another replica's.
     pub claim: watch::Receiver<Option<Claim>>,
 }
@@ -95,11 +92,11 @@ impl Controller {
         let (stop, stop_seen) = watch::channel(false);
         let (trouble_told, trouble) = watch::channel(Trouble::default());
         let (ended_told, ended) = watch::channel(false);
-        let (inbox, shared) = (parts.inbox.clone(), parts.shared.clone());
+        let (queue, shared) = (parts.queue.clone(), parts.shared.clone());
         let swap = Swap::new(parts.claim.borrow().clone());
         let gate = watch::channel(swap.gate().clone()).0;
         let looping = Loop {
-            guest: parts.places.register(shared.account.team()),
+            guest: parts.slots.register(shared.account.team()),
             parts,
             rollout: rollout_seen,
             settings: settings_seen,
@@ -117,11 +114,10 @@ impl Controller {
             fresh: None,
             opened: 0,
             refreshing: None,
-            resync_at: Instant::now() + resync_after(share()),
-            search_at: None,
+            upkeep: Upkeep::new(clock::now()),
             searching: None,
         };
-        (Self { rollout, settings, stop, trouble, inbox, shared, ended }, looping)
+        (Self { rollout, settings, stop, trouble, queue, shared, ended }, looping)
     }
 
     /// Makes `rollout` what runs from now on; nothing happens if it is what runs already.
@@ -187,10 +183,7 @@ pub struct Loop {
     /// The claim whose predecessor's writes the live revision's caches are known to have.
     fresh: Option<Claim>,
     refreshing: Option<AbortHandle>,
-    /// When every object is delivered once more.
-    resync_at: Instant,
-    /// When objects are looked for that have left what is selected; `None`: under another claim or revision.
-    search_at: Option<Instant>,
+    upkeep: Upkeep,
     searching: Option<AbortHandle>,
 }
 
@@ -212,7 +205,17 @@ struct Flight {
     key: ObjectKey,
     executor: Arc<Executor>,
     stop: watch::Sender<bool>,
-    _place: Place,
+    _slot: Slot,
+}
+
+impl Flight {
+    /// Tells the run to end: `active` is live now.
+    fn end(&self, active: Option<&Arc<Executor>>) {
+        if active.is_some_and(|active| !Arc::ptr_eq(active, &self.executor)) {
+            tracing::warn!(object = %self.key, "a run of the replaced revision is stopped");
+        }
+        self.stop.send_replace(true);
+    }
 }
 
 impl Loop {
@@ -220,24 +223,24 @@ impl Loop {
     pub async fn run(mut self) {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut asked: Option<oneshot::Receiver<Place>> = None;
+        let mut asked: Option<oneshot::Receiver<Slot>> = None;
         while !*self.stop.borrow() {
-            let due = self.parts.inbox.next_due();
+            let due = self.parts.queue.next_due();
             let may_start = self.may_start();
             let ready = may_start && due.is_some_and(|wait| wait.is_zero());
             if !ready {
                 asked = None;
             } else if asked.is_none() {
-                asked = Some(self.parts.places.ask(self.guest));
+                asked = Some(self.parts.slots.ask(self.guest));
             }
             let due = due.filter(|_| may_start && !ready);
             let due = due.and_then(|wait| Instant::now().checked_add(wait));
             let next = [due, self.paused_until, self.swap.due().map(Into::into)];
             tokio::select! {
-                place = granted(&mut asked) => {
+                slot = granted(&mut asked) => {
                     asked = None;
-                    if let Some(place) = place {
-                        self.start(place);
+                    if let Some(slot) = slot {
+                        self.start(slot);
                     }
                 }
                 Some(ended) = self.runs.join_next_with_id(), if !self.runs.is_empty() => self.finish(ended),
@@ -245,7 +248,7 @@ impl Loop {
                 () = sleep_until(next.into_iter().flatten().min()) => self.wake(),
                 Ok(()) = self.rollout.changed() => self.replace(),
                 Ok(()) = self.parts.claim.changed() => self.take_claim(),
-                () = changes(&self.parts.inbox, &mut self.settings, &mut self.reachable, &mut self.stop) => (),
+                () = changes(&self.parts.queue, &mut self.settings, &mut self.reachable, &mut self.stop) => (),
                 _ = housekeeping.tick() => self.tick(),
             }
         }
@@ -263,13 +266,13 @@ impl Loop {
             && self.runs.len() < settings.concurrency
     }
 
-    fn start(&mut self, place: Place) {
+    fn start(&mut self, slot: Slot) {
         let Some(claim) = self.fresh.clone() else { return };
-        let Some(taken) = self.parts.inbox.take() else { return };
+        let Some(taken) = self.parts.queue.take() else { return };
         let (key, current) = (taken.key.clone(), self.swap.current());
         let generation = current.generation;
         let Some(executor) = current.pick(&key).cloned() else {
-            return self.parts.inbox.done(&key, Outcome::Postponed(HOUSEKEEPING));
+            return self.parts.queue.done(&key, Outcome::Postponed(HOUSEKEEPING));
         };
         let (stop, stop_seen) = watch::channel(false);
         let start = Start {
@@ -285,18 +288,18 @@ impl Loop {
             fail::point("gate-open");
         }
         let id = self.runs.spawn(start.run()).id();
-        self.flights.insert(id, Flight { key, executor, stop, _place: place });
-        self.act(Event::Began(id, generation));
+        self.flights.insert(id, Flight { key, executor, stop, _slot: slot });
+        self.act(Input::Began(id, generation));
         self.count_workers();
     }
 
     /// What the swap wants done.
-    fn act(&mut self, event: Event<Executor, Id>) {
-        for one in self.swap.next(event, Instant::now().into_std()) {
+    fn act(&mut self, event: Input<Executor, Id>) {
+        for one in self.swap.next(event, clock::now()) {
             match one {
                 Do::Admit(gate) => drop(self.gate.send_replace(gate)),
                 Do::Open(new) => {
-                    self.parts.inbox.forget_failures();
+                    self.parts.queue.forget_failures();
                     new.view.go_live();
                     fail::point("requeue");
                 }
@@ -310,11 +313,7 @@ impl Loop {
                 Do::Close { old, next } => old.view.close(next.as_ref().map(|next| &*next.view)),
                 Do::Stop(id) => {
                     if let Some(flight) = self.flights.get(&id) {
-                        let active = self.swap.current().active.as_ref();
-                        if active.is_some_and(|active| !Arc::ptr_eq(active, &flight.executor)) {
-                            tracing::warn!(object = %flight.key, "a run of the replaced revision is stopped");
-                        }
-                        flight.stop.send_replace(true);
+                        flight.end(self.swap.current().active.as_ref());
                     }
                 }
                 Do::Drained => fail::point("drained"),
@@ -325,18 +324,15 @@ impl Loop {
     /// Some time has come.
     fn wake(&mut self) {
         self.paused_until = self.paused_until.filter(|at| *at > Instant::now());
-        self.act(Event::Tick);
+        self.act(Input::Tick);
     }
 
     fn take(&mut self, done: Result<Chore, JoinError>) {
         match done {
             Ok(Chore::Fresh(claim, of)) => self.refreshed(claim, &of),
-            Ok(Chore::Seen(key, outcome)) => self.parts.inbox.done(&key, outcome),
-            Ok(Chore::Delivered(old)) => self.act(Event::Delivered(old)),
-            Ok(Chore::Searched(went_well)) => {
-                let pause = if went_well { SEARCH } else { SEARCH_AGAIN };
-                self.search_at = self.search_at.map(|_| Instant::now() + pause);
-            }
+            Ok(Chore::Seen(key, outcome)) => self.parts.queue.done(&key, outcome),
+            Ok(Chore::Delivered(old)) => self.act(Input::Delivered(old)),
+            Ok(Chore::Searched(went_well)) => self.upkeep.searched(went_well, clock::now()),
             Err(error) if error.is_panic() => {
                 tracing::error!(%error, "a controller's chore ended in a panic of the host");
             }
@@ -346,13 +342,7 @@ impl Loop {
     }
 
     fn finish(&mut self, ended: Result<(Id, End), JoinError>) {
-        let (id, ended) = match ended {
-            Ok((id, end)) => (id, Some(end)),
-            Err(error) => {
-                tracing::error!(%error, "a run ended in a panic of the host");
-                (error.id(), None)
-            }
-        };
+        let (id, ended) = end_of(ended);
         if ended.as_ref().is_some_and(|end| end.server_is_down) {
             self.paused_until = Some(Instant::now() + SERVER_PAUSE);
         }
@@ -360,18 +350,17 @@ impl Loop {
             if let Some(end) = &ended {
                 self.note(&flight, end);
             }
-            let (outcome, client) =
-                ended.map_or((Outcome::Failed, None), |end| (end.outcome, Some(end.client)));
-            self.park(flight.key, outcome, client);
+            let end = ended.map(|end| (end.outcome, Some(end.client)));
+            self.park(flight.key, end.unwrap_or((Outcome::Failed, None)));
         }
-        self.act(Event::Ended(id));
+        self.act(Input::Ended(id));
         self.tell();
         self.count_workers();
     }
 
     /// What a run says of the controller; an object whose runs keep failing hears of it.
     fn note(&mut self, flight: &Flight, end: &End) {
-        let now = Instant::now().into_std();
+        let now = clock::now();
         let told = self.report.ended((&flight.executor.name, &flight.key), end, now);
         if let Some(note) = told {
             let account = &self.parts.shared.account;
@@ -381,10 +370,10 @@ impl Loop {
         }
     }
 
-    /// Gives the key back, once the cache shows what the run wrote: until then it stays taken, without a place.
-    fn park(&mut self, key: ObjectKey, outcome: Outcome, client: Option<Client>) {
+    /// Gives the key back, once the cache shows what the run wrote: until then it stays taken, without a slot.
+    fn park(&mut self, key: ObjectKey, (outcome, client): (Outcome, Option<Client>)) {
         match client.filter(Client::has_unseen) {
-            None => self.parts.inbox.done(&key, outcome),
+            None => self.parts.queue.done(&key, outcome),
             Some(client) => {
                 let seen = async move {
                     client.seen().await;
@@ -403,7 +392,7 @@ impl Loop {
             fail::point("gate-closed");
         }
         let live = next.active.clone();
-        self.act(Event::Rollout(next));
+        self.act(Input::Rollout(next));
         self.refresh();
         if is_another {
             self.report.begin(live.iter().map(|live| live.name.as_str()));
@@ -414,7 +403,7 @@ impl Loop {
     /// The claim was acquired, lost, or acquired anew. A lost one ends all runs at once: there is no drain.
     fn take_claim(&mut self) {
         let claim = self.parts.claim.borrow_and_update().clone();
-        self.act(Event::Claim(claim));
+        self.act(Input::Claim(claim));
         // What was applied last may have been applied differently by another host since.
         self.parts.shared.account.forget_applied();
         self.refresh();
@@ -423,7 +412,7 @@ impl Loop {
     /// Before anything runs under a claim, the live revision's caches must have what its last holder wrote.
     fn refresh(&mut self) {
         self.fresh = None;
-        self.search_at = None;
+        self.upkeep.restart();
         for outdated in self.refreshing.take().into_iter().chain(self.searching.take()) {
             outdated.abort();
         }
@@ -442,7 +431,7 @@ impl Loop {
 
     fn works_under(&mut self, claim: Claim) {
         if self.fresh.as_ref() != Some(&claim) {
-            self.parts.inbox.works();
+            self.parts.queue.works();
         }
         self.fresh = Some(claim);
     }
@@ -458,14 +447,13 @@ impl Loop {
     fn tick(&mut self) {
         let Some(active) = &self.swap.current().active else { return };
         active.view.deliver_missed();
-        if Instant::now() >= self.resync_at {
-            self.resync_at = Instant::now() + resync_after(share());
+        if self.upkeep.resyncs(clock::now()) {
             active.view.resync();
         }
         let shared = &self.parts.shared;
         let account = shared.account.identity.to_string();
         let strays = shared.strays.lock();
-        self.report.look(&active.view, &strays, &account, Instant::now().into_std());
+        self.report.look(&active.view, &strays, &account, clock::now());
         drop(strays);
         self.search();
         self.tell();
@@ -474,19 +462,18 @@ impl Loop {
     /// Looks for objects that left while nobody saw it: the host was away, or another revision was live.
     fn search(&mut self) {
         let Some(active) = self.swap.current().active.clone() else { return };
-        let is_due = self.search_at.is_none_or(|at| Instant::now() >= at);
-        if !is_due || self.fresh.is_none() || !strays::are_possible(&active.view) {
+        let may_search = self.fresh.is_some() && strays::are_possible(&active.view);
+        if !may_search || !self.upkeep.searches(clock::now()) {
             return;
         }
-        self.search_at = Some(Instant::now() + SEARCH);
-        let (account, inbox) = (self.parts.shared.account.clone(), self.parts.inbox.clone());
+        let (account, queue) = (self.parts.shared.account.clone(), self.parts.queue.clone());
         self.searching = Some(self.chores.spawn(async move {
-            Chore::Searched(strays::search(&account, &active.view, &inbox).await)
+            Chore::Searched(strays::search(&account, &active.view, &queue).await)
         }));
     }
 
     fn tell(&mut self) {
-        let now = Instant::now().into_std();
+        let now = clock::now();
         let fight = self.parts.shared.account.fight(now);
         let view = self.swap.current().active.as_ref().map(|active| &*active.view);
         let now = self.report.trouble(view, fight, now);
@@ -503,34 +490,45 @@ impl Loop {
     }
 
     async fn drain(&mut self) {
-        self.act(Event::End);
+        self.act(Input::End);
         while !self.runs.is_empty() {
             tokio::select! {
                 Some(ended) = self.runs.join_next_with_id() => self.finish(ended),
-                () = sleep_until(self.swap.due().map(Into::into)) => self.act(Event::Tick),
+                () = sleep_until(self.swap.due().map(Into::into)) => self.act(Input::Tick),
             }
+        }
+    }
+}
+
+/// How a run ended; `None`: in a panic of the host.
+fn end_of(ended: Result<(Id, End), JoinError>) -> (Id, Option<End>) {
+    match ended {
+        Ok((id, end)) => (id, Some(end)),
+        Err(error) => {
+            tracing::error!(%error, "a run ended in a panic of the host");
+            (error.id(), None)
         }
     }
 }
 
 /// Returns when it is to be looked again whether a run may start, or whether the loop is to end.
 async fn changes(
-    inbox: &SharedQueue,
+    queue: &SharedQueue,
     settings: &mut watch::Receiver<Settings>,
     reachable: &mut watch::Receiver<bool>,
     stop: &mut watch::Receiver<bool>,
 ) {
     tokio::select! {
-        () = inbox.changed() => (),
+        () = queue.changed() => (),
         Ok(()) = settings.changed() => (),
         Ok(()) = reachable.changed() => (),
         Ok(()) = stop.changed() => (),
     }
 }
 
-async fn granted(asked: &mut Option<oneshot::Receiver<Place>>) -> Option<Place> {
+async fn granted(asked: &mut Option<oneshot::Receiver<Slot>>) -> Option<Slot> {
     match asked {
-        Some(place) => place.await.ok(),
+        Some(slot) => slot.await.ok(),
         None => std::future::pending().await,
     }
 }
@@ -539,32 +537,5 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The time to the next resync, for a share of chance from 0 to 1.
-fn resync_after(share: f64) -> Duration {
-    RESYNC.mul_f64(0.9 + 0.2 * share)
-}
-
-/// Spreads the resyncs of controllers; it need not be hard to guess.
-fn share() -> f64 {
-    use std::hash::{BuildHasher, RandomState};
-    f64::from(u32::try_from(RandomState::new().hash_one(0) >> 32).unwrap_or_default())
-        / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_resync_comes_after_nine_to_eleven_hours() {
-        let hours = |count: u64| Duration::from_secs(count * 3_600);
-        let (least, most) = (resync_after(0.0), resync_after(1.0));
-        assert!(least >= hours(9) && most <= hours(11), "{least:?} to {most:?}");
-        let shares: Vec<_> = (0..100).map(|_| share()).collect();
-        assert!(shares.iter().all(|share| (0.0..=1.0).contains(share)));
-        assert!(shares.iter().any(|share| *share < 0.5) && shares.iter().any(|share| *share > 0.5));
     }
 }

@@ -690,20 +690,20 @@ mod tests {
     #[test]
     fn a_key_is_in_flight_at_most_once_and_none_is_lost() {
         for seed in 1..=300_u64 {
-            let mut random = Random(seed);
+            let mut random = fastrand::Rng::with_seed(seed);
             let (mut queue, mut now) = queue();
             let mut model = Model::default();
             for _ in 0..500 {
-                let key = random.below(8);
-                match random.below(6) {
+                let key = random.u64(..8);
+                match random.u64(..6) {
                     0 | 1 => {
                         let urgency =
-                            [NEWS, TOUCH, BEHIND][usize::try_from(random.below(3)).unwrap()];
-                        let due = now + SECOND * u32::try_from(random.below(4)).unwrap();
+                            [NEWS, TOUCH, BEHIND][usize::try_from(random.u64(..3)).unwrap()];
+                        let due = now + SECOND * u32::try_from(random.u64(..4)).unwrap();
                         queue.add(&key, urgency, due, now);
                         model.add(key, urgency, due);
                     }
-                    2 => now += SECOND * u32::try_from(random.below(20)).unwrap(),
+                    2 => now += SECOND * u32::try_from(random.u64(..20)).unwrap(),
                     3 | 4 => {
                         let best = model.best(now);
                         let taken = take(&mut queue, now);
@@ -714,8 +714,8 @@ mod tests {
                         }
                     }
                     _ if model.in_flight.contains_key(&key) => {
-                        let delay = SECOND * u32::try_from(random.below(6)).unwrap();
-                        let outcome = match random.below(6) {
+                        let delay = SECOND * u32::try_from(random.u64(..6)).unwrap();
+                        let outcome = match random.u64(..6) {
                             0 | 1 => Outcome::Done,
                             2 => Outcome::RequeueAfter(delay),
                             3 => Outcome::Held(delay),
@@ -823,15 +823,6 @@ mod tests {
                 let is_news = again.iter().any(|(_, urgency)| urgency.is_news);
                 self.add(key, Urgency { priority, is_news }, due.max(now));
             }
-        }
-    }
-
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: u64) -> u64 {
-            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
-            self.0 % bound
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use nagaya::{
     model::{
         kind::Kind,
-        manifest::{Index, Mapping, Step, Verb},
+        manifest::{Index, Mapping, PredicateStep, Verb},
     },
     sandbox::Action,
 };
@@ -125,7 +125,7 @@ async fn every_mapping_delivers_later_what_it_could_not_deliver() {
         (Mapping::Every, vec![]),
         (Mapping::Index("by".into()), vec![]),
         // The label goes: what the cache has afterwards matches no more.
-        (Mapping::Every, vec![Step::MatchesLabels("for=all".into())]),
+        (Mapping::Every, vec![PredicateStep::MatchesLabels("for=all".into())]),
     ] {
         for deletes in [true, false] {
             let mut manifest = sites();
@@ -163,21 +163,12 @@ async fn every_mapping_delivers_later_what_it_could_not_deliver() {
     }
 }
 
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = fastrand::Rng::with_seed(self.0).u64(..);
-        (self.0 >> 11) % bound
-    }
-}
-
 /// Changes, deletions, lost rights, swaps of the revision and lost claims in any order: at last every Site has its child, and
 /// of every one that went the guest has heard.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_lost_whatever_happens_to_rights_revisions_and_claims() {
     for seed in 1..=12_u64 {
-        let mut random = Random(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed));
+        let mut random = fastrand::Rng::with_seed(seed);
         let (api, gone) = (Fake::new(), Arc::new(Mutex::new(vec![])));
         let guests = [keeper("blue", &gone), keeper("green", &gone)];
         let host = Host::over(&api, &guests[0]).await;
@@ -185,8 +176,8 @@ async fn nothing_is_lost_whatever_happens_to_rights_revisions_and_claims() {
         let mut there = BTreeSet::new();
         let mut went: BTreeMap<String, usize> = BTreeMap::new();
         for _ in 0..60 {
-            let name = format!("s{}", random.below(5));
-            match random.below(10) {
+            let name = format!("s{}", random.u64(..5));
+            match random.u64(..10) {
                 0..=2 => {
                     api.put(site(&name));
                     there.insert(name.clone());
@@ -201,23 +192,23 @@ async fn nothing_is_lost_whatever_happens_to_rights_revisions_and_claims() {
                     api.delete(&format!("configmaps/{name}"));
                 }
                 6 => {
-                    let resource = if random.below(2) == 0 { "sites" } else { "configmaps" };
-                    lose(&api, LOSSES[usize::try_from(random.below(3)).unwrap()], resource);
+                    let resource = if random.u64(..2) == 0 { "sites" } else { "configmaps" };
+                    lose(&api, LOSSES[usize::try_from(random.u64(..3)).unwrap()], resource);
                 }
                 7 => ["sites", "configmaps"].iter().for_each(|resource| give_back(&api, resource)),
                 8 => {
-                    let guest = &guests[usize::try_from(random.below(2)).unwrap()];
+                    let guest = &guests[usize::try_from(random.u64(..2)).unwrap()];
                     let digest = json!(guest.digest().to_string());
                     api.edit("wasmcontrollers/sites", |it| it["spec"]["module"]["digest"] = digest);
                 }
                 9 => {
                     host.follow();
-                    sleep(Duration::from_millis(random.below(5_000))).await;
+                    sleep(Duration::from_millis(random.u64(..5_000))).await;
                     host.lead();
                 }
                 _ => (),
             }
-            sleep(Duration::from_millis(random.below(8_000))).await;
+            sleep(Duration::from_millis(random.u64(..8_000))).await;
         }
         for resource in ["sites", "configmaps"] {
             give_back(&api, resource);

@@ -19,7 +19,7 @@ use nagaya::{
     model::{
         digest::Digest,
         kind::Kind,
-        manifest::{Manifest, Mapping, Projection, Step, Verb},
+        manifest::{Manifest, Mapping, PredicateStep, Projection, Verb},
     },
     sandbox::{
         Allocation, CompilerConfig, Error, Failure, LogQuota, NoManifest, Program, Returned, Run,
@@ -159,7 +159,11 @@ async fn a_guest_says_what_it_needs() {
     let site = Kind::new("example.com/v1", "Site");
     assert_eq!((&manifest.primary.kind, &manifest.primary.mapping), (&site, &Mapping::Same));
     assert_eq!(manifest.primary.label_selector.as_deref(), Some("a=b"));
-    let steps = [Step::GenerationChanged, Step::MatchesLabels("c".into()), Step::Either];
+    let steps = [
+        PredicateStep::GenerationChanged,
+        PredicateStep::MatchesLabels("c".into()),
+        PredicateStep::Either,
+    ];
     assert_eq!(manifest.primary.predicate, steps);
     assert_eq!(manifest.owned[0].projection, Projection::Metadata);
     assert_eq!(manifest.owned[0].mapping, Mapping::Controller);

@@ -63,7 +63,8 @@ pub(crate) fn take(data: &Path) -> Result<()> {
 fn shared() -> Result<PathBuf> {
     let folder = profile_folder()?.join("e2e-code");
     if names(&folder).is_ok_and(|names| names.len() > MOST) {
-        fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+        // Another test may be doing the same.
+        let _ = fs::remove_dir_all(&folder);
     }
     private_folder(&folder)?;
     let key = folder.join("key");

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use nagaya::model::digest::hex;
 use tokio::sync::OnceCell;
 
 use crate::cargo::cargo;
@@ -78,7 +77,7 @@ impl Component {
 /// The SHA-256 of these bytes, as `sha256:<hex>`.
 pub fn digest(bytes: &[u8]) -> String {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    format!("sha256:{}", hex(hash.as_ref()))
+    format!("sha256:{}", hex::encode(hash.as_ref()))
 }
 
 /// The host's binary. If nobody named one it is built first, once a process: a test must not run

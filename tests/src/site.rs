@@ -57,24 +57,20 @@ pub async fn copied(
     titles: &BTreeMap<String, String>,
     limit: Duration,
 ) -> Result<()> {
-    within(limit, "every title is copied", async || {
-        let found = maps.list(&ListParams::default()).await?.items;
-        let found: BTreeMap<_, _> = found
-            .into_iter()
-            .filter_map(|map| Some((map.metadata.name?, map.data?.remove("title")?)))
-            .collect();
-        let late: Vec<_> =
-            titles.iter().filter(|(name, title)| found.get(*name) != Some(*title)).collect();
-        ensure!(
-            late.is_empty(),
-            "{} of {} are not, such as {:?}",
-            late.len(),
-            titles.len(),
-            late[0]
-        );
-        Ok(())
-    })
-    .await
+    within(limit, "every title is copied", async || all_copied(maps, titles).await).await
+}
+
+/// Whether `copier` has copied what every one of these Websites says, at this moment.
+pub async fn all_copied(maps: &Api<ConfigMap>, titles: &BTreeMap<String, String>) -> Result<()> {
+    let found = maps.list(&ListParams::default()).await?.items;
+    let found: BTreeMap<_, _> = found
+        .into_iter()
+        .filter_map(|map| Some((map.metadata.name?, map.data?.remove("title")?)))
+        .collect();
+    let late: Vec<_> =
+        titles.iter().filter(|(name, title)| found.get(*name) != Some(*title)).collect();
+    ensure!(late.is_empty(), "{} of {} are not, such as {:?}", late.len(), titles.len(), late[0]);
+    Ok(())
 }
 
 /// A config by which `hostile` does these steps and owns the ConfigMaps that it writes: a change of

@@ -10,9 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, ListParams, ObjectMeta, PostParams};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use nagaya::model::crd::WasmController;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -44,6 +45,9 @@ const AT_ONCE: usize = 8;
 
 /// The host answers a change within milliseconds.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// A host that dies is followed within seconds.
+const QUICK_LEASE: [&str; 2] = ["--lease-profile", "fast"];
 
 /// What a test has for itself.
 pub struct Test {
@@ -117,8 +121,7 @@ impl Test {
             folder,
             kubeconfig: host::kubeconfig(&control_plane, &format!("host-{namespace}")).await?,
             controllers: Some(format!("{LABEL}={namespace}")),
-            // After a kill the next host takes over within seconds.
-            arguments: ["--lease-profile", "fast"].map(str::to_owned).to_vec(),
+            arguments: vec![],
             environment: vec![],
             wrapper: vec![],
         };
@@ -200,6 +203,14 @@ impl Test {
         Ok(())
     }
 
+    /// Starts the host again with a Lease that ends within seconds, for what is about a host that dies. A machine that stands
+    /// still for as long is like one, so all else has the usual times.
+    pub async fn follow_quickly(&mut self) -> Result<()> {
+        self.options.arguments = QUICK_LEASE.map(str::to_owned).to_vec();
+        self.host.stop().await?;
+        self.start_host().await
+    }
+
     /// Another host of the same deployment: the same controllers, Lease and data folder.
     pub async fn standby(&self, name: &str) -> Result<Host> {
         let folder = self.options.folder.join(name);
@@ -223,8 +234,10 @@ impl Test {
         Ok((copier, revision))
     }
 
-    /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one.
+    /// The same with a failpoint armed, such as `gate-closed:kill@2`; none with an empty one. Whoever follows a host that it
+    /// kills need not wait long.
     pub async fn start_host_failing(&mut self, point: &str) -> Result<()> {
+        self.options.arguments = QUICK_LEASE.map(str::to_owned).to_vec();
         let armed = ("NAGAYA_FAIL".to_owned(), point.to_owned());
         let environment = if point.is_empty() { vec![] } else { vec![armed] };
         self.host = Host::start(&host::Options { environment, ..self.options.clone() }).await?;
@@ -364,6 +377,27 @@ impl Test {
         Ok(begun.elapsed())
     }
 
+    /// These titles are copied, and no late event has brought an older one back.
+    pub async fn stays(&self, titles: &BTreeMap<String, String>) -> Result<()> {
+        site::all_copied(&self.api(), titles).await
+    }
+
+    /// Waits until Kubernetes has put its revision number into so many Deployments, for which their owners run once more.
+    pub async fn deployed(&self, wanted: usize) -> Result<()> {
+        if !self.control_plane.has_controller_manager() {
+            return Ok(());
+        }
+        let deployments = self.api::<Deployment>();
+        within(SEEN_WITHIN, "the Deployments are numbered", async || {
+            let all = deployments.list(&ListParams::default()).await?.items;
+            let number = "deployment.kubernetes.io/revision";
+            let numbered = all.iter().filter(|one| one.annotations().contains_key(number)).count();
+            ensure!(numbered == wanted, "{numbered} of {}", all.len());
+            Ok(())
+        })
+        .await
+    }
+
     /// An API in this test's namespace.
     pub fn api<K>(&self) -> Api<K>
     where
@@ -424,9 +458,15 @@ impl Test {
         let name = format!("{}/{controller}", self.namespace);
         within(SEEN_WITHIN, &format!("{controller} is idle"), async || {
             let metrics = self.host.metrics().await?;
-            let waiting = metrics.sum("workqueue_depth", &[("controller", &name)]);
-            let running = self.running(controller).await?;
-            ensure!(waiting + running == 0.0, "{waiting} wait and {running} run");
+            let now = |metric: &str| metrics.sum(metric, &[("controller", &name)]);
+            let waiting = now("workqueue_depth");
+            let running = now("controller_runtime_active_workers");
+            // Also a key that waits until the cache shows what its run wrote.
+            let unfinished = now("workqueue_unfinished_work_seconds");
+            ensure!(
+                waiting + running + unfinished == 0.0,
+                "{waiting} wait, {running} run, {unfinished} s of work unfinished"
+            );
             Ok(())
         })
         .await

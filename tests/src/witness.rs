@@ -35,6 +35,8 @@ pub struct Sight {
     pub uid: String,
     /// What happened.
     pub change: Change,
+    /// Its resourceVersion: of all objects of one server, later changes have higher ones.
+    pub version: u64,
     /// Its labels afterwards.
     pub labels: BTreeMap<String, String>,
 }
@@ -129,6 +131,7 @@ async fn follow(
             name: object.name_any(),
             uid: object.uid().unwrap_or_default(),
             change,
+            version: from.parse().context("a version that is no number")?,
             labels: object.labels().clone(),
         };
         lock(seen).sights.push(sight);

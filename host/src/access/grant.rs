@@ -312,11 +312,11 @@ mod tests {
     fn an_older_answer_never_replaces_a_newer_one() {
         let start = epoch();
         for seed in 1..=300_u64 {
-            let mut random = seed;
+            let mut rng = fastrand::Rng::with_seed(seed);
             let mut answers = Answers::default();
             let mut newest: HashMap<u64, (u64, bool)> = HashMap::new();
             for _ in 0..100 {
-                random = fastrand::Rng::with_seed(random).u64(..);
+                let random = rng.u64(..);
                 let (which, asked, allowed) =
                     (random % 3, random / 3 % 9_000, random / 64 % 2 == 0);
                 let right = right("get", Some(["a", "b", "c"][usize::try_from(which).unwrap()]));

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     cluster::Cluster,
     decision::{Waiting, carry_out},
-    say, wait, wish,
+    edit, say, wait,
 };
 
 /// Whose candidate to reject.
@@ -25,7 +25,7 @@ pub(super) struct Args {
 
 /// Rejects the candidate and says what is live.
 pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
-    let done = carry_out(&cluster, &args.name, args.waiting, wish::abort, wait::gone).await?;
+    let done = carry_out(&cluster, &args.name, args.waiting, edit::abort, wait::gone).await?;
     let live = done.before.map(|active| format!(", {active} is live")).unwrap_or_default();
     say(&format!("{} is rejected{live}\n", done.revision))
 }

@@ -10,8 +10,8 @@ use serde_json::{Value, value::RawValue};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
+    edit::{self, Edit, Seen},
     presence::{self, Presence},
-    wish::{self, Plan, Seen},
 };
 use crate::{
     apiserver::{ApiServer, Call, Error, Lines, Media, Resource, query},
@@ -149,22 +149,22 @@ impl Cluster {
         })
     }
 
-    /// Makes `wish` true by one patch. A conflict is tried again while only the status has moved.
+    /// Makes `edit` true by one patch. A conflict is tried again while only the status has moved.
     pub(super) async fn make_so(
         &self,
         read: &Seen,
-        wish: impl Fn(&Seen) -> Result<Plan, wish::Error>,
-    ) -> Result<(Plan, WasmController)> {
+        edit: impl Fn(&Seen) -> Result<Edit, edit::Error>,
+    ) -> Result<(Edit, WasmController)> {
         let mut now = read.clone();
         loop {
-            let plan = wish(&now)?;
-            let Plan::Patch { patch, .. } = &plan else { return Ok((plan, now.controller)) };
+            let plan = edit(&now)?;
+            let Edit::Patch { patch, .. } = &plan else { return Ok((plan, now.controller)) };
             match self.patch(read.name(), patch).await {
                 Ok(controller) => return Ok((plan, controller)),
                 Err(error) if error.code() == Some(409) => {
                     sleep(PAUSE).await;
                     now = self.must_see(read.name()).await?;
-                    wish::after_conflict(read, &now)?;
+                    edit::after_conflict(read, &now)?;
                 }
                 Err(error) => {
                     let what =
@@ -345,7 +345,7 @@ fn explained(error: Error, what: &str) -> anyhow::Error {
 mod tests {
     use serde_json::json;
 
-    use super::super::wish::tests::{revision, seen};
+    use super::super::edit::tests::{revision, seen};
     use super::*;
     use crate::{apiserver::answering, model::crd::RevisionPhase};
 

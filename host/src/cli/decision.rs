@@ -8,9 +8,9 @@ use tokio::time::Instant;
 use super::{
     Patience,
     cluster::Cluster,
+    edit::{self, Edit, Seen},
     print::Progress,
     wait,
-    wish::{self, Plan, Seen},
 };
 
 /// Whether and how long to wait.
@@ -36,21 +36,21 @@ pub(super) struct Done {
     pub(super) stood: bool,
 }
 
-/// Writes `wish` and waits until `is_so`.
+/// Writes `edit` and waits until `is_so`.
 pub(super) async fn carry_out(
     cluster: &Cluster,
     name: &str,
     waiting: Waiting,
-    wish: impl Fn(&Seen) -> Result<Plan, wish::Error>,
+    edit: impl Fn(&Seen) -> Result<Edit, edit::Error>,
     is_so: impl Fn(&Seen, &str) -> Result<ControlFlow<()>, wait::Error>,
 ) -> Result<Done> {
     let deadline = Instant::now() + waiting.patience.timeout;
     let seen = cluster.must_see(name).await?;
     let sent = Instant::now();
-    let (plan, controller) = cluster.make_so(&seen, wish).await?;
+    let (plan, controller) = cluster.make_so(&seen, edit).await?;
     let generation = controller.metadata.generation.unwrap_or_default();
     let revision = plan.revision().to_owned();
-    let stood = matches!(plan, Plan::Stands { .. });
+    let stood = matches!(plan, Edit::Stands { .. });
     let before = seen.status().active;
     let mut done = Done { revision: revision.clone(), before, took: None, stood };
     if waiting.no_wait {

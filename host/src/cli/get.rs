@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 
 use super::{
     cluster::{Cluster, typed},
+    edit::Seen,
     presence::{Presence, doubt},
     print, say, tree,
-    wish::Seen,
 };
 use crate::model::crd::WasmController;
 
@@ -145,7 +145,7 @@ fn table(
 
 #[cfg(test)]
 mod tests {
-    use super::{super::wish::tests::seen, *};
+    use super::{super::edit::tests::seen, *};
 
     #[test]
     fn the_table_has_a_namespace_column_only_when_asked() {

@@ -18,6 +18,7 @@ mod abort;
 mod cluster;
 mod component;
 mod decision;
+mod edit;
 mod get;
 pub mod logs;
 mod presence;
@@ -29,7 +30,6 @@ mod serve;
 mod tree;
 mod upload;
 mod wait;
-mod wish;
 
 use crate::kubeconfig::{Environment, Proxies, Source};
 use cluster::Cluster;

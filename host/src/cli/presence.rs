@@ -80,7 +80,7 @@ pub(super) fn doubt(controller: &WasmController, presence: &Presence) -> Option<
 mod tests {
     use serde_json::json;
 
-    use super::{super::wish::tests::seen, *};
+    use super::{super::edit::tests::seen, *};
 
     fn lease(name: &str, holder: &str, renewed: &str) -> Value {
         json!({

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     cluster::Cluster,
     decision::{Waiting, carry_out},
-    print, say, wait, wish,
+    edit, print, say, wait,
 };
 
 /// Which revision is to be live.
@@ -28,8 +28,8 @@ pub(super) struct Args {
 
 /// Promotes and says how long it took.
 pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
-    let wish = |seen: &wish::Seen| wish::promote(seen, args.revision.as_deref());
-    let done = carry_out(&cluster, &args.name, args.waiting, wish, wait::live).await?;
+    let edit = |seen: &edit::Seen| edit::promote(seen, args.revision.as_deref());
+    let done = carry_out(&cluster, &args.name, args.waiting, edit, wait::live).await?;
     let revision = &done.revision;
     let (name, namespace) = (&args.name, cluster.namespace());
     if done.stood && done.before.as_ref() == Some(revision) {

@@ -10,11 +10,11 @@ use super::{
     Patience,
     cluster::Cluster,
     component,
+    edit::{self, Seen},
     print::{Progress, short},
     say,
     upload::{Host, Sent},
     wait::{self, Staged},
-    wish::{self, Seen},
 };
 use crate::model::digest::Digest;
 
@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
     };
     let host = Host::new(&args.host)?;
     host.reach(&digest).await?;
-    let (plan, controller) = cluster.make_so(&seen, |seen| Ok(wish::push(seen, &digest))).await?;
+    let (plan, controller) = cluster.make_so(&seen, |seen| Ok(edit::push(seen, &digest))).await?;
     let generation = controller.metadata.generation.unwrap_or_default();
     let revision = plan.revision();
     push.progress
@@ -187,7 +187,7 @@ EOF"
 #[cfg(test)]
 mod tests {
     use super::{
-        super::wish::tests::{seen, v},
+        super::edit::tests::{seen, v},
         *,
     };
 

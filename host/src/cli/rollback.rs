@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::{
     cluster::Cluster,
     decision::{Waiting, carry_out},
-    print, say, wait, wish,
+    edit, print, say, wait,
 };
 
 /// Where to go back to.
@@ -29,8 +29,8 @@ pub(super) struct Args {
 
 /// Rolls back and says how long it took.
 pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
-    let wish = |seen: &wish::Seen| wish::rollback(seen, args.to.as_deref());
-    let done = carry_out(&cluster, &args.name, args.waiting, wish, wait::live).await?;
+    let edit = |seen: &edit::Seen| edit::rollback(seen, args.to.as_deref());
+    let done = carry_out(&cluster, &args.name, args.waiting, edit, wait::live).await?;
     let loser = done.before.unwrap_or_default();
     let revision = &done.revision;
     say(&match done.took {

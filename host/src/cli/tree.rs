@@ -5,10 +5,10 @@
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{
+    edit::Seen,
     presence::{Presence, doubt},
     print::{Tree, age, short},
     wait::is_trouble,
-    wish::Seen,
 };
 use crate::model::{
     crd::{RevisionPhase, WasmRevision},
@@ -138,7 +138,7 @@ fn wakes(mapping: &Mapping) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::wish::tests::{revision, seen, v},
+        super::edit::tests::{revision, seen, v},
         *,
     };
     use crate::model::{

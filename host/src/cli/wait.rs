@@ -5,7 +5,7 @@
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
-use super::wish::Seen;
+use super::edit::Seen;
 use crate::model::crd::RevisionPhase;
 
 /// Reasons of conditions that only somebody else can end.
@@ -182,7 +182,7 @@ pub(super) fn is_trouble(
 #[cfg(test)]
 mod tests {
     use super::{
-        super::wish::tests::{revision, seen, v},
+        super::edit::tests::{revision, seen, v},
         *,
     };
     use crate::model::crd::condition;

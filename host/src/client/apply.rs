@@ -18,7 +18,7 @@ use super::{
     object::Object,
     owners::{self, Change, Primary},
     read::as_object,
-    send::Failure,
+    send::Unwritten,
     shown,
     write::path,
 };
@@ -104,7 +104,7 @@ impl Client {
             let is_probe = version.is_some();
             let answer = self.write(Intent { side, is_probe, ..intent }).await;
             let exists = version.is_some()
-                && matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error));
+                && matches!(&answer, Err(Unwritten::Call(error)) if answer::is_conflict(error));
             if !exists || looks > LOOKS {
                 return self.written(kind, key, answer);
             }
@@ -182,8 +182,8 @@ impl Client {
     /// Whether some cache would show an object like this one if it were there.
     fn would_show(&self, kind: &Kind, key: &ObjectKey, text: &str) -> bool {
         let Ok(entry) = as_object(text) else { return false };
-        self.0.view.sights(kind).any(|sight| {
-            sight.covers(key.namespace.as_deref()) && shown::selects(&sight.watch, &entry)
+        self.0.view.sources(kind).any(|source| {
+            source.covers(key.namespace.as_deref()) && shown::selects(&source.watch, &entry)
         })
     }
 
@@ -256,7 +256,7 @@ impl Client {
             let call = self.apply_call(&path, true, bound);
             let intent = Intent::new(Verb::ApplyStatus, (kind, &key), call);
             let answer = self.write(Intent { side: side.take(), ..intent }).await;
-            if matches!(&answer, Err(Failure::Call(error)) if answer::is_conflict(error))
+            if matches!(&answer, Err(Unwritten::Call(error)) if answer::is_conflict(error))
                 && self.may_try_again(kind, &key)
             {
                 current = self.live(kind, &key).await?;

@@ -15,7 +15,7 @@ use super::{
         budget::{Budget, Exceeded},
         fight::{Fights, Place, Side},
     },
-    send::Failure,
+    send::Unwritten,
 };
 use crate::{
     apiserver::Call,
@@ -58,9 +58,9 @@ impl Intent {
 
 impl Client {
     /// The one way of a write to the API server.
-    pub(super) async fn write(&self, intent: Intent) -> Result<String, Failure> {
+    pub(super) async fn write(&self, intent: Intent) -> Result<String, Unwritten> {
         let admitted = self.check_tries(&intent.kind, &intent.key);
-        admitted.and_then(|()| self.charge(&intent)).map_err(Failure::Refused)?;
+        admitted.and_then(|()| self.charge(&intent)).map_err(Unwritten::Refused)?;
         self.send(intent).await
     }
 

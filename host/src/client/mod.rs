@@ -213,7 +213,7 @@ impl Client {
         match entry {
             Some(entry) => Ok(Some(entry.uid().to_owned())),
             None if is_primary => Ok(self.0.run.uid.as_deref().map(str::to_owned)),
-            None if view.sights(&regarding.kind).next().is_some() => Err(Error::NotFound),
+            None if view.sources(&regarding.kind).next().is_some() => Err(Error::NotFound),
             None if resource.namespaced && namespace == self.0.run.request.namespace.as_deref() => {
                 Ok(None)
             }

@@ -8,9 +8,9 @@ use futures::FutureExt;
 use http::Method;
 use tokio::{sync::watch, time::Instant};
 
-use super::{Client, Error, answer, intent::Intent, send::Failure, shown};
+use super::{Client, Error, answer, intent::Intent, send::Unwritten, shown};
 use crate::{
-    access::view::Sight,
+    access::view::Source,
     apiserver::Call,
     client::gates::barrier::{Answer, Awaited},
     model::{kind::Kind, object::ObjectKey},
@@ -39,7 +39,7 @@ impl Client {
     }
 
     /// After it was answered.
-    pub(super) fn resolve(&self, intent: &Intent, result: &Result<String, Failure>) {
+    pub(super) fn resolve(&self, intent: &Intent, result: &Result<String, Unwritten>) {
         let (kind, mut key) = (&intent.kind, intent.key.clone());
         let answer = match result {
             Ok(text) => match envelope::object(text) {
@@ -56,7 +56,7 @@ impl Client {
                 // The API server answers a deletion with a Status.
                 Err(_) => intent.deletes.clone().map_or(Answer::Refused, Answer::Deleted),
             },
-            Err(Failure::Call(error)) if answer::is_outcome_unknown(error) => Answer::Unknown,
+            Err(Unwritten::Call(error)) if answer::is_outcome_unknown(error) => Answer::Unknown,
             Err(_) => Answer::Refused,
         };
         if !key.name.is_empty() {
@@ -120,7 +120,7 @@ impl Client {
     /// Returns once the caches show what the controller wrote of an object; woken by the watches and by answers.
     async fn visible(&self, kind: &Kind, key: &ObjectKey) {
         let mut observed: Vec<_> =
-            self.showing(kind, key).map(|sight| sight.cache().observed()).collect();
+            self.showing(kind, key).map(|source| source.cache().observed()).collect();
         let mut answers = self.0.account.own.subscribe();
         loop {
             observed.iter_mut().for_each(watch::Receiver::mark_unchanged);
@@ -149,11 +149,11 @@ impl Client {
         // Where nobody watches there is nothing to wait for.
         let is_visible = showing.peek().is_none()
             || awaited.is_settled()
-                && showing.all(|sight| {
-                    let cache = sight.cache();
+                && showing.all(|source| {
+                    let cache = source.cache();
                     // The version first: what is observed after it was read is in the cache by then.
                     let observed = cache.observed().borrow().clone();
-                    let selects = |entry: &_| shown::selects(&sight.watch, entry);
+                    let selects = |entry: &_| shown::selects(&source.watch, entry);
                     awaited.is_visible(selects, cache.get(key).as_deref(), observed.as_ref())
                 });
         if is_visible && awaited.is_settled() {
@@ -181,7 +181,7 @@ impl Client {
             Err(error) if answer::is_not_served(&error) => Answer::Refused,
             // What a cache still shows of it must go.
             Err(error) if error.code() == Some(404) => {
-                let cached = self.showing(kind, key).find_map(|sight| sight.cache().get(key));
+                let cached = self.showing(kind, key).find_map(|source| source.cache().get(key));
                 cached.map_or(Answer::Refused, |entry| Answer::Deleted(entry.uid().to_owned()))
             }
             // Nobody lets the host look: there is nothing more to learn, and waiting would never end.
@@ -199,8 +199,8 @@ impl Client {
     }
 
     /// Every subscription that may show the object: each has a cache and a pace of its own.
-    fn showing(&self, kind: &Kind, key: &ObjectKey) -> impl Iterator<Item = &Sight> {
+    fn showing(&self, kind: &Kind, key: &ObjectKey) -> impl Iterator<Item = &Source> {
         let namespace = key.namespace.clone();
-        self.0.view.sights(kind).filter(move |sight| sight.covers(namespace.as_deref()))
+        self.0.view.sources(kind).filter(move |source| source.covers(namespace.as_deref()))
     }
 }

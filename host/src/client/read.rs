@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
+use nagaya_selector::Selector;
 
 use super::{Client, Error, ListOptions, Page, answer, object::key};
 use crate::{
     access::{
         grant::{Right, Verdict},
-        view::Sight,
+        view::Source,
     },
     apiserver::Call,
-    model::{kind::Kind, object::ObjectKey, selector::Selector},
+    model::{kind::Kind, object::ObjectKey},
     watch::{Entry, Query, envelope},
 };
 
@@ -29,21 +30,21 @@ impl Client {
         name: &str,
     ) -> Result<Arc<str>, Error> {
         let key = key(namespace, name)?;
-        let sights = self.readable(kind, namespace).await?;
+        let sources = self.readable(kind, namespace).await?;
         if self.0.run.is_hidden && self.0.view.is_primary(kind) && key == self.0.run.request {
             return self.get_live(kind, namespace, name).await.map(Into::into);
         }
         if self.catch_up(kind, &key).await? {
             return self.get_live(kind, namespace, name).await.map(Into::into);
         }
-        let entry = sights.into_iter().find_map(|s| s.cache().get(&key));
+        let entry = sources.into_iter().find_map(|s| s.cache().get(&key));
         entry.map(|entry| entry.body().clone()).ok_or(Error::NotFound)
     }
 
     /// A page of objects from the cache, in the order of namespace and name.
     pub async fn list(&self, kind: &Kind, options: ListOptions) -> Result<Page, Error> {
         let namespace = options.namespace.as_deref();
-        let sights = self.readable(kind, namespace).await?;
+        let sources = self.readable(kind, namespace).await?;
         self.catch_up_all(kind, namespace).await?;
         let selector = match &options.label_selector {
             Some(text) => {
@@ -59,7 +60,7 @@ impl Client {
         let limit = if options.limit == 0 { PAGE } else { PAGE.min(options.limit as usize) };
         let mut found: BTreeMap<ObjectKey, Arc<Entry>> = BTreeMap::new();
         let mut more = false;
-        for sight in sights {
+        for source in sources {
             let query = Query {
                 namespace,
                 selector: selector.as_ref(),
@@ -68,7 +69,7 @@ impl Client {
                 limit,
                 ..Query::default()
             };
-            let mut scan = sight.cache().scan(&query);
+            let mut scan = source.cache().scan(&query);
             while scan.step() {
                 // Neither the guest's thread nor anybody else's is kept for as long as a cache may be large.
                 tokio::task::yield_now().await;
@@ -126,14 +127,14 @@ impl Client {
         }
     }
 
-    async fn readable(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<&Sight>, Error> {
+    async fn readable(&self, kind: &Kind, namespace: Option<&str>) -> Result<Vec<&Source>, Error> {
         let view = &self.0.view;
-        if view.sights(kind).next().is_none() {
+        if view.sources(kind).next().is_none() {
             return Err(Error::NotDeclared(format!("the manifest declares no watch of {kind}")));
         }
         match view.readable(kind, namespace).await {
-            Ok(sights) if sights.is_empty() => Err(Error::NotFound),
-            Ok(sights) => Ok(sights),
+            Ok(sources) if sources.is_empty() => Err(Error::NotFound),
+            Ok(sources) => Ok(sources),
             Err((right, verdict)) => Err(self.no_right(&right, verdict)),
         }
     }

@@ -48,7 +48,7 @@ pub(super) struct Obstacles {
 }
 
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum Unwritten {
     /// The host refused; nothing was sent.
     Refused(Error),
     /// The API server refused or did not answer.
@@ -120,21 +120,21 @@ impl Client {
     async fn read_now(&self, call: Call) -> Result<String, apiserver::Error> {
         match self.tried(call, Sort::Read, || Ok(())).await {
             Ok(text) => Ok(text),
-            Err(Failure::Call(error)) => Err(error),
-            Err(Failure::Refused(error)) => Err(apiserver::Error::Request(error.to_string())),
+            Err(Unwritten::Call(error)) => Err(error),
+            Err(Unwritten::Refused(error)) => Err(apiserver::Error::Request(error.to_string())),
         }
     }
 
     /// What was let through is sent, and no longer than the fence allows. The task belongs to the control runtime and outlives
     /// the guest.
-    pub(super) async fn send(&self, intent: Intent) -> Result<String, Failure> {
+    pub(super) async fn send(&self, intent: Intent) -> Result<String, Unwritten> {
         let client = self.clone();
         self.0.sent.send_modify(|count| *count += 1);
         self.register(&intent.kind, &intent.key);
         let task = self.0.account.control.spawn(async move {
             let may_send = || client.may_send(&intent);
             let result = client.tried(intent.call.clone(), Sort::Write, may_send).await;
-            if let Err(Failure::Call(error)) = &result {
+            if let Err(Unwritten::Call(error)) = &result {
                 client.note_write_failure(&intent, error);
                 client.learn_anew(&intent.kind, error).await;
             }
@@ -142,8 +142,9 @@ impl Client {
             client.0.sent.send_modify(|count| *count -= 1);
             result
         });
-        task.await
-            .unwrap_or_else(|error| Err(Failure::Call(apiserver::Error::Connection(error.into()))))
+        task.await.unwrap_or_else(|error| {
+            Err(Unwritten::Call(apiserver::Error::Connection(error.into())))
+        })
     }
 
     /// Whether a write of this object that met another writer may be tried once more in this run.
@@ -182,18 +183,18 @@ impl Client {
         call: Call,
         sort: Sort,
         may_send: impl Fn() -> Result<(), Error>,
-    ) -> Result<String, Failure> {
+    ) -> Result<String, Unwritten> {
         let until = Instant::now() + IN_ALL;
         for tries in 1.. {
             let wait = self.flow().wait(Instant::now().into_std());
             if !fits(wait, until) {
                 self.hold(wait);
-                return Err(Failure::Call(asked_to_wait(wait)));
+                return Err(Unwritten::Call(asked_to_wait(wait)));
             }
             if !wait.is_zero() {
                 sleep(wait).await;
             }
-            may_send().map_err(Failure::Refused)?;
+            may_send().map_err(Unwritten::Refused)?;
             let left = until.saturating_duration_since(Instant::now());
             let call = match sort {
                 Sort::Read => Call { limit: call.limit.min(left), ..call.clone() },
@@ -218,11 +219,11 @@ impl Client {
                 Some(pause) if fits(pause, until) => sleep(pause).await,
                 _ => {
                     self.note_failure(&error);
-                    return Err(Failure::Call(error));
+                    return Err(Unwritten::Call(error));
                 }
             }
         }
-        Err(Failure::Refused(Error::Unavailable("no try was left".to_owned())))
+        Err(Unwritten::Refused(Error::Unavailable("no try was left".to_owned())))
     }
 
     fn note_failure(&self, error: &apiserver::Error) {

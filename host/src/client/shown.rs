@@ -6,12 +6,10 @@
 //!
 //! Invariant: `a_field_selector_is_evaluated_as_the_server_does`.
 
+use nagaya_selector::Selector;
 use serde_json::Value;
 
-use crate::{
-    model::{manifest::Watch, selector::Selector},
-    watch::Entry,
-};
+use crate::{model::manifest::Watch, watch::Entry};
 
 /// Whether an object in this state is in the cache of `watch`, or will be. What cannot be evaluated is not waited for.
 pub(super) fn selects(watch: &Watch, entry: &Entry) -> bool {

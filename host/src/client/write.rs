@@ -14,7 +14,7 @@ use super::{
     object::{Object, check_size, key},
     owners,
     read::as_object,
-    send::Failure,
+    send::Unwritten,
 };
 use crate::{
     apiserver::{Call, Media, Resource, query},
@@ -234,12 +234,12 @@ impl Client {
         &self,
         kind: &Kind,
         key: &ObjectKey,
-        answer: Result<String, Failure>,
+        answer: Result<String, Unwritten>,
     ) -> Result<String, Error> {
         match answer {
             Ok(text) => Ok(text),
-            Err(Failure::Refused(error)) => Err(error),
-            Err(Failure::Call(error)) => {
+            Err(Unwritten::Refused(error)) => Err(error),
+            Err(Unwritten::Call(error)) => {
                 self.applied().forget(kind, key);
                 Err(self.heard(&error))
             }

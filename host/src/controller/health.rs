@@ -445,11 +445,8 @@ mod tests {
     #[test]
     fn whatever_happens_what_is_told_is_true() {
         for seed in 1..=200_u64 {
-            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut below = move |bound: u64| {
-                random = fastrand::Rng::with_seed(random).u64(..);
-                random % bound
-            };
+            let mut random = fastrand::Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut below = move |bound: u64| random.u64(..) % bound;
             let (mut health, mut now) = health();
             // Failures and breakdowns in a row, and since when it is well.
             let mut model: BTreeMap<String, (u32, u32, Option<Instant>)> = BTreeMap::new();

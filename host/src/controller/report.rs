@@ -177,8 +177,8 @@ fn remember(
 /// How many objects the revision has.
 fn objects(view: &View) -> usize {
     let primary = &view.manifest().primary;
-    let sights = view.all_sights().iter().filter(|sight| sight.watch == *primary);
-    sights.map(|sight| sight.cache().len()).sum()
+    let sources = view.all_sources().iter().filter(|source| source.watch == *primary);
+    sources.map(|source| source.cache().len()).sum()
 }
 
 #[cfg(test)]

@@ -252,27 +252,27 @@ mod tests {
     fn walk(check: impl Fn(&Decision, &Decision, &Wanted<'_>, &HashMap<&str, Stage>)) {
         const NAMES: [&str; 5] = ["v1", "v2", "v3", "v4", "v5"];
         for seed in 1..=400_u64 {
-            let mut random = Random(seed);
+            let mut random = fastrand::Rng::with_seed(seed);
             let mut status = Decision::default();
             let mut stages: HashMap<&str, Stage> = HashMap::new();
             for _ in 0..60 {
-                let name = NAMES[random.below(5)];
+                let name = NAMES[random.usize(..5)];
                 let stage =
-                    [Stage::Staging, Stage::Ready, Stage::Ready, Stage::Failed][random.below(4)];
+                    [Stage::Staging, Stage::Ready, Stage::Ready, Stage::Failed][random.usize(..4)];
                 if status.active.as_deref() != Some(name) {
                     stages.insert(name, stage);
                 }
-                let named = (random.below(2) == 0).then(|| NAMES[random.below(5)]);
+                let named = (random.usize(..2) == 0).then(|| NAMES[random.usize(..5)]);
                 let rejected: Vec<String> = NAMES
                     .iter()
-                    .filter(|other| random.below(4) == 0 && named != Some(**other))
+                    .filter(|other| random.usize(..4) == 0 && named != Some(**other))
                     .map(|name| (*name).to_owned())
                     .collect();
                 let intent = Wanted {
-                    strategy: [Strategy::BlueGreen, Strategy::Immediate][random.below(2)],
+                    strategy: [Strategy::BlueGreen, Strategy::Immediate][random.usize(..2)],
                     named,
                     rejected: &rejected,
-                    desired: NAMES[random.below(5)],
+                    desired: NAMES[random.usize(..5)],
                     active: status.active.as_deref(),
                     previous: status.previous.as_deref(),
                 };
@@ -281,15 +281,6 @@ mod tests {
                 check(&status, &after, &intent, &stages);
                 status = after;
             }
-        }
-    }
-
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: u64) -> usize {
-            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
-            usize::try_from(self.0 % bound).unwrap()
         }
     }
 }

@@ -21,10 +21,7 @@ use crate::{
     controller::{health::Ended, strays::Strays},
     leader::fence::Fence,
     metrics::RunEnd,
-    model::{
-        digest::{Digest, hex},
-        object::ObjectKey,
-    },
+    model::{digest::Digest, object::ObjectKey},
     queue::{Outcome, Taken},
     sandbox::{Action, Failure, LogQuota, Program, Returned, Run, RunLimits, Sandbox},
     text,
@@ -179,7 +176,7 @@ impl Start {
         }
         let manifest = view.manifest();
         let primary = &manifest.primary;
-        let covers = |namespace| view.sights(&primary.kind).any(|sight| sight.covers(namespace));
+        let covers = |namespace| view.sources(&primary.kind).any(|source| source.covers(namespace));
         let shows_all = primary.label_selector.is_none()
             && primary.field_selector.is_none()
             && covers(key.namespace.as_deref());
@@ -410,7 +407,7 @@ fn ended(result: &Result<Action, Failure>, outcome: Outcome) -> Ended {
 fn reconcile_id() -> String {
     let mut bytes = [0; 8];
     match SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => hex(&bytes),
+        Ok(()) => hex::encode(bytes),
         Err(_) => "unknown".to_owned(),
     }
 }

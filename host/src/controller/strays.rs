@@ -67,8 +67,8 @@ async fn find(api: &ApiServer, account: &Identity, view: &View) -> Result<Vec<Ob
     };
     let Some(resource) = view.resource(&manifest.primary.kind) else { return Ok(vec![]) };
     let mut strays = vec![];
-    for sight in view.all_sights().iter().filter(|sight| sight.watch == manifest.primary) {
-        let place = (&*resource, sight.namespace.as_deref());
+    for source in view.all_sources().iter().filter(|source| source.watch == manifest.primary) {
+        let place = (&*resource, source.namespace.as_deref());
         let carriers = carriers(api, place, account.clone(), finalizer).await?;
         strays.extend(carriers.into_iter().filter(|key| view.primary(key).is_none()));
     }
@@ -76,10 +76,10 @@ async fn find(api: &ApiServer, account: &Identity, view: &View) -> Result<Vec<Ob
 }
 
 /// Looks for objects that left while nobody saw it, and has the controller look at each; whether it went well.
-pub(super) async fn search(account: &Account, view: &View, inbox: &SharedQueue) -> bool {
+pub(super) async fn search(account: &Account, view: &View, queue: &SharedQueue) -> bool {
     match find(&account.api, &account.identity, view).await {
         Ok(strays) => {
-            inbox.add_all(strays, Urgency::news(BACKGROUND));
+            queue.add_all(strays, Urgency::news(BACKGROUND));
             true
         }
         Err(error) => {

@@ -23,7 +23,7 @@ const NOBODY: i64 = i64::MAX;
 
 /// What happens to a controller.
 #[derive(Debug)]
-pub(super) enum Event<R, Id> {
+pub(super) enum Input<R, Id> {
     /// The manager has another value.
     Rollout(Rollout<R>),
     /// The claim was acquired, lost, or acquired anew.
@@ -47,7 +47,7 @@ pub(super) enum Do<R, Id> {
     Admit(Gate),
     /// The revision's view wakes the controller from now on.
     Open(Arc<R>),
-    /// The new one hears of what went unseen, and the old one is [`Event::Delivered`] in time.
+    /// The new one hears of what went unseen, and the old one is [`Input::Delivered`] in time.
     Hand { old: Arc<R>, new: Arc<R> },
     /// The view wakes the controller no more; what it still had to deliver is left to `next`.
     Close { old: Arc<R>, next: Option<Arc<R>> },
@@ -93,29 +93,29 @@ impl<R, Id: Copy + Eq + Hash> Swap<R, Id> {
         &self.gate
     }
 
-    /// When [`Event::Tick`] is due.
+    /// When [`Input::Tick`] is due.
     pub(super) fn due(&self) -> Option<Instant> {
         self.drain_until
     }
 
     /// What `event` leads to.
-    pub(super) fn next(&mut self, event: Event<R, Id>, now: Instant) -> Vec<Do<R, Id>> {
+    pub(super) fn next(&mut self, event: Input<R, Id>, now: Instant) -> Vec<Do<R, Id>> {
         let mut todo = vec![];
         match event {
-            Event::Rollout(next) => self.replace(next, now, &mut todo),
-            Event::Claim(claim) => {
+            Input::Rollout(next) => self.replace(next, now, &mut todo),
+            Input::Claim(claim) => {
                 self.gate.claim.clone_from(&claim);
                 todo.push(Do::Admit(self.gate.clone()));
                 let lost = self.flights.iter().filter(|(_, flight)| flight.claim != claim);
                 todo.extend(lost.map(|(id, _)| Do::Stop(*id)));
             }
-            Event::Began(id, generation) => {
+            Input::Began(id, generation) => {
                 let claim = self.gate.claim.clone();
                 self.flights.insert(id, Flight { generation, claim, is_cut: false });
             }
-            Event::Ended(id) => drop(self.flights.remove(&id)),
-            Event::Delivered(old) => self.close(old, &mut todo),
-            Event::Tick if self.drain_until.is_some_and(|at| at <= now) => {
+            Input::Ended(id) => drop(self.flights.remove(&id)),
+            Input::Delivered(old) => self.close(old, &mut todo),
+            Input::Tick if self.drain_until.is_some_and(|at| at <= now) => {
                 self.drain_until = None;
                 for flight in self.flights.values_mut() {
                     flight.is_cut |= flight.generation < self.current.generation;
@@ -124,8 +124,8 @@ impl<R, Id: Copy + Eq + Hash> Swap<R, Id> {
                 let cut = self.flights.iter().filter(|(_, flight)| flight.is_cut);
                 todo.extend(cut.map(|(id, _)| Do::Stop(*id)));
             }
-            Event::Tick => (),
-            Event::End => {
+            Input::Tick => (),
+            Input::End => {
                 let last = self.current.active.take().into_iter().chain(self.resting.take());
                 todo.extend(last.map(|old| Do::Close { old, next: None }));
                 self.replace(Rollout { active: None, generation: NOBODY }, now, &mut todo);
@@ -234,7 +234,7 @@ mod tests {
             for _ in 0..300 {
                 now += Duration::from_millis(random.u64(0..8_000));
                 if swap.due().is_some_and(|at| at <= now) {
-                    world.does(swap.next(Event::Tick, now));
+                    world.does(swap.next(Input::Tick, now));
                 }
                 match random.u8(0..10) {
                     0 => {
@@ -247,11 +247,11 @@ mod tests {
                             replaced_at = now;
                         }
                         let next = Rollout { active: active.cloned(), generation };
-                        world.does(swap.next(Event::Rollout(next), now));
+                        world.does(swap.next(Input::Rollout(next), now));
                     }
                     1 => {
                         held = if random.bool() { claim() } else { None };
-                        world.does(swap.next(Event::Claim(held.clone()), now));
+                        world.does(swap.next(Input::Claim(held.clone()), now));
                         for (id, (_, under, _)) in &flights {
                             assert!(*under == held || world.stopped.contains(id), "seed {seed}");
                         }
@@ -260,16 +260,16 @@ mod tests {
                         let ids: Vec<_> = flights.keys().copied().collect();
                         let id = *random.choice(&ids).unwrap();
                         flights.remove(&id);
-                        world.does(swap.next(Event::Ended(id), now));
+                        world.does(swap.next(Input::Ended(id), now));
                     }
                     4 | 5 if !world.handed.is_empty() => {
                         let at = random.usize(0..world.handed.len());
                         let old = world.handed.swap_remove(at);
-                        world.does(swap.next(Event::Delivered(old), now));
+                        world.does(swap.next(Input::Delivered(old), now));
                     }
                     _ if swap.current().active.is_some() && held.is_some() => {
                         flights.insert(next_id, (generation, held.clone(), now));
-                        world.does(swap.next(Event::Began(next_id, generation), now));
+                        world.does(swap.next(Input::Began(next_id, generation), now));
                         next_id += 1;
                     }
                     _ => (),
@@ -289,12 +289,12 @@ mod tests {
                     |of: &i64| *of != generation && !flights.values().any(|flight| flight.0 == *of);
                 assert!(!world.admitted.iter().any(useless), "seed {seed}: {:?}", world.admitted);
             }
-            world.does(swap.next(Event::End, now));
+            world.does(swap.next(Input::End, now));
             for id in flights.keys() {
-                world.does(swap.next(Event::Ended(*id), now));
+                world.does(swap.next(Input::Ended(*id), now));
             }
             while let Some(old) = world.handed.pop() {
-                world.does(swap.next(Event::Delivered(old), now));
+                world.does(swap.next(Input::Delivered(old), now));
             }
             assert!(!world.admitted.iter().any(|of| *of <= generation), "nobody writes any more");
             for (revision, open) in &world.open {

@@ -8,7 +8,6 @@
 //! `an_event_has_a_name_that_the_server_takes`, `no_text_of_an_event_is_longer_than_the_server_takes`.
 
 mod lanes;
-mod lru;
 mod series;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -15,12 +15,14 @@
 use std::{
     collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
+    num::NonZeroUsize,
     time::{Duration, Instant},
 };
 
 use k8s_openapi::jiff::Timestamp;
+use lru::LruCache;
 
-use super::{Event, lru::Lru};
+use super::Event;
 use crate::{
     model::object::{ObjectReference, Severity},
     rate::Bucket,
@@ -40,7 +42,7 @@ const ENDS_AFTER: Duration = Duration::from_secs(360);
 /// How often the count of a series is written.
 const REFRESH: Duration = Duration::from_secs(1_800);
 /// Objects and series that are remembered.
-const REMEMBERED: usize = 4_096;
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
 /// Writes of one controller in a row, about whatever; then so many a second.
 const CONTROLLER_BURST: f64 = 300.0;
 /// See [`CONTROLLER_BURST`].
@@ -61,9 +63,9 @@ pub(super) struct Order {
 /// What has been heard.
 #[derive(Debug)]
 pub(super) struct Filter {
-    controllers: Lru<Key, Bucket>,
-    subjects: Lru<Key, Subject>,
-    series: Lru<Key, Series>,
+    controllers: LruCache<Key, Bucket>,
+    subjects: LruCache<Key, Subject>,
+    series: LruCache<Key, Series>,
     started: u64,
     /// Nobody can tell which texts have the same key.
     keys: [RandomState; 2],
@@ -93,9 +95,9 @@ struct Series {
 impl Filter {
     pub(super) fn new() -> Self {
         Self {
-            controllers: Lru::new(REMEMBERED),
-            subjects: Lru::new(REMEMBERED),
-            series: Lru::new(REMEMBERED),
+            controllers: LruCache::sparse(REMEMBERED),
+            subjects: LruCache::sparse(REMEMBERED),
+            series: LruCache::sparse(REMEMBERED),
             started: 0,
             keys: [RandomState::new(), RandomState::new()],
         }
@@ -123,12 +125,12 @@ impl Filter {
     /// An event has come; what to write about it now. What may not be written is not remembered either.
     pub(super) fn heard(&mut self, mut event: Event, at: Timestamp, now: Instant) -> Option<Order> {
         let names = self.names(&event);
-        let subject = self.subjects.get_or(&names.subject, Subject::new);
+        let subject = self.subjects.get_or_insert_mut(names.subject, Subject::new);
         let is_one_of_many =
             self.series.get(&names.own).is_none() && subject.has_many(names.similar, now);
         let key = if is_one_of_many { names.similar } else { names.own };
-        let writes = self.controllers.get_or(&names.controller, of_controller);
-        if let Some(series) = self.series.get(&key) {
+        let writes = self.controllers.get_or_insert_mut(names.controller, of_controller);
+        if let Some(series) = self.series.get_mut(&key) {
             series.count += 1;
             series.last = (now, at);
             let again = now.saturating_duration_since(series.written.1) >= REFRESH;
@@ -154,22 +156,24 @@ impl Filter {
             last: (now, at),
             written: (0, now),
         };
-        Some(self.series.get_or(&key, || new).write(now))
+        Some(self.series.get_or_insert_mut(key, || new).write(now))
     }
 
     /// What is to be written because of the time; series that have ended are forgotten.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Order> {
         let mut orders = vec![];
-        for series in self.series.values_mut().filter(|series| series.is_due(now)) {
-            let subject = self.subjects.get_or(&series.subject, Subject::new);
-            let writes = self.controllers.get_or(&series.controller, of_controller);
+        for series in
+            self.series.iter_mut().map(|(_, series)| series).filter(|series| series.is_due(now))
+        {
+            let subject = self.subjects.get_or_insert_mut(series.subject, Subject::new);
+            let writes = self.controllers.get_or_insert_mut(series.controller, of_controller);
             if subject.may_write(writes, now) {
                 orders.push(series.write(now));
             }
         }
-        self.series.retain(|series| !series.has_ended(now));
-        self.subjects.retain(|subject| !subject.is_as_new(now));
-        self.controllers.retain(|writes| !writes.is_full(now));
+        self.series.retain(|_, series| !series.has_ended(now));
+        self.subjects.retain(|_, subject| !subject.is_as_new(now));
+        self.controllers.retain(|_, writes| !writes.is_full(now));
         orders
     }
 }
@@ -286,7 +290,7 @@ mod tests {
         assert_eq!(heard(&mut filter, other.clone(), now + REFILL + SECOND), Some(1), "begun late");
         assert_eq!(heard(&mut filter, other, now + REFILL + SECOND), None);
         assert_eq!(filter.series.len(), 51, "what is dropped takes no memory");
-        let similar: usize = filter.subjects.values_mut().map(|one| one.similar.len()).sum();
+        let similar: usize = filter.subjects.iter().map(|(_, one)| one.similar.len()).sum();
         assert_eq!(similar, 51);
     }
 
@@ -345,14 +349,14 @@ mod tests {
     #[test]
     fn what_is_remembered_has_an_end() {
         let (mut filter, now) = filter();
-        for n in 0..2 * REMEMBERED {
+        for n in 0..2 * REMEMBERED.get() {
             let controller = format!("n/c{n}");
             heard(&mut filter, Event { controller, ..event(&n.to_string(), "R", "") }, now);
         }
         let held = |filter: &Filter| {
             [filter.series.len(), filter.subjects.len(), filter.controllers.len()]
         };
-        assert_eq!(held(&filter), [REMEMBERED; 3]);
+        assert_eq!(held(&filter), [REMEMBERED.get(); 3]);
         filter.due(now + REFILL * 30);
         assert_eq!(held(&filter), [0; 3]);
     }

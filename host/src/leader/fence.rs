@@ -41,7 +41,7 @@ pub struct Gate {
 
 /// Why a write is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Barred {
     /// A newer revision has taken over.
     #[error("a newer revision has taken over")]
     Superseded,
@@ -50,7 +50,7 @@ pub enum Refusal {
     Demoted,
 }
 
-impl Refusal {
+impl Barred {
     /// The value of the metric's label `reason`.
     pub fn reason(self) -> &'static str {
         match self {
@@ -103,17 +103,17 @@ impl Eq for Claim {}
 
 impl Fence {
     /// Whether the run may write at this moment.
-    pub fn check(&self) -> Result<(), Refusal> {
+    pub fn check(&self) -> Result<(), Barred> {
         {
             let gate = self.gate.borrow();
             if gate.claim.as_ref() != Some(&self.claim) {
-                return Err(Refusal::Demoted);
+                return Err(Barred::Demoted);
             }
             if !gate.admitted.contains(&self.generation) {
-                return Err(Refusal::Superseded);
+                return Err(Barred::Superseded);
             }
         }
-        if self.claim.holds() { Ok(()) } else { Err(Refusal::Demoted) }
+        if self.claim.holds() { Ok(()) } else { Err(Barred::Demoted) }
     }
 }
 
@@ -140,14 +140,14 @@ mod tests {
         let fence = |generation| Fence { generation, claim: first.clone(), gate: gate.clone() };
         assert_eq!(fence(3).check(), Ok(()));
         assert_eq!(fence(5).check(), Ok(()), "two may be live");
-        assert_eq!(fence(2).check(), Err(Refusal::Superseded));
-        assert_eq!(fence(4).check(), Err(Refusal::Superseded), "taken back, though it is newer");
+        assert_eq!(fence(2).check(), Err(Barred::Superseded));
+        assert_eq!(fence(4).check(), Err(Barred::Superseded), "taken back, though it is newer");
         let admitted = || [3].into();
         let another = Some(claim(2, Duration::MAX));
         sender.send_replace(Gate { admitted: admitted(), claim: another });
-        assert_eq!(fence(3).check(), Err(Refusal::Demoted));
+        assert_eq!(fence(3).check(), Err(Barred::Demoted));
         sender.send_replace(Gate { admitted: admitted(), claim: None });
-        assert_eq!(fence(3).check(), Err(Refusal::Demoted));
+        assert_eq!(fence(3).check(), Err(Barred::Demoted));
     }
 
     #[test]
@@ -163,6 +163,6 @@ mod tests {
         let (_sender, gate) =
             watch::channel(Gate { admitted: [1].into(), claim: Some(over.clone()) });
         let fence = Fence { generation: 1, claim: over, gate };
-        assert_eq!(fence.check(), Err(Refusal::Demoted), "though nobody has taken it away yet");
+        assert_eq!(fence.check(), Err(Barred::Demoted), "though nobody has taken it away yet");
     }
 }

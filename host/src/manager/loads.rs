@@ -115,8 +115,8 @@ impl<E, T> Loads<E, T> {
             Err(_) => question == now_asked,
         };
         // Its bytes may have come after it had looked, and before anybody knew that it waits for them.
-        let missed = result.as_ref().is_err_and(|refusal| refusal.reason == "ModuleMissing")
-            && *then != arrivals;
+        let missed =
+            result.as_ref().is_err_and(|refusal| refusal.lacks_bytes()) && *then != arrivals;
         let failures = failures + 1;
         match result {
             _ if !same => {
@@ -336,12 +336,13 @@ mod tests {
     #[test]
     fn at_random_only_the_newest_attempt_counts() {
         for seed in 1..200_u64 {
-            let (mut loads, now, mut random) = (Loads::<u64, ()>::default(), start(), seed);
+            let (mut loads, now, mut rng) =
+                (Loads::<u64, ()>::default(), start(), fastrand::Rng::with_seed(seed));
             // The obvious model: the newest ticket of each name since the last change of the setup.
             let mut newest: BTreeMap<String, u64> = BTreeMap::new();
             let mut flying: Vec<(u64, String)> = vec![];
             for _ in 0..200 {
-                random = fastrand::Rng::with_seed(random).u64(..);
+                let random = rng.u64(..);
                 let name = format!("v{}", random / 8 % 3);
                 match random % 5 {
                     0 | 1 => loads.begin(&name, question("64Mi"), 0, |ticket| {

@@ -3,6 +3,7 @@
 //! The manager owns the host's own watches. It tells keepers that something about their object has changed, never
 //! what: they read it themselves.
 
+mod estate;
 mod garbage;
 mod keeper;
 mod least;
@@ -35,28 +36,24 @@ use tokio::{
 use tracing::{Instrument, trace_span};
 
 use crate::{
-    access::authority::Authority,
-    apiserver::{ApiServer, Identity, Resource},
+    apiserver::{Identity, Resource},
     causes,
     controller::strays,
-    events::Recorder,
     leader::fence::Claim,
-    metrics::Metrics,
     model::{
         crd::{FINALIZER, own_watch},
         kind::Kind,
         manifest::{Mapping, Projection, Watch},
         object::ObjectKey,
-        selector,
     },
-    modules::Modules,
     queue::{CHANGE, Outcome, Urgency, shared::SharedQueue},
-    sandbox::Sandbox,
-    share::places::Places,
-    watch::{Cache, Entry, Hub, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey},
+    share::slots::Slots,
+    watch::{Cache, Entry, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey},
 };
+use estate::Estate;
+pub use estate::Host;
 use garbage::Collector;
-use keeper::{Died, Estate, Keeper};
+use keeper::{Died, Keeper};
 use primaries::Primaries;
 
 /// How often controllers are looked for that nobody keeps.
@@ -64,47 +61,10 @@ const ORPHANS_EVERY: Duration = Duration::from_secs(60);
 /// Where a WasmController names its account.
 const ACCOUNT: &str = "spec.serviceAccountName";
 
-/// What the manager needs of the host.
-#[derive(Debug)]
-pub struct Needs {
-    /// The API server, for the host's own requests.
-    pub api: ApiServer,
-    /// The API server over connections of their own, for what guests ask.
-    pub guests: ApiServer,
-    /// The watches.
-    pub hub: Hub,
-    /// Answers about rights.
-    pub authority: Authority,
-    /// The guests' home.
-    pub sandbox: Sandbox,
-    /// The stored components.
-    pub modules: Modules,
-    /// Where events go.
-    pub recorder: Recorder,
-    /// Counters.
-    pub metrics: Metrics,
-    /// Places for runs.
-    pub places: Places,
-    /// The host's claim on its controllers.
-    pub claim: watch::Receiver<Option<Claim>>,
-    /// Whether the API server answers.
-    pub reachable: watch::Receiver<bool>,
-    /// A write takes no longer.
-    pub write_timeout: Duration,
-    /// The host's own user name.
-    pub user: Arc<str>,
-    /// Only WasmControllers that match this label selector.
-    pub controllers: Option<String>,
-    /// No guest may have more memory, in bytes.
-    pub memory_ceiling: usize,
-    /// No team may have more bytes in caches.
-    pub team_caches: usize,
-}
-
 /// Keeps all WasmControllers of this host.
 #[derive(Debug)]
 pub struct Manager {
-    estate: Estate,
+    estate: Arc<Estate>,
     own_wakes: Arc<OwnWakes>,
     watches: [Subscription; 3],
     /// What the host holds, and what keepers may act on: the same, once the host's own caches are fresh.
@@ -126,18 +86,18 @@ pub struct Manager {
 /// Takes the wake-ups of the host's own watches.
 #[derive(Debug, Default)]
 struct OwnWakes {
-    inbox: SharedQueue,
+    queue: SharedQueue,
     controllers: OnceLock<Arc<Cache>>,
 }
 
 impl Wakes for OwnWakes {
     fn wake(&self, wake: Wake, urgency: Urgency) {
         match wake {
-            Wake::One(key) => self.inbox.add(&key, urgency),
+            Wake::One(key) => self.queue.add(&key, urgency),
             Wake::Indexed { values, .. } => {
                 let Some(cache) = self.controllers.get() else { return };
                 for (namespace, value) in values {
-                    self.inbox
+                    self.queue
                         .add_all(cache.indexed(ACCOUNT, namespace.as_deref(), &value), urgency);
                 }
             }
@@ -148,9 +108,13 @@ impl Wakes for OwnWakes {
 
 impl Manager {
     /// Opens the host's own watches; the receiver is true once they are synced.
-    #[expect(clippy::too_many_lines, reason = "every part is handed on by its name")]
-    pub fn new(needs: Needs) -> Result<(Self, watch::Receiver<bool>), selector::Error> {
-        let own_wakes = Arc::new(OwnWakes::default());
+    ///
+    /// Only WasmControllers that match the label selector `controllers` are kept, if there is one.
+    pub fn new(
+        host: Host,
+        controllers: Option<&str>,
+    ) -> Result<(Self, watch::Receiver<bool>), nagaya_selector::Error> {
+        let (own_wakes, selected) = (Arc::new(OwnWakes::default()), controllers);
         let open = |resource: Resource, watch: Watch, index: Option<&str>| {
             let key = WatchKey {
                 resource,
@@ -162,10 +126,10 @@ impl Manager {
             };
             let trigger = Trigger::new(&watch, &objects::controllers())?;
             let indexes = index.into_iter().map(str::to_owned).collect();
-            Ok(needs.hub.subscribe(&key, Subscriber { trigger, wakes: own_wakes.clone(), indexes }))
+            Ok(host.hub.subscribe(&key, Subscriber { trigger, wakes: own_wakes.clone(), indexes }))
         };
         let watch = own_watch("WasmController");
-        let mine = Watch { label_selector: needs.controllers.clone(), ..watch };
+        let mine = Watch { label_selector: selected.map(str::to_owned), ..watch };
         let controllers = open(objects::controllers(), mine, Some(ACCOUNT))?;
         let _ = own_wakes.controllers.set(controllers.cache().clone());
         let revision = Watch { mapping: Mapping::Controller, ..own_watch("WasmRevision") };
@@ -173,37 +137,22 @@ impl Manager {
         let (resource, watch) = service_accounts();
         let accounts = open(resource, watch, None)?;
         let (confirmed, claim) = watch::channel(None);
+        let host_claim = host.claim.clone();
         let estate = Estate {
-            guests: needs.guests,
-            staging: stage::Host {
-                hub: needs.hub,
-                authority: needs.authority,
-                sandbox: needs.sandbox,
-                modules: needs.modules,
-                user: needs.user,
-                memory_ceiling: needs.memory_ceiling,
-                team_caches: needs.team_caches,
-                primaries: Arc::new(Primaries::new(controllers.cache().clone())),
-                places: needs.places.clone(),
-                describes: Places::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),
-            },
-            api: needs.api,
-            recorder: needs.recorder,
-            metrics: needs.metrics,
-            places: needs.places,
+            host,
             claim,
-            reachable: needs.reachable,
-            write_timeout: needs.write_timeout,
+            primaries: Arc::new(Primaries::new(controllers.cache().clone())),
+            describes: Slots::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),
             controllers: controllers.cache().clone(),
             revisions: revisions.cache().clone(),
             accounts: accounts.cache().clone(),
         };
         let (ready, is_ready) = watch::channel(false);
         let manager = Self {
-            estate,
+            estate: Arc::new(estate),
             own_wakes,
             watches: [controllers, revisions, accounts],
-            claim: needs.claim,
+            claim: host_claim,
             confirmed,
             ready,
             keepers: HashMap::new(),
@@ -211,7 +160,7 @@ impl Manager {
             tasks: JoinSet::new(),
             collector: Arc::default(),
             collecting: JoinSet::new(),
-            selects: needs.controllers.is_some(),
+            selects: selected.is_some(),
             orphans: JoinSet::new(),
         };
         Ok((manager, is_ready))
@@ -228,14 +177,14 @@ impl Manager {
             () = synced => (),
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
-        self.estate.staging.modules.synced();
+        self.estate.host.modules.synced();
         self.ready.send_replace(true);
         self.claim.mark_changed();
         let mut collects = tokio::time::interval(garbage::LOOK_EVERY);
         collects.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut looks = tokio::time::interval(ORPHANS_EVERY);
         while !*stop.borrow() {
-            let due = self.own_wakes.inbox.next_due();
+            let due = self.own_wakes.queue.next_due();
             let unconfirmed = self.unconfirmed();
             tokio::select! {
                 Ok(()) = self.claim.changed() => {
@@ -246,7 +195,7 @@ impl Manager {
                     self.confirmed.send_replace(unconfirmed);
                 }
                 () = sleep(due) => self.dispatch(&stop),
-                () = self.own_wakes.inbox.changed() => (),
+                () = self.own_wakes.queue.changed() => (),
                 Some(ended) = self.tasks.join_next_with_id() => self.reap(ended)?,
                 _ = collects.tick() => self.collect(),
                 Some(_) = self.collecting.join_next() => (),
@@ -277,10 +226,10 @@ impl Manager {
             return;
         }
         let needed = garbage::named(&self.estate.controllers, &self.estate.revisions);
-        let (collector, host) = (self.collector.clone(), self.estate.staging.clone());
+        let (collector, estate) = (self.collector.clone(), self.estate.clone());
         self.collecting.spawn_blocking(move || {
             let mut collector = collector.lock();
-            let files = (&host.modules, &host.sandbox);
+            let files = (&estate.host.modules, &estate.host.sandbox);
             if let Err(error) = collector.look(files, &needed, crate::clock::now()) {
                 tracing::warn!(
                     error = causes::all(&*error),
@@ -297,14 +246,14 @@ impl Manager {
 
     /// Wakes the keeper of each waiting key; makes one for a new object.
     fn dispatch(&mut self, stop: &watch::Receiver<bool>) {
-        while let Some(taken) = self.own_wakes.inbox.take() {
+        while let Some(taken) = self.own_wakes.queue.take() {
             let key = taken.key;
             if let Some(keeper) = self.keepers.get(&key) {
                 keeper.notify_one();
             } else if self.estate.controllers.get(&key).is_some() {
                 self.keep(key.clone(), stop);
             }
-            self.own_wakes.inbox.done(&key, Outcome::Done);
+            self.own_wakes.queue.done(&key, Outcome::Done);
         }
     }
 
@@ -325,7 +274,7 @@ impl Manager {
         if self.confirmed.borrow().is_none() || !self.orphans.is_empty() {
             return;
         }
-        let (api, cache) = (self.estate.api.clone(), self.estate.controllers.clone());
+        let (api, cache) = (self.estate.host.api.clone(), self.estate.controllers.clone());
         self.orphans.spawn(async move {
             let has = |name: &str| name == FINALIZER;
             let waits = |entry: &Entry| entry.is_deleting() && entry.finalizers().any(has);
@@ -357,7 +306,7 @@ impl Manager {
         self.keepers.remove(&key);
         // It may have been made again between the keeper's last look and its end.
         if self.estate.controllers.get(&key).is_some() {
-            self.own_wakes.inbox.add(&key, Urgency::news(CHANGE));
+            self.own_wakes.queue.add(&key, Urgency::news(CHANGE));
         }
         result
     }

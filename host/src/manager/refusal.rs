@@ -46,6 +46,10 @@ pub(super) struct Refusal {
 pub(super) enum Again {
     /// At this pace: somebody else must give something, and need not tell the host.
     Every(Duration),
+    /// When the bytes arrive, of which the host hears; and now and then, lest it has not heard.
+    WithBytes,
+    /// When somebody gives the rights, of which nobody tells.
+    WithRights,
     /// More and more seldom: the host, the disk or the machine may have been short of something.
     Growing,
     /// Every half hour.
@@ -57,6 +61,8 @@ impl Again {
     pub(super) fn pause(self, failures: u32) -> Duration {
         match self {
             Self::Every(pause) => pause,
+            Self::WithBytes => LOOK_FOR_BYTES,
+            Self::WithRights => LOOK_AGAIN,
             Self::Growing => {
                 let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
                 FIRST_PAUSE.saturating_mul(doubled).min(SLOWLY)
@@ -78,13 +84,23 @@ impl Refusal {
 
     /// Nobody has sent the bytes yet.
     pub(super) fn without_bytes(message: impl AsRef<str>) -> Self {
-        Self { again: Again::Every(LOOK_FOR_BYTES), ..Self::waiting("ModuleMissing", message) }
+        Self { again: Again::WithBytes, ..Self::waiting("ModuleMissing", message) }
+    }
+
+    /// Whether it waits for bytes.
+    pub(super) fn lacks_bytes(&self) -> bool {
+        self.again == Again::WithBytes
+    }
+
+    /// Whether its account, or the host, lacks a right.
+    pub(super) fn lacks_rights(&self) -> bool {
+        self.again == Again::WithRights
     }
 
     /// Refused for now: whoever gives the right need not tell the host. The message has the YAML that gives it.
     pub(super) fn forbidden(message: String) -> Self {
         let message = cut_owned(message, LONG);
-        Self { reason: "Forbidden", message, waits: false, again: Again::Every(LOOK_AGAIN) }
+        Self { reason: "Forbidden", message, waits: false, again: Again::WithRights }
     }
 
     /// Another controller has the kind.
@@ -151,7 +167,8 @@ mod tests {
             (failed(Failure::Wall), Again::Growing),
             (failed(Failure::Drained), Again::Growing),
             (failed(Failure::Host("no slot".into())), Again::Growing),
-            (Refusal::without_bytes("push it"), Again::Every(LOOK_FOR_BYTES)),
+            (Refusal::without_bytes("push it"), Again::WithBytes),
+            (Refusal::forbidden("give it".into()), Again::WithRights),
             (Refusal::conflict("x/y has it"), Again::Every(LOOK_AGAIN)),
         ] {
             assert_eq!(refusal.again, again, "{refusal:?}");

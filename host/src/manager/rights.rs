@@ -13,7 +13,10 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use super::stage::{Host, Refusal, Staging};
+use super::{
+    estate::Host,
+    stage::{Refusal, Staging},
+};
 use crate::{
     access::{
         grant::{self, Right},
@@ -139,15 +142,16 @@ impl Staging {
         let writes = |of| if self.is_live { BTreeSet::new() } else { needs.writes(of) };
         let own = needs.reads().into_iter().chain(writes(Whose::Account)).collect();
         let asked = async {
-            let lacking = self.host.lacking(account, own).await?;
+            let lacking = self.estate.host.lacking(account, own).await?;
             let unshared = self.unshared(&needs).await?;
             let used: BTreeSet<_> = writes(Whose::Host).into_iter().chain(unshared).collect();
-            Ok((lacking, self.host.lacking_as(account, &used).await?, used))
+            Ok((lacking, self.estate.host.lacking_as(account, &used).await?, used))
         };
         let (lacking, of_host, used) = asked
             .await
             .map_err(|error| Refusal::api(&format!("ask what {account} may"), &error))?;
-        self.host
+        self.estate
+            .host
             .lack(account, &lacking, (&of_host, &used))
             .map_or(Ok(()), |text| Err(Refusal::forbidden(text)))
     }
@@ -160,7 +164,8 @@ impl Staging {
                 let namespace = namespace.as_deref();
                 let both = ["list", "watch"].map(|verb| Right::on(verb, resource, namespace));
                 // What the host may is asked anew: a kind may have left the shared ones just now.
-                let lacking = self.host.lacking(&Identity::Host, both.clone().into()).await?;
+                let lacking =
+                    self.estate.host.lacking(&Identity::Host, both.clone().into()).await?;
                 if resource.kind.is_secret() || !lacking.is_empty() {
                     rights.extend(both);
                 }
@@ -180,7 +185,7 @@ impl Staging {
         }
         for verb in ["list", "watch"] {
             let right = Right::on(verb, resource, namespace);
-            let answer = self.host.authority.allows(&Identity::Host, &right).await;
+            let answer = self.estate.host.authority.allows(&Identity::Host, &right).await;
             if !answer.map_err(|error| Refusal::api("ask what the host may watch", &error))? {
                 return Ok(false);
             }

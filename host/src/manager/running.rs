@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{Instrument, trace_span};
 
-use super::keeper::Estate;
+use super::estate::Estate;
 use crate::{
     apiserver::Identity,
     client::{
@@ -91,40 +91,40 @@ impl Running {
         controller: &WasmController,
     ) -> Self {
         let name = key.to_string();
-        let watched = |inbox: &Arc<SharedQueue>| {
-            let inbox: Arc<dyn Watched> = inbox.clone();
-            Arc::downgrade(&inbox)
+        let watched = |queue: &Arc<SharedQueue>| {
+            let queue: Arc<dyn Watched> = queue.clone();
+            Arc::downgrade(&queue)
         };
-        let inbox = SharedQueue::new(|inbox| estate.metrics.controller(&name, watched(inbox)));
-        let metrics = estate.metrics.controller(&name, watched(&inbox));
+        let queue = SharedQueue::new(|queue| estate.host.metrics.controller(&name, watched(queue)));
+        let metrics = estate.host.metrics.controller(&name, watched(&queue));
         let limits = controller.spec.limits.clone();
         let account = Account {
             controller: name,
-            api: estate.guests.clone(),
+            api: estate.host.guests.clone(),
             control: tokio::runtime::Handle::current(),
             identity: setup.account.clone(),
             field_manager: setup.field_manager.clone(),
-            authority: estate.staging.authority.clone(),
-            recorder: estate.recorder.clone(),
+            authority: estate.host.authority.clone(),
+            recorder: estate.host.recorder.clone(),
             budget: Mutex::new(budget(&limits)),
             fights: Mutex::default(),
             flow: Mutex::default(),
-            write_timeout: estate.write_timeout,
-            reachable: estate.reachable.clone(),
+            write_timeout: estate.host.write_timeout,
+            reachable: estate.host.reachable.clone(),
             applied: Mutex::new(Applied::default()),
             own: watch::channel(Barrier::default()).0,
             metrics: metrics.clone(),
         };
         let shared = Arc::new(Shared {
-            sandbox: estate.staging.sandbox.clone(),
+            sandbox: estate.host.sandbox.clone(),
             account: Arc::new(account),
             log: Arc::new(LogQuota::new(metrics)),
             accepted: Mutex::default(),
             strays: Mutex::default(),
         });
         let parts =
-            Parts { shared, inbox, places: estate.places.clone(), claim: estate.claim.clone() };
-        let memory_ceiling = estate.staging.memory_ceiling;
+            Parts { shared, queue, slots: estate.host.slots.clone(), claim: estate.claim.clone() };
+        let memory_ceiling = estate.host.memory_ceiling;
         let settings = settings(controller, true, memory_ceiling);
         let (controller, work) = Controller::new(parts, settings.clone());
         let mut tasks = JoinSet::new();

@@ -13,15 +13,15 @@ use tokio::sync::watch;
 
 pub(super) use super::refusal::Refusal;
 use super::{
-    primaries::{Claimant, Entered, Primaries},
+    estate::Estate,
+    primaries::{Claimant, Entered},
     rights::{reading, resource},
     room::{self, Room},
 };
 use crate::{
     access::{
-        authority::Authority,
         grant::{self, Right, Verdict},
-        view::{Outlet, Sight, View, WakeFilter},
+        view::{Outlet, Source, View, WakeFilter},
     },
     apiserver::{Identity, Resource},
     cluster::Refusing,
@@ -33,11 +33,9 @@ use crate::{
         kind::{Kind, same_kind},
         manifest::Manifest,
     },
-    modules::Modules,
     queue::shared::SharedQueue,
-    sandbox::{Program, Run, RunLimits, Sandbox},
-    share::places::Places,
-    watch::{Hub, State, Subscriber, Subscription, Trigger, WatchKey},
+    sandbox::{Program, Run, RunLimits},
+    watch::{State, Subscriber, Subscription, Trigger, WatchKey},
 };
 
 /// Guests that describe themselves at the same time.
@@ -47,48 +45,12 @@ pub(super) const DESCRIBES_OF_ONE_TEAM: usize = 2;
 /// How long the watches of a revision may take to sync.
 const SYNC_LIMIT: Duration = Duration::from_secs(120);
 
-/// What staging needs of the host.
-#[derive(Clone, Debug)]
-pub(super) struct Host {
-    pub(super) hub: Hub,
-    pub(super) authority: Authority,
-    pub(super) sandbox: Sandbox,
-    pub(super) modules: Modules,
-    /// The host's own user name.
-    pub(super) user: Arc<str>,
-    /// No guest may have more memory.
-    pub(super) memory_ceiling: usize,
-    /// No team may have more in caches.
-    pub(super) team_caches: usize,
-    /// Who has which kind for itself.
-    pub(super) primaries: Arc<Primaries>,
-    /// Places for runs, of which a describe is one.
-    pub(super) places: Places,
-    /// Who may describe now: however many a team has to describe, its own runs and other teams have places left.
-    pub(super) describes: Places,
-}
-
-impl Host {
-    /// What to say of limits that this host does not give.
-    pub(super) fn over_ceiling(&self, asked: &LimitsSpec) -> Option<String> {
-        let most = self.memory_ceiling;
-        let is_over = asked.memory_bytes().is_ok_and(|bytes| bytes > most as u64);
-        is_over.then(|| {
-            format!(
-                "limits.memory is {}, but this host gives a guest at most {}Mi: ask for less, or have its --memory-ceiling raised",
-                asked.memory,
-                most >> 20
-            )
-        })
-    }
-}
-
 /// One revision to be staged.
 #[derive(Clone, Debug)]
 pub(super) struct Staging {
-    pub(super) host: Host,
+    pub(super) estate: Arc<Estate>,
     pub(super) shared: Arc<Shared>,
-    pub(super) inbox: Arc<SharedQueue>,
+    pub(super) queue: Arc<SharedQueue>,
     /// `spec.scope.namespaces`; `None`: the whole cluster.
     pub(super) namespaces: Option<Arc<[Arc<str>]>>,
     /// The controller's primary kind, if a revision has fixed it.
@@ -112,12 +74,12 @@ impl Staging {
     pub(super) async fn run(self) -> Result<Executor, Refusal> {
         let (digest, bytes) = self.bytes().await?;
         // What is live runs with what this host gives.
-        if let Some(text) = self.host.over_ceiling(&self.asked).filter(|_| !self.is_live) {
+        if let Some(text) = self.estate.host.over_ceiling(&self.asked).filter(|_| !self.is_live) {
             return Err(Refusal::failed("LimitTooHigh", text));
         }
         fail::point("compile-start");
         let team = self.shared.account.team();
-        let program = self.host.sandbox.compile(bytes, &digest, team).await;
+        let program = self.estate.host.sandbox.compile(bytes, &digest, team).await;
         let program = program.map_err(|error| Refusal::compile(&error))?;
         fail::point("compiled");
         let manifest = self.describe(&program).await?;
@@ -141,9 +103,9 @@ impl Staging {
     /// Asks the guest what it needs, in a turn of its team: first among those who describe, then among all who run.
     async fn describe(&self, program: &Program) -> Result<Manifest, Refusal> {
         let team = self.shared.account.team();
-        let _turn = self.host.describes.take(team).await;
-        let _place = self.host.places.take(team).await;
-        let manifest = self.host.sandbox.describe(program, self.describing()).await;
+        let _turn = self.estate.describes.take(team).await;
+        let _slot = self.estate.host.slots.take(team).await;
+        let manifest = self.estate.host.sandbox.describe(program, self.describing()).await;
         manifest.map_err(|error| Refusal::describe(&error))
     }
 
@@ -152,7 +114,7 @@ impl Staging {
             .digest
             .parse()
             .map_err(|error| Refusal::failed("BadDigest", format!("{error}")))?;
-        let (modules, wanted) = (self.host.modules.clone(), digest.clone());
+        let (modules, wanted) = (self.estate.host.modules.clone(), digest.clone());
         let read = tokio::task::spawn_blocking(move || modules.read(&wanted)).await;
         match read {
             Ok(Ok(Some(bytes))) => Ok((digest, bytes)),
@@ -220,7 +182,7 @@ impl Staging {
     /// The first revision of a controller needs a primary kind that nobody has for himself.
     fn check_claims(&self, manifest: &Manifest) -> Result<Option<Entered>, Refusal> {
         let controller = &self.shared.account.controller;
-        self.host.primaries.confirm(controller, self.namespaces.clone());
+        self.estate.primaries.confirm(controller, self.namespaces.clone());
         if self.primary.is_some() {
             return Ok(None);
         }
@@ -230,10 +192,10 @@ impl Staging {
             namespaces: self.namespaces.clone(),
             exclusive: self.exclusive,
         };
-        if let Some(text) = self.host.primaries.enter(claimant) {
+        if let Some(text) = self.estate.primaries.enter(claimant) {
             return Err(Refusal::conflict(text));
         }
-        Ok(Some(Entered::new(self.host.primaries.clone(), controller)))
+        Ok(Some(Entered::new(self.estate.primaries.clone(), controller)))
     }
 
     /// How each kind of the manifest is served, by group and kind.
@@ -281,16 +243,16 @@ impl Staging {
         resources: BTreeMap<(String, String), Resource>,
     ) -> Result<View, Refusal> {
         let account = self.shared.account.identity.clone();
-        let (authority, reader) = (self.host.authority.clone(), account.clone());
+        let (authority, reader) = (self.estate.host.authority.clone(), account.clone());
         let may = move |right: &Right| authority.verdict(&reader, right) == Verdict::Allowed;
-        let outlet = Arc::new(Outlet::new(self.inbox.clone(), may));
+        let outlet = Arc::new(Outlet::new(self.queue.clone(), may));
         let Some(primary) = resource(&resources, &manifest.primary.kind).cloned() else {
             return Err(Refusal::failed("ManifestRefused", "the manifest has no primary kind"));
         };
         let team = self.shared.account.team();
-        let room = Room::of(&self.host.hub, team, self.host.team_caches);
+        let room = Room::of(&self.estate.host.hub, team, self.estate.host.team_caches);
         let deadline = tokio::time::Instant::now() + SYNC_LIMIT;
-        let mut sights = vec![];
+        let mut sources = vec![];
         for watch in manifest.all_watches() {
             let Some(resource) = resource(&resources, &watch.kind) else { continue };
             for namespace in self.scopes(resource) {
@@ -320,32 +282,40 @@ impl Staging {
                     wakes: gate.clone(),
                     indexes: indexes.map(|index| index.path.clone()).collect(),
                 };
-                let subscription = self.host.hub.subscribe(&key, subscriber).charged_to(team);
-                sights.push(Sight::new(watch.clone(), namespace, subscription, gate));
-                if sights.len().is_multiple_of(room::AT_ONCE) {
-                    sights = fitting(sights, &room, deadline).await?;
+                let subscription =
+                    self.estate.host.hub.subscribe(&key, subscriber).charged_to(team);
+                sources.push(Source::new(watch.clone(), namespace, subscription, gate));
+                if sources.len().is_multiple_of(room::AT_ONCE) {
+                    sources = fitting(sources, &room, deadline).await?;
                 }
             }
         }
-        let sights = fitting(sights, &room, deadline).await?;
-        Ok(View::new((account, self.host.authority.clone()), manifest, resources, sights, outlet))
+        let sources = fitting(sources, &room, deadline).await?;
+        Ok(View::new(
+            (account, self.estate.host.authority.clone()),
+            manifest,
+            resources,
+            sources,
+            outlet,
+        ))
     }
 }
 
-/// The same sights, once they are synced, if there is room for them; else what they read is dropped at once.
+/// The same sources, once they are synced, if there is room for them; else what they read is dropped at once.
 async fn fitting(
-    sights: Vec<Sight>,
+    sources: Vec<Source>,
     room: &Room,
     deadline: tokio::time::Instant,
-) -> Result<Vec<Sight>, Refusal> {
-    synced(sights.iter().map(|sight| (&sight.watch.kind, &sight.subscription)), deadline).await?;
+) -> Result<Vec<Source>, Refusal> {
+    synced(sources.iter().map(|source| (&source.watch.kind, &source.subscription)), deadline)
+        .await?;
     if let Err(refusal) = room.check() {
-        for sight in sights {
-            sight.subscription.forsake();
+        for source in sources {
+            source.subscription.forsake();
         }
         return Err(refusal);
     }
-    Ok(sights)
+    Ok(sources)
 }
 
 /// Waits until every watch has a complete first state and the indexes; the error has the real cause.

@@ -469,7 +469,7 @@ pub(super) fn revision(
         Some(Standing::Ready) if is_active => (RevisionPhase::Active, None),
         Some(Standing::Ready) => (RevisionPhase::Ready, None),
         Some(Standing::Staging(None)) => (RevisionPhase::Loading, None),
-        Some(Standing::Staging(Some(refusal))) if refusal.reason == "ModuleMissing" => {
+        Some(Standing::Staging(Some(refusal))) if refusal.lacks_bytes() => {
             (RevisionPhase::Pending, Some(refusal))
         }
         Some(Standing::Staging(Some(refusal))) => (RevisionPhase::Loading, Some(refusal)),

@@ -1,6 +1,6 @@
 //! What the machine says of this process, by the names of every Prometheus client library.
 
-use std::{fmt, fs};
+use std::{fmt, fs, time::Duration};
 
 use prometheus_client::{
     collector::Collector,
@@ -45,10 +45,8 @@ fn read(path: &str) -> Option<String> {
 }
 
 fn cpu_seconds() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    #[expect(clippy::cast_precision_loss, reason = "seconds for people")]
-    let seconds = time.tv_sec as f64 + time.tv_nsec as f64 / 1e9;
-    seconds
+    let time: Duration = clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default();
+    time.as_secs_f64()
 }
 
 fn kibibytes(status: &str, name: &str) -> Option<f64> {

@@ -18,7 +18,6 @@ use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    digest::hex,
     kind::Kind,
     manifest::{Manifest, Mapping, Projection, Watch},
 };
@@ -373,7 +372,7 @@ impl LimitsSpec {
 pub fn revision_name(controller: &str, digest_text: &str, config: Option<&Value>) -> String {
     let text = format!("{digest_text}\n{}", canonical(config.unwrap_or(&Value::Null)));
     let hash = digest(&SHA256, text.as_bytes());
-    format!("{controller}-{}", &hex(hash.as_ref())[..10])
+    format!("{controller}-{}", &hex::encode(hash.as_ref())[..10])
 }
 
 /// JSON text with sorted keys: equal values have equal texts.
@@ -396,7 +395,7 @@ pub fn canonical(value: &Value) -> String {
 
 /// SHA-256 of a text in hexadecimal, for names that would be too long.
 pub fn hashed(text: &str) -> String {
-    hex(digest(&SHA256, text.as_bytes()).as_ref())
+    hex::encode(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 /// Puts `condition` in the place of the one of its type; its transition time moves only with its status.

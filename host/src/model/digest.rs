@@ -21,7 +21,7 @@ impl Digest {
 
     /// The digest that a hash function has come to.
     pub(crate) fn from_hash(hash: &[u8]) -> Self {
-        Self(format!("sha256:{}", hex(hash)).into())
+        Self(format!("sha256:{}", hex::encode(hash)).into())
     }
 
     /// The hex digits alone.
@@ -50,15 +50,6 @@ impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What everything else speaks about: pure values, which know nobody.
 //!
-//! In reading order: [`kind`] and [`object`] name what is on the API server, [`selector`] chooses among it, [`manifest`] is what a
+//! In reading order: [`kind`] and [`object`] name what is on the API server, [`manifest`] is what a
 //! component says of itself, [`digest`] names its bytes, [`crd`] and [`stored`] are the host's own kinds, written and read.
 
 pub mod crd;
@@ -8,5 +8,4 @@ pub mod digest;
 pub mod kind;
 pub mod manifest;
 pub mod object;
-pub mod selector;
 pub mod stored;

@@ -39,11 +39,11 @@ impl Default for SharedQueue {
 }
 
 impl SharedQueue {
-    /// An empty inbox whose numbers go to the controller's metrics.
+    /// An empty queue whose numbers go to the controller's metrics.
     pub fn new(metrics: impl FnOnce(&Arc<Self>) -> ControllerMetrics) -> Arc<Self> {
-        let inbox = Arc::new(Self::default());
-        let _ = inbox.metrics.set(metrics(&inbox));
-        inbox
+        let queue = Arc::new(Self::default());
+        let _ = queue.metrics.set(metrics(&queue));
+        queue
     }
 
     /// Asks for `key` to run now.
@@ -152,14 +152,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_keys_of_a_standby_have_waited_for_is_no_delay_of_the_queue() {
         let metrics = Metrics::default();
-        let inbox = SharedQueue::new(|inbox| {
-            let inbox: std::sync::Weak<SharedQueue> = Arc::downgrade(inbox);
-            metrics.controller("a/b", inbox)
+        let queue = SharedQueue::new(|queue| {
+            let queue: std::sync::Weak<SharedQueue> = Arc::downgrade(queue);
+            metrics.controller("a/b", queue)
         });
-        inbox.add(&ObjectKey::new(None, "x"), Urgency { priority: 0, is_news: true });
+        queue.add(&ObjectKey::new(None, "x"), Urgency { priority: 0, is_news: true });
         tokio::time::advance(Duration::from_secs(159)).await;
-        inbox.works();
-        assert!(inbox.take().is_some());
+        queue.works();
+        assert!(queue.take().is_some());
         let page = metrics.page().unwrap();
         let sum = page
             .lines()

@@ -24,7 +24,7 @@ use rustix::{
 use tokio::process::Command;
 
 use super::engine::{self, Role};
-use crate::share::places::{Place, Places};
+use crate::share::slots::{Slot, Slots};
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "compile-child";
@@ -104,22 +104,22 @@ pub enum Error {
 #[derive(Debug)]
 pub(super) struct Compiler {
     config: CompilerConfig,
-    turns: Places,
+    turns: Slots,
 }
 
 impl Compiler {
     pub(super) fn new(config: CompilerConfig) -> Self {
-        let turns = Places::with_most(config.at_once, OF_ONE_TEAM);
+        let turns = Slots::with_most(config.at_once, OF_ONE_TEAM);
         Self { config, turns }
     }
 
     /// Waits until it is the turn of `team` to compile.
-    pub(super) async fn turn(&self, team: &str) -> Place {
+    pub(super) async fn turn(&self, team: &str) -> Slot {
         self.turns.take(team).await
     }
 
     /// The code of `component`, made in a turn.
-    pub(super) async fn compile(&self, component: &[u8], _turn: &Place) -> Result<Vec<u8>, Error> {
+    pub(super) async fn compile(&self, component: &[u8], _turn: &Slot) -> Result<Vec<u8>, Error> {
         let host = |what| move |source| Error::Host { what, source };
         // The running binary itself, even if its file has been replaced by an upgrade since.
         let own = Path::new("/proc/self/exe");

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::imports::bindings::exports::nagaya::controller::guest as wit;
 use crate::model::manifest::{
-    Index, Manifest, Mapping, Projection, Reference, Step, Verb, Watch, Write,
+    Index, Manifest, Mapping, PredicateStep, Projection, Reference, Verb, Watch, Write,
 };
 
 impl From<wit::Manifest> for Manifest {
@@ -62,16 +62,16 @@ fn projection(projection: wit::Projection) -> Projection {
     }
 }
 
-fn steps(steps: Vec<wit::PredicateStep>) -> Vec<Step> {
+fn steps(steps: Vec<wit::PredicateStep>) -> Vec<PredicateStep> {
     let step = |step| match step {
-        wit::PredicateStep::GenerationChanged => Step::GenerationChanged,
-        wit::PredicateStep::ResourceVersionChanged => Step::ResourceVersionChanged,
-        wit::PredicateStep::LabelsChanged => Step::LabelsChanged,
-        wit::PredicateStep::AnnotationsChanged => Step::AnnotationsChanged,
-        wit::PredicateStep::MatchesLabels(selector) => Step::MatchesLabels(selector),
-        wit::PredicateStep::Both => Step::Both,
-        wit::PredicateStep::Either => Step::Either,
-        wit::PredicateStep::Negate => Step::Negate,
+        wit::PredicateStep::GenerationChanged => PredicateStep::GenerationChanged,
+        wit::PredicateStep::ResourceVersionChanged => PredicateStep::ResourceVersionChanged,
+        wit::PredicateStep::LabelsChanged => PredicateStep::LabelsChanged,
+        wit::PredicateStep::AnnotationsChanged => PredicateStep::AnnotationsChanged,
+        wit::PredicateStep::MatchesLabels(selector) => PredicateStep::MatchesLabels(selector),
+        wit::PredicateStep::Both => PredicateStep::Both,
+        wit::PredicateStep::Either => PredicateStep::Either,
+        wit::PredicateStep::Negate => PredicateStep::Negate,
     };
     steps.into_iter().map(step).collect()
 }

@@ -117,10 +117,10 @@ pub(super) mod tests {
     #[test]
     fn all_guests_together_have_no_more_than_there_is() {
         let memory = GuestMemory::new(64 * MIB, 16 * MIB);
-        let mut random = 7_u64;
+        let mut rng = fastrand::Rng::with_seed(7);
         let mut held: Vec<(Share, usize)> = vec![];
         for _ in 0..10_000 {
-            random = fastrand::Rng::with_seed(random).u64(..);
+            let random = rng.u64(..);
             let bytes = usize::try_from(random >> 40).unwrap() % (16 * MIB);
             match random % 4 {
                 0 => held.extend(

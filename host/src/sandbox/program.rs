@@ -20,7 +20,7 @@ use super::{
     machine::Mappings,
     native::Native,
 };
-use crate::{model::digest::Digest, modules::screen::screen, share::places::Place};
+use crate::{model::digest::Digest, modules::screen::screen, share::slots::Slot};
 
 /// What every reconciler exports.
 const OURS: &str = "nagaya:controller/guest@0.1.0";
@@ -103,7 +103,7 @@ impl Sandbox {
         name: &str,
         bytes: &Arc<[u8]>,
         digest: &Digest,
-        turn: &Place,
+        turn: &Slot,
     ) -> Result<Option<Arc<Code>>, Error> {
         // Another host, or a team that gave up meanwhile, may have made it.
         if let Some(code) = self.find(name, bytes, digest).await? {

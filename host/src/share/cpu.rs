@@ -224,8 +224,7 @@ impl<F> Drop for Metered<F> {
 /// How long this thread has computed.
 fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+    time.try_into().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -341,10 +341,10 @@ mod tests {
     #[test]
     fn a_permit_is_never_lost_nor_made() {
         for seed in 1..200_u64 {
-            let (mut fair, mut random) = (Fair::new(3), seed);
+            let (mut fair, mut rng) = (Fair::new(3), fastrand::Rng::with_seed(seed));
             let (mut held, mut waiting) = (vec![], vec![]);
             for _ in 0..400 {
-                random = fastrand::Rng::with_seed(random).u64(..);
+                let random = rng.u64(..);
                 let turn = if random & 64 == 0 { Turn::New } else { Turn::Resumed };
                 match random % 5 {
                     0 | 1 => waiting.push(fair.ask(random / 8 % 4, turn)),

@@ -1,8 +1,8 @@
-//! Decides which controller gets the next free place in the sandbox; pure.
+//! Decides which controller gets the next free slot in the sandbox; pure.
 //!
-//! A place is memory for one run, and a run keeps it while it waits; who computes meanwhile is [`crate::share::fair`]'s to say.
-//! The team with the fewest places is next, and within it the controllers take turns. One team alone never gets all
-//! places: another's first run must not wait for the end of its runs.
+//! A slot is memory for one run, and a run keeps it while it waits; who computes meanwhile is [`crate::share::fair`]'s to say.
+//! The team with the fewest slots is next, and within it the controllers take turns. One team alone never gets all
+//! slots: another's first run must not wait for the end of its runs.
 //!
 //! Invariants: `nobody_is_served_twice_while_another_waits`, `a_place_is_never_lost_nor_made`,
 //! `one_team_never_has_all_places`.
@@ -12,14 +12,14 @@ use std::{
     hash::Hash,
 };
 
-/// Who waits for a place. A controller asks for one place at a time.
+/// Who waits for a slot. A controller asks for one slot at a time.
 #[derive(Debug)]
 pub struct Schedule<T> {
     free: usize,
-    /// Places that one team may have.
+    /// Slots that one team may have.
     most: usize,
     teams: HashMap<u64, Team<T>>,
-    /// Teams that may be served: by places held, then by how long ago they were.
+    /// Teams that may be served: by slots held, then by how long ago they were.
     ready: BTreeSet<(usize, u64, u64)>,
     turns: u64,
 }
@@ -33,17 +33,17 @@ struct Team<T> {
 }
 
 impl<T: Copy + Eq + Hash> Schedule<T> {
-    /// A schedule of `places` free places.
-    pub fn new(places: usize) -> Self {
-        Self::with_most(places, places - places / 4)
+    /// A schedule of `slots` free slots.
+    pub fn new(slots: usize) -> Self {
+        Self::with_most(slots, slots - slots / 4)
     }
 
     /// The same, of which one team may have `most` at a time.
-    pub fn with_most(places: usize, most: usize) -> Self {
-        Self { free: places, most, teams: HashMap::new(), ready: BTreeSet::new(), turns: 0 }
+    pub fn with_most(slots: usize, most: usize) -> Self {
+        Self { free: slots, most, teams: HashMap::new(), ready: BTreeSet::new(), turns: 0 }
     }
 
-    /// Queues `controller` of a team for one place, unless it waits already.
+    /// Queues `controller` of a team for one slot, unless it waits already.
     pub fn ask(&mut self, team: u64, controller: T) {
         let turn = self.next_turn();
         let new = || Team { held: 0, turn, order: VecDeque::new(), waiting: HashSet::new() };
@@ -57,7 +57,7 @@ impl<T: Copy + Eq + Hash> Schedule<T> {
         self.rank(team);
     }
 
-    /// The next controller to be served; the place is its own until [`Schedule::release`].
+    /// The next controller to be served; the slot is its own until [`Schedule::release`].
     pub fn serve(&mut self) -> Option<(u64, T)> {
         if self.free == 0 {
             return None;
@@ -74,7 +74,7 @@ impl<T: Copy + Eq + Hash> Schedule<T> {
         Some((team, next))
     }
 
-    /// Takes a place of a team back.
+    /// Takes a slot of a team back.
     pub fn release(&mut self, team: u64) {
         self.free += 1;
         if let Some(state) = self.teams.get_mut(&team) {
@@ -87,7 +87,7 @@ impl<T: Copy + Eq + Hash> Schedule<T> {
         self.rank(team);
     }
 
-    /// Places that nobody holds.
+    /// Slots that nobody holds.
     pub fn free(&self) -> usize {
         self.free
     }
@@ -120,7 +120,7 @@ mod tests {
             let (team, next) = schedule.serve().unwrap();
             served.push(next);
             schedule.ask(team, next);
-            assert_eq!(schedule.serve(), None, "one place");
+            assert_eq!(schedule.serve(), None, "one slot");
             schedule.release(team);
         }
         assert_eq!(served, ['a', 'c', 'd', 'b', 'c', 'd', 'a', 'c'], "teams, and within them");
@@ -143,15 +143,16 @@ mod tests {
         assert_eq!(schedule.serve(), None);
         let mut one = Schedule::new(1);
         one.ask(1, 1);
-        assert!(one.serve().is_some(), "one place is for anybody");
+        assert!(one.serve().is_some(), "one slot is for anybody");
     }
 
     #[test]
     fn a_place_is_never_lost_nor_made() {
         for seed in 1..100_u64 {
-            let (mut schedule, mut held, mut random) = (Schedule::new(3), vec![], seed);
+            let (mut schedule, mut held, mut rng) =
+                (Schedule::new(3), vec![], fastrand::Rng::with_seed(seed));
             for _ in 0..300 {
-                random = fastrand::Rng::with_seed(random).u64(..);
+                let random = rng.u64(..);
                 match random % 3 {
                     0 => schedule.ask(random / 4 % 3, random / 16 % 5),
                     1 => held.extend(schedule.serve().map(|(team, _)| team)),

@@ -19,6 +19,7 @@ use std::{
     sync::Arc,
 };
 
+use nagaya_selector::Selector;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::watch;
 
@@ -26,7 +27,7 @@ use super::{
     envelope::{self, Entry, Version},
     index::Index,
 };
-use crate::model::{object::ObjectKey, selector::Selector};
+use crate::model::object::ObjectKey;
 
 /// The objects of one watch.
 #[derive(Debug)]
@@ -551,9 +552,9 @@ mod tests {
     fn an_index_agrees_with_a_scan() {
         let cache = Cache::default();
         cache.add_index("spec.ref");
-        let mut random = 7_u64;
+        let mut rng = fastrand::Rng::with_seed(7);
         for version in 1..2_000 {
-            random = fastrand::Rng::with_seed(random).u64(..);
+            let random = rng.u64(..);
             let (name, value) = (format!("n{}", random % 20), (random >> 8) % 4);
             let object =
                 entry(["a", "b"][(random >> 20) as usize % 2], &name, version, &value.to_string());

@@ -122,7 +122,7 @@ pub struct Stream {
     failed_at: Option<Instant>,
     resume_at: Option<Instant>,
     trouble: Option<Fault>,
-    random: u64,
+    random: fastrand::Rng,
 }
 
 impl Stream {
@@ -146,7 +146,7 @@ impl Stream {
             failed_at: None,
             resume_at: None,
             trouble: None,
-            random: seed | 1,
+            random: fastrand::Rng::with_seed(seed),
         }
     }
 
@@ -219,7 +219,7 @@ impl Stream {
     }
 
     fn watch_query(&mut self, version: String) -> Vec<(&'static str, String)> {
-        let seconds = 300 + self.random() % 300;
+        let seconds = 300 + self.random.u64(..300);
         vec![
             ("watch", "true".to_owned()),
             ("allowWatchBookmarks", "true".to_owned()),
@@ -504,12 +504,7 @@ impl Stream {
 
     /// A random share of 1.
     pub fn share(&mut self) -> f64 {
-        f64::from(u32::try_from(self.random() % 1_000).unwrap_or(0)) / 1_000.0
-    }
-
-    fn random(&mut self) -> u64 {
-        self.random = fastrand::Rng::with_seed(self.random).u64(..);
-        self.random
+        self.random.f64()
     }
 }
 
@@ -754,7 +749,7 @@ mod tests {
 
     /// A random server with random faults.
     struct Server {
-        random: u64,
+        random: fastrand::Rng,
         version: u64,
         model: BTreeMap<String, u64>,
         /// Its answers carry no version.
@@ -763,8 +758,7 @@ mod tests {
 
     impl Server {
         fn below(&mut self, bound: u64) -> u64 {
-            self.random = fastrand::Rng::with_seed(self.random).u64(..);
-            self.random % bound
+            self.random.u64(..bound)
         }
 
         fn one<T>(&mut self, of: Vec<T>) -> T {
@@ -887,8 +881,12 @@ mod tests {
         for seed in 1..=300_u64 {
             let (mut stream, mut now) = stream();
             let unversioned = seed % 5 == 0;
-            let mut server =
-                Server { random: seed, version: 1, model: BTreeMap::new(), unversioned };
+            let mut server = Server {
+                random: fastrand::Rng::with_seed(seed),
+                version: 1,
+                model: BTreeMap::new(),
+                unversioned,
+            };
             let mut highest = Version::Number(0);
             let (mut replaced, mut asked_at, mut in_a_moment) = (false, now, 0);
             for _ in 0..300 {

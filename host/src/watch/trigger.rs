@@ -13,6 +13,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use nagaya_selector::Selector;
+
 use super::{
     cache::Change,
     envelope::{self, Entry},
@@ -20,9 +22,8 @@ use super::{
 use crate::{
     apiserver::Resource,
     model::{
-        manifest::{self, Mapping, Reference, Step},
+        manifest::{self, Mapping, PredicateStep, Reference},
         object::ObjectKey,
-        selector::{self, Selector},
     },
     text,
 };
@@ -60,15 +61,18 @@ pub struct Trigger {
 
 #[derive(Clone, Debug)]
 enum Test {
-    Plain(Step),
+    Plain(PredicateStep),
     Labels(Selector),
 }
 
 impl Trigger {
     /// The trigger of `watch` for primaries of the kind `primary`.
-    pub fn new(watch: &manifest::Watch, primary: &Resource) -> Result<Self, selector::Error> {
-        let test = |step: &Step| match step {
-            Step::MatchesLabels(text) => Selector::parse(text).map(Test::Labels),
+    pub fn new(
+        watch: &manifest::Watch,
+        primary: &Resource,
+    ) -> Result<Self, nagaya_selector::Error> {
+        let test = |step: &PredicateStep| match step {
+            PredicateStep::MatchesLabels(text) => Selector::parse(text).map(Test::Labels),
             plain => Ok(Test::Plain(plain.clone())),
         };
         Ok(Self {
@@ -107,9 +111,9 @@ impl Trigger {
                     .into_iter()
                     .flatten()
                     .any(|entry| selector.matches(|key| entry.label(key))),
-                Test::Plain(Step::Both) => pop(&mut stack) & pop(&mut stack),
-                Test::Plain(Step::Either) => pop(&mut stack) | pop(&mut stack),
-                Test::Plain(Step::Negate) => !pop(&mut stack),
+                Test::Plain(PredicateStep::Both) => pop(&mut stack) & pop(&mut stack),
+                Test::Plain(PredicateStep::Either) => pop(&mut stack) | pop(&mut stack),
+                Test::Plain(PredicateStep::Negate) => !pop(&mut stack),
                 Test::Plain(step) => match (old, new) {
                     (Some(old), Some(new)) => has_changed(step, old, new),
                     _ => true,
@@ -199,15 +203,15 @@ fn pop(stack: &mut Vec<bool>) -> bool {
     stack.pop().unwrap_or(true)
 }
 
-fn has_changed(step: &Step, old: &Entry, new: &Entry) -> bool {
+fn has_changed(step: &PredicateStep, old: &Entry, new: &Entry) -> bool {
     let version = old.version() != new.version();
     match step {
-        Step::GenerationChanged => match (old.generation(), new.generation()) {
+        PredicateStep::GenerationChanged => match (old.generation(), new.generation()) {
             (Some(before), Some(after)) => before != after,
             _ => version,
         },
-        Step::LabelsChanged => old.labels() != new.labels(),
-        Step::AnnotationsChanged => version && old.annotations() != new.annotations(),
+        PredicateStep::LabelsChanged => old.labels() != new.labels(),
+        PredicateStep::AnnotationsChanged => version && old.annotations() != new.annotations(),
         _ => version,
     }
 }
@@ -231,7 +235,7 @@ mod tests {
         }
     }
 
-    fn trigger(mapping: Mapping, predicate: Vec<Step>) -> Trigger {
+    fn trigger(mapping: Mapping, predicate: Vec<PredicateStep>) -> Trigger {
         let watch = Watch {
             kind: Kind::new("v1", "ConfigMap"),
             projection: Projection::Full,
@@ -335,10 +339,10 @@ mod tests {
             }),
         };
         for (step, passes) in [
-            (Step::GenerationChanged, false),
-            (Step::ResourceVersionChanged, true),
-            (Step::LabelsChanged, true),
-            (Step::AnnotationsChanged, false),
+            (PredicateStep::GenerationChanged, false),
+            (PredicateStep::ResourceVersionChanged, true),
+            (PredicateStep::LabelsChanged, true),
+            (PredicateStep::AnnotationsChanged, false),
         ] {
             let trigger = trigger(Mapping::Every, vec![step.clone()]);
             assert!(trigger.wakes(&same).is_empty(), "{step:?}");
@@ -361,7 +365,7 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "the evaluator is a part of the test")]
     fn a_predicate_reads_as_its_postfix_text() {
         enum Formula {
-            Leaf(Step),
+            Leaf(PredicateStep),
             Not(Box<Formula>),
             Two(bool, Box<Formula>, Box<Formula>),
         }
@@ -372,10 +376,10 @@ mod tests {
             };
             match if depth == 0 { 0 } else { below(4) } {
                 0 => Formula::Leaf(match below(4) {
-                    0 => Step::GenerationChanged,
-                    1 => Step::LabelsChanged,
-                    2 => Step::MatchesLabels("site=x".into()),
-                    _ => Step::ResourceVersionChanged,
+                    0 => PredicateStep::GenerationChanged,
+                    1 => PredicateStep::LabelsChanged,
+                    2 => PredicateStep::MatchesLabels("site=x".into()),
+                    _ => PredicateStep::ResourceVersionChanged,
                 }),
                 1 => Formula::Not(Box::new(make(random, depth - 1))),
                 both => {
@@ -384,21 +388,21 @@ mod tests {
                 }
             }
         }
-        fn postfix(formula: &Formula, steps: &mut Vec<Step>) {
+        fn postfix(formula: &Formula, steps: &mut Vec<PredicateStep>) {
             match formula {
                 Formula::Leaf(step) => steps.push(step.clone()),
                 Formula::Not(inner) => {
                     postfix(inner, steps);
-                    steps.push(Step::Negate);
+                    steps.push(PredicateStep::Negate);
                 }
                 Formula::Two(both, left, right) => {
                     postfix(left, steps);
                     postfix(right, steps);
-                    steps.push(if *both { Step::Both } else { Step::Either });
+                    steps.push(if *both { PredicateStep::Both } else { PredicateStep::Either });
                 }
             }
         }
-        fn holds(formula: &Formula, truth: &dyn Fn(&Step) -> bool) -> bool {
+        fn holds(formula: &Formula, truth: &dyn Fn(&PredicateStep) -> bool) -> bool {
             match formula {
                 Formula::Leaf(step) => truth(step),
                 Formula::Not(inner) => !holds(inner, truth),
@@ -418,9 +422,9 @@ mod tests {
                 value["metadata"]["labels"]["site"] = json!(if label { "x" } else { "l" });
             });
             let change = Change { old: object(|_| ()), new };
-            let truth = |step: &Step| match step {
-                Step::GenerationChanged => generation,
-                Step::LabelsChanged | Step::MatchesLabels(_) => label,
+            let truth = |step: &PredicateStep| match step {
+                PredicateStep::GenerationChanged => generation,
+                PredicateStep::LabelsChanged | PredicateStep::MatchesLabels(_) => label,
                 _ => true,
             };
             let woken = !trigger(Mapping::Every, steps.clone()).wakes(&change).is_empty();

@@ -11,12 +11,12 @@ use nagaya::{
     apiserver::ApiServer,
     clock, events,
     leader::fence::Claim,
-    manager::{Manager, Needs},
+    manager::{Host as Parts, Manager},
     metrics::Metrics,
     model::digest::Digest,
     modules::Modules,
     sandbox::{Allocation, CompilerConfig, Sandbox, SandboxConfig},
-    share::places::Places,
+    share::slots::Slots,
     watch::Hub,
 };
 use serde_json::{Value, json};
@@ -84,7 +84,7 @@ impl Host {
         let (recorder, sender) = events::recorder(own.clone(), "test".to_owned());
         let (claim, held) = watch::channel(None);
         let metrics = Metrics::default();
-        let needs = Needs {
+        let parts = Parts {
             api: own,
             guests: ApiServer::over(api.clone(), "nagaya"),
             hub: hub.clone(),
@@ -93,19 +93,18 @@ impl Host {
             modules: modules.clone(),
             recorder,
             metrics: metrics.clone(),
-            places: Places::new(slots),
+            slots: Slots::new(slots),
             claim: held,
             reachable: hub.reachable(),
             write_timeout: Duration::from_secs(4),
             user: "system:serviceaccount:nagaya-system:nagaya".into(),
-            controllers: controllers.map(str::to_owned),
             memory_ceiling,
             team_caches: TEAM_CACHES,
         };
         let mut around = JoinSet::new();
         around.spawn(authority.clone().run().instrument(trace_span!("loop", of = "rights")));
         around.spawn(sender.run().instrument(trace_span!("loop", of = "events")));
-        let (manager, mut ready) = Manager::new(needs).unwrap();
+        let (manager, mut ready) = Manager::new(parts, controllers).unwrap();
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let managed = async move { manager.run(stopped).await.unwrap() };

@@ -13,7 +13,7 @@ use futures::{Stream, future::BoxFuture, stream};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use kube::client::Body as Sent;
-use nagaya::model::selector::Selector;
+use nagaya_selector::Selector;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use nagaya::model::selector::Selector;
+use nagaya_selector::Selector;
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
 

@@ -4,7 +4,6 @@
 //! it was built from, and it appears by a rename, so a folder that is there is whole.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -229,15 +228,7 @@ fn digest(go: &Go) -> String {
         context.update(&(part.len() as u64).to_le_bytes());
         context.update(part.as_bytes());
     }
-    hex(context.finish().as_ref().get(..6).unwrap_or_default())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    hex::encode(context.finish().as_ref().get(..6).unwrap_or_default())
 }
 
 fn cache_folder() -> PathBuf {

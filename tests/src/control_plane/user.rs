@@ -92,7 +92,7 @@ fn random_token() -> Result<String> {
     ring::rand::SystemRandom::new()
         .fill(&mut bytes)
         .map_err(|_| anyhow::anyhow!("the system gives no random bytes"))?;
-    Ok(super::build::hex(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Lines kept of one watch, for those that come again.
 const KEPT: usize = 20_000;
 /// A line that waits for another to change places with goes on alone after this.
-const HELD_FOR: Duration = Duration::from_secs(2);
+const HELD_FOR: Duration = Duration::from_secs(10);
 
 /// What happens to one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -228,7 +228,8 @@ fn f15_a_host_killed_between_writes_finishes_them_once() -> Result<()> {
             ensure!(made.count() == names.len(), "{} ConfigMaps", maps.len());
             let Some(history) = test.history()? else { return Ok(()) };
             let created = history.by_runs().filter(|(write, _)| write.is_creation()).count();
-            ensure!(created == names.len(), "{created} creations");
+            // One whose answer was lost is no creation in the log, and was not made again.
+            ensure!(created <= names.len(), "{created} creations");
             Ok(())
         })
         .context(point)?;

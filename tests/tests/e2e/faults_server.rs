@@ -188,6 +188,7 @@ fn a_store_that_stands_still_for_twenty_seconds_loses_nothing() -> Result<()> {
 #[test]
 fn a_host_that_is_killed_in_mid_burst_loses_nothing() -> Result<()> {
     test(async |test| {
+        test.follow_quickly().await?;
         test.copier("copier", &json!({"maps": 2})).await?;
         let mut titles = BTreeMap::new();
         for round in 0..3 {

@@ -130,7 +130,7 @@ fn f32_nothing_is_made_twice_while_the_cache_is_five_seconds_behind() -> Result<
         .await?;
         let lines = guard.hits();
         drop(guard);
-        test.idle("maker").await?;
+        within(COPIED_WITHIN, "it is idle", async || test.idle("maker").await).await?;
         let twice = made.values().filter(|maps| maps.len() > 1).count();
         // A sum of no samples is a negative zero.
         let timeouts = 0.0 + test.host.metrics().await?.sum("nagaya_ryow_timeouts_total", &[]);
@@ -185,7 +185,7 @@ fn f36_doubled_swapped_repeated_and_missing_events_lead_to_the_same_end() -> Res
         drop(guards);
         // And it stays so: no late event brings an old state back.
         test.quiet("copier").await?;
-        test.copied(&titles, Duration::from_secs(1)).await.map(drop)
+        test.stays(&titles).await
     })
 }
 
@@ -249,6 +249,7 @@ fn f37_a_run_of_a_deleted_object_never_touches_its_successor() -> Result<()> {
 #[test]
 fn f31_nothing_is_deleted_by_what_a_stale_server_says() -> Result<()> {
     test(async |test| {
+        test.follow_quickly().await?;
         let proxy = test.behind_proxy(SEED).await?;
         maker(test, &json!({"orphans": true})).await?;
         test.website("web", "first").await?;

@@ -92,7 +92,7 @@ fn f11_two_controllers_that_fight_are_told_and_slowed() -> Result<()> {
         let maps = test.api::<ConfigMap>();
         ensure!(datum(&maps, "quiet", "config").await? == "one");
         maps.delete("quiet", &DeleteParams::default()).await?;
-        within(Duration::from_secs(5), "the other object is put right at once", async || {
+        within(Duration::from_secs(15), "the other object is put right at once", async || {
             ensure!(datum(&maps, "quiet", "config").await? == "one");
             Ok(())
         })

@@ -93,6 +93,7 @@ fn a_finalizer_is_there_before_the_first_write_and_goes_after_the_last() -> Resu
         })
         .await?;
 
+        test.idle("mirror").await?;
         let (Some(log), Some(after)) = (log, after) else { return Ok(()) };
         let account = test.username("mirror");
         let is_of = |event: &audit::Event, resource: &str| {
@@ -165,7 +166,8 @@ fn a_deleted_controller_leaves_its_finalizers_and_counts_them() -> Result<()> {
         let note = left.note.unwrap_or_default();
         assert!(note.starts_with("2 objects") && note.contains(KEPT), "{note}");
         if test.control_plane.has_controller_manager() {
-            within(LIMIT, "no revision", async || {
+            // The collector looks for new kinds every 30 s.
+            within(3 * LIMIT, "no revision", async || {
                 let left = hostile.revisions().await?;
                 ensure!(left.is_empty(), "{} of {revision}", left.len());
                 Ok(())

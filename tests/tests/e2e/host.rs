@@ -69,6 +69,7 @@ fn probes_and_metrics_answer() -> Result<()> {
 #[test]
 fn what_happened_while_the_host_was_down_is_put_right() -> Result<()> {
     test(async |test| {
+        test.follow_quickly().await?;
         let website = test.example("website").await?;
         let v1 = website.push(&Component::load("website_v1")?).await?;
         website.active(&v1).await?;

@@ -82,7 +82,9 @@ fn a_deleted_controller_drains_its_runs() -> Result<()> {
             let mut seen = seen.into_iter();
             let sight =
                 seen.find(|one| (&*one.kind, &*one.name, one.change) == (kind, name, change));
-            sight.map(|sight| sight.at).with_context(|| format!("{kind} {name}: no {change:?}"))
+            sight
+                .map(|sight| sight.version)
+                .with_context(|| format!("{kind} {name}: no {change:?}"))
         };
         let (written, gone) = within(LIMIT, "both were seen", async || {
             let written = at("ConfigMap", "web", Change::Added)?;
@@ -93,7 +95,8 @@ fn a_deleted_controller_drains_its_runs() -> Result<()> {
         // Children stay; revisions go with their owner.
         assert_eq!(datum(&test.api(), "web", "config").await?, "slow");
         if test.control_plane.has_controller_manager() {
-            within(LIMIT, "no revision", async || {
+            // The collector looks for new kinds every 30 s.
+            within(Duration::from_secs(90), "no revision", async || {
                 let left = slow.revisions().await?.len();
                 ensure!(left == 0, "{left}");
                 Ok(())

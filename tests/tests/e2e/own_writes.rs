@@ -42,13 +42,18 @@ fn a_run_sees_what_the_one_before_it_wrote() -> Result<()> {
         let account = test.username("hostile");
         for name in sites {
             let path = format!("/configmaps/{name}?");
-            let writes = log.events()?.into_iter().filter(|event| {
+            let writes: Vec<_> = log.events()?;
+            let writes = writes.iter().filter(|event| {
                 event.actor() == account
                     && event.request_uri.contains(&path)
                     && event.verb == "patch"
-                    && event.code().is_some_and(|code| code < 300)
             });
-            assert_eq!(writes.count(), TOP, "each number is written once");
+            let (landed, unknown): (Vec<_>, Vec<_>) = writes
+                .filter(|event| !event.code().is_some_and(|code| (400..500).contains(&code)))
+                .partition(|event| event.code().is_some_and(|code| code < 300));
+            // One whose answer was lost may have landed, and is not made again then.
+            let count = landed.len();
+            assert!(count <= TOP && count + unknown.len() >= TOP, "{count} of {TOP} numbers");
         }
         Ok(())
     })

@@ -44,7 +44,7 @@ impl Bench {
         let direct = Api::<ConfigMap>::namespaced(admin, &namespace);
         if control_plane.has_controller_manager() {
             // It puts one of its own into each namespace, some time.
-            within(SOON, "the namespace is complete", async || {
+            within(3 * SOON, "the namespace is complete", async || {
                 Ok(direct.get("kube-root-ca.crt").await.map(drop)?)
             })
             .await?;

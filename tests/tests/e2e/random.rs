@@ -181,6 +181,7 @@ fn a_random_fault_run_ends_as_one_without_faults() -> Result<()> {
     println!("random: NAGAYA_SEED={seed}, {length:?}");
     let options = Options { reads: Reads::Silent, ..Options::default() };
     test_alone(options, async |test, server| {
+        test.follow_quickly().await?;
         let proxy = test.behind_proxy(seed).await?;
         for name in CONTROLLERS {
             controller(test, name).await?;

@@ -11,10 +11,8 @@ use e2e::controller::{Controller, condition};
 use e2e::site::{DESIGN, children, datum, owning};
 use e2e::wait::within;
 use e2e::{Test, test};
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
-use kube::api::ListParams;
 use nagaya::model::crd::{RevisionPhase, WasmController};
 use serde_json::json;
 
@@ -28,22 +26,6 @@ async fn staged(test: &Test) -> Result<(Controller, String, String)> {
     let v2 = website.push(&Component::load("website_v2")?).await?;
     website.candidate(&v2).await?;
     Ok((website, v1, v2))
-}
-
-/// Waits until Kubernetes has put its revision number into so many Deployments, for which their owners run once more.
-async fn deployed(test: &Test, wanted: usize) -> Result<()> {
-    if !test.control_plane.has_controller_manager() {
-        return Ok(());
-    }
-    let deployments = test.api::<Deployment>();
-    within(LIMIT, "the Deployments are numbered", async || {
-        let all = deployments.list(&ListParams::default()).await?.items;
-        let number = "deployment.kubernetes.io/revision";
-        let numbered = all.iter().filter(|one| one.annotations().contains_key(number)).count();
-        ensure!(numbered == wanted, "{numbered} of {}", all.len());
-        Ok(())
-    })
-    .await
 }
 
 /// Waits until exactly so many children carry version 2's label.
@@ -86,7 +68,7 @@ fn promote_moves_every_object_and_one_writer_remains() -> Result<()> {
             Ok(())
         })
         .await?;
-        deployed(test, 20).await?;
+        test.deployed(20).await?;
         test.quiet("website").await?;
 
         // Staged: nothing has changed for anybody.
@@ -152,6 +134,8 @@ fn a_run_in_flight_ends_before_the_new_revision_has_its_object() -> Result<()> {
         test.website("other", "Other").await?;
         test.written("other", "new").await?;
         test.written("web", "new").await?;
+        // A write is in the log once its run has its answer.
+        test.idle("hostile").await?;
         let Some(log) = log else { return Ok(()) };
         let said = writes_of(&log, &test.username("hostile"))?
             .iter()

@@ -20,6 +20,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// What a bystander may be slower while guests loop; five times that is asserted.
 const SLOWER: Duration = Duration::from_millis(25);
 const SLACK: u32 = 5;
+/// Other tests run beside this one. A bystander without its share would wait for runs of two seconds, one after the other.
+const BESIDE_OTHERS: Duration = Duration::from_secs(1);
 
 /// The log is read once, at the end: to read it takes a core.
 async fn measured(bystander: &Bystander, what: &str) -> Result<Duration> {
@@ -60,7 +62,7 @@ fn a_team_that_loops_on_every_thread_leaves_another_its_share() -> Result<()> {
             Ok(())
         })
         .await?;
-        let limit = (before + SLOWER) * SLACK;
+        let limit = ((before + SLOWER) * SLACK).max(BESIDE_OTHERS);
         let beside = again(limit, async || measured(&bystander, "beside 24 endless loops").await);
         let after = beside.await?;
         ensure!(after <= limit, "{after:?} instead of {before:?}");

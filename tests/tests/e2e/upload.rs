@@ -121,6 +121,6 @@ fn what_is_no_component_is_refused_or_fails_with_a_reason() -> Result<()> {
 
 fn component_of(bytes: &[u8]) -> Component {
     let hash = ring::digest::digest(&ring::digest::SHA256, bytes);
-    let digest = format!("sha256:{}", nagaya::model::digest::hex(hash.as_ref()));
+    let digest = format!("sha256:{}", hex::encode(hash.as_ref()));
     Component { path: "none".into(), bytes: bytes.into(), digest }
 }

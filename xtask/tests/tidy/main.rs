@@ -208,7 +208,7 @@ fn no_banned_package_is_in_the_lock_file() {
 #[test]
 fn sources_do_not_panic() {
     let mut problems = vec![];
-    for source in ["host/src", "guest-sdk/src"].into_iter().flat_map(sources) {
+    for source in ["host/src", "guest-sdk/src", "selector/src"].into_iter().flat_map(sources) {
         for (number, line) in source.code.lines().enumerate() {
             for what in PANICS.iter().filter(|what| line.contains(**what)) {
                 problems.push(format!(
@@ -245,9 +245,10 @@ fn no_public_signature_shows_a_lock() {
 #[test]
 fn files_have_one_noun_and_say_which() {
     let mut problems = vec![];
-    for source in ["host/src", "guest-sdk/src", "tests/src", "xtask/src", "bench/src"]
-        .into_iter()
-        .flat_map(sources)
+    for source in
+        ["host/src", "guest-sdk/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
+            .into_iter()
+            .flat_map(sources)
     {
         let path = &source.path;
         let (name, lines) = (path.rsplit('/').next().unwrap(), source.lines_of_code());
@@ -271,8 +272,9 @@ fn files_have_one_noun_and_say_which() {
 /// The name of every test in the repository.
 fn tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    for source in
-        ["host", "guest-sdk", "tests", "xtask", "examples", "bench"].into_iter().flat_map(sources)
+    for source in ["host", "guest-sdk", "selector", "tests", "xtask", "examples", "bench"]
+        .into_iter()
+        .flat_map(sources)
     {
         let mut attribute = false;
         for line in source.text.lines().map(str::trim) {
@@ -305,9 +307,10 @@ fn quoted_names(text: &str, underscores: usize) -> Vec<&str> {
 fn every_invariant_of_a_header_names_a_test() {
     let tests = tests();
     let mut problems = vec![];
-    for source in ["host/src", "guest-sdk/src", "tests/src", "xtask/src", "bench/src"]
-        .into_iter()
-        .flat_map(sources)
+    for source in
+        ["host/src", "guest-sdk/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
+            .into_iter()
+            .flat_map(sources)
     {
         for name in invariants(&source) {
             if !tests.contains(&name) {
@@ -525,9 +528,10 @@ fn the_tour_names_what_is_there() {
 fn comments_refer_to_nothing_that_a_reader_does_not_have() {
     let root = root();
     let mut problems = vec![];
-    for source in ["host/src", "guest-sdk/src", "tests/src", "xtask/src", "bench/src"]
-        .into_iter()
-        .flat_map(sources)
+    for source in
+        ["host/src", "guest-sdk/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
+            .into_iter()
+            .flat_map(sources)
     {
         for (number, line) in source.text.lines().enumerate() {
             let Some((_, comment)) = line.split_once("//") else { continue };

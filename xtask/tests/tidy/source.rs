@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use proc_macro2::{LineColumn, Span, TokenStream, TokenTree};
+
 /// A Rust file.
 pub(crate) struct Source {
     /// Relative to the repository.
@@ -158,61 +160,42 @@ fn inline_paths(line: &str) -> Vec<String> {
         .collect()
 }
 
-/// `text` with comments and the insides of literals as blanks.
+/// `text` with comments and literals as blanks: every token that is neither stands where it stood.
 fn without_literals(text: &str) -> String {
-    let letters: Vec<char> = text.chars().collect();
-    let mut code = String::with_capacity(text.len());
-    let mut place = 0;
-    while place < letters.len() {
-        let end = end_of_blank(&letters, place);
-        if end == place {
-            code.push(letters[place]);
-            place += 1;
-        } else {
-            code.extend(
-                letters[place..end].iter().map(|&letter| if letter == '\n' { '\n' } else { ' ' }),
-            );
-            place = end;
-        }
-    }
-    code
+    let mut lines: Vec<Vec<char>> =
+        text.lines().map(|line| vec![' '; line.chars().count()]).collect();
+    show(text.parse().unwrap(), &mut lines);
+    lines.into_iter().flat_map(|line| line.into_iter().chain(['\n'])).collect()
 }
 
-/// Where the comment or literal that begins at `place` ends; `place` itself if none begins.
-fn end_of_blank(letters: &[char], place: usize) -> usize {
-    let at = |offset: usize| letters.get(place + offset).copied().unwrap_or('\n');
-    let before = if place == 0 { ' ' } else { letters[place - 1] };
-    let find = |from: usize, what: &[char]| {
-        let rest = letters.get(from..).unwrap_or_default();
-        rest.windows(what.len())
-            .position(|window| window == what)
-            .map_or(letters.len(), |end| from + end)
-    };
-    match at(0) {
-        '/' if at(1) == '/' => find(place, &['\n']),
-        '/' if at(1) == '*' => (find(place + 2, &['*', '/']) + 2).min(letters.len()),
-        'r' if !before.is_alphanumeric() && before != '_' && (at(1) == '"' || at(1) == '#') => {
-            let hashes = letters[place + 1..].iter().take_while(|letter| **letter == '#').count();
-            if at(1 + hashes) != '"' {
-                return place;
+fn show(tokens: TokenStream, lines: &mut [Vec<char>]) {
+    for token in tokens {
+        match token {
+            TokenTree::Group(group) => {
+                for bracket in [group.span_open(), group.span_close()] {
+                    let is_one = bracket.source_text().is_some_and(|text| "()[]{}".contains(&text));
+                    if is_one {
+                        write(bracket, lines);
+                    }
+                }
+                show(group.stream(), lines);
             }
-            let close: Vec<char> =
-                std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
-            (find(place + 2 + hashes, &close) + close.len()).min(letters.len())
+            // A doc comment is an attribute, whose signs come out of nowhere.
+            TokenTree::Ident(_) | TokenTree::Punct(_) => write(token.span(), lines),
+            TokenTree::Literal(_) => (),
         }
-        '"' => end_of_quote(letters, place, '"'),
-        // A character, not a lifetime.
-        '\'' if at(1) == '\\' || at(2) == '\'' => end_of_quote(letters, place, '\''),
-        _ => place,
     }
 }
 
-fn end_of_quote(letters: &[char], place: usize, quote: char) -> usize {
-    let mut end = place + 1;
-    while end < letters.len() && letters[end] != quote {
-        end += if letters[end] == '\\' { 2 } else { 1 };
+fn write(span: Span, lines: &mut [Vec<char>]) {
+    let (LineColumn { line, column }, text) = (span.start(), span.source_text());
+    let text = text.unwrap_or_default();
+    if text.starts_with("//") || text.starts_with("/*") {
+        return;
     }
-    (end + 1).min(letters.len())
+    for (place, letter) in text.chars().enumerate() {
+        lines[line - 1][column + place] = letter;
+    }
 }
 
 /// `code` with the items under `#[cfg(test)]` as blanks.

@@ -119,7 +119,6 @@ pub(crate) const PURE: &[&str] = &[
     "watch/lenient.rs",
     "watch/fingerprint.rs",
     "watch/index.rs",
-    "model/selector.rs",
     "watch/stream.rs",
     "watch/trigger.rs",
     "leader/lease/election.rs",
@@ -127,7 +126,6 @@ pub(crate) const PURE: &[&str] = &[
     "client/answer.rs",
     "client/flow.rs",
     "events/lanes.rs",
-    "events/lru.rs",
     "events/series.rs",
     "client/gates/noop.rs",
     "client/object.rs",
@@ -212,7 +210,11 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("serde_json", ANYWHERE),
     ("tokio", ANYWHERE),
     ("parking_lot", ANYWHERE),
-    ("fastrand", &["watch/stream", "leader/lease/election"]),
+    ("fastrand", &["watch/stream", "leader/lease/election", "controller/upkeep"]),
+    ("hex", &["app", "controller/run", "model", "sandbox/cache"]),
+    ("lru", &["events"]),
+    ("nagaya_selector", &["model", "watch", "client", "manager"]),
+    ("percent_encoding", &["apiserver"]),
     ("futures", ANYWHERE),
 ];
 

@@ -27,7 +27,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 /// Where the wake-ups of all watches of a view come out: the controller's queue, while the view is live.
 pub struct Outlet {
-    inbox: Arc<SharedQueue>,
+    queue: Arc<SharedQueue>,
     may: Box<dyn Fn(&Right) -> bool + Send + Sync>,
     open: AtomicBool,
     primaries: OnceLock<Vec<Primary>>,
@@ -65,11 +65,11 @@ impl fmt::Debug for Outlet {
 impl Outlet {
     /// Closed at first; `may` says whether the account's right is confirmed at this moment.
     pub fn new(
-        inbox: Arc<SharedQueue>,
+        queue: Arc<SharedQueue>,
         may: impl Fn(&Right) -> bool + Send + Sync + 'static,
     ) -> Self {
         let (open, primaries) = (AtomicBool::new(false), OnceLock::new());
-        Self { inbox, may: Box::new(may), open, primaries }
+        Self { queue, may: Box::new(may), open, primaries }
     }
 
     /// From now on it is known which primaries there are.
@@ -116,7 +116,7 @@ impl Outlet {
     pub(super) fn wake_all(&self, urgency: Urgency) {
         for primary in self.primaries() {
             if self.passes(&primary.door) {
-                self.inbox.add_all(primary.cache.keys(), urgency);
+                self.queue.add_all(primary.cache.keys(), urgency);
             } else {
                 primary.door.missed().remember_all(urgency);
             }
@@ -129,7 +129,7 @@ impl Outlet {
             |primary: &&Primary| primary.namespace.is_none() || primary.namespace == key.namespace;
         match self.primaries().find(covers) {
             Some(primary) if !self.passes(&primary.door) => self.keep(&primary.door, key, urgency),
-            _ => self.inbox.add(&key, urgency),
+            _ => self.queue.add(&key, urgency),
         }
     }
 
@@ -239,7 +239,7 @@ mod tests {
         apiserver::Resource,
         model::{
             kind::Kind,
-            manifest::{Index, Mapping, Projection, Reference, Step, Watch},
+            manifest::{Index, Mapping, PredicateStep, Projection, Reference, Watch},
         },
         queue::{BACKGROUND, CHANGE, Outcome},
         watch::{Change, Entry, Trigger, envelope},
@@ -247,15 +247,6 @@ mod tests {
 
     const KINDS: [&str; 5] = ["Site", "ConfigMap", "Setting", "Link", "Note"];
     const PATH: &str = "spec.ref";
-
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: u64) -> u64 {
-            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
-            (self.0 >> 11) % bound
-        }
-    }
 
     fn resource(kind: &str) -> Resource {
         let plural = format!("{}s", kind.to_lowercase());
@@ -265,8 +256,8 @@ mod tests {
 
     fn watch(number: usize) -> Watch {
         let (mapping, predicate) = match number {
-            0 => (Mapping::Same, vec![Step::GenerationChanged]),
-            1 => (Mapping::Controller, vec![Step::MatchesLabels("on=yes".into())]),
+            0 => (Mapping::Same, vec![PredicateStep::GenerationChanged]),
+            1 => (Mapping::Controller, vec![PredicateStep::MatchesLabels("on=yes".into())]),
             2 => (Mapping::Every, vec![]),
             3 => (Mapping::Index("by".into()), vec![]),
             _ => {
@@ -318,11 +309,11 @@ mod tests {
     }
 
     struct World {
-        random: Random,
+        random: fastrand::Rng,
         caches: Vec<Arc<Cache>>,
         version: u64,
         refused: Arc<Mutex<HashSet<Arc<str>>>>,
-        inbox: Arc<SharedQueue>,
+        queue: Arc<SharedQueue>,
         live: Option<Window>,
         staged: Option<Window>,
         closing: Vec<Window>,
@@ -335,11 +326,11 @@ mod tests {
             let caches: Vec<Arc<Cache>> = KINDS.iter().map(|_| Arc::default()).collect();
             caches[0].index(PATH);
             Self {
-                random: Random(seed),
+                random: fastrand::Rng::with_seed(seed),
                 caches,
                 version: 0,
                 refused: Arc::default(),
-                inbox: Arc::default(),
+                queue: Arc::default(),
                 live: None,
                 staged: None,
                 closing: vec![],
@@ -350,7 +341,7 @@ mod tests {
         fn stage(&self) -> Window {
             let refused = self.refused.clone();
             let may = move |right: &Right| !refused.lock().contains(&right.resource);
-            let outlet = Arc::new(Outlet::new(self.inbox.clone(), may));
+            let outlet = Arc::new(Outlet::new(self.queue.clone(), may));
             let gate = |number: usize| {
                 let rights = [Right::on("watch", &resource(KINDS[number]), Some("n"))];
                 let scope = Some([Arc::from("n")].into());
@@ -376,7 +367,7 @@ mod tests {
         fn entry(&mut self, kind: usize, name: &str) -> Entry {
             self.version += 1;
             let (on, owner, of) =
-                (self.random.below(2), self.random.below(6), self.random.below(6));
+                (self.random.u64(..2), self.random.u64(..6), self.random.u64(..6));
             let text = json!({
                 "apiVersion": "x.io/v1", "kind": KINDS[kind], "spec": {"ref": format!("o{of}")},
                 "metadata": {
@@ -393,7 +384,7 @@ mod tests {
 
         /// Changes or deletes an object, and notes whom that must wake.
         fn change(&mut self, kind: usize, deletes: bool) {
-            let name = format!("o{}", self.random.below(6));
+            let name = format!("o{}", self.random.u64(..6));
             let entry = self.entry(kind, &name);
             let cache = self.caches[kind].clone();
             let change = if deletes { cache.deleted(&entry) } else { cache.written(entry) };
@@ -443,28 +434,28 @@ mod tests {
 
         fn run_all(&mut self) -> usize {
             let mut count = 0;
-            while let Some(taken) = self.inbox.take() {
+            while let Some(taken) = self.queue.take() {
                 self.pending.remove(&taken.key);
-                self.inbox.done(&taken.key, Outcome::Done);
+                self.queue.done(&taken.key, Outcome::Done);
                 count += 1;
             }
             count
         }
 
         fn step(&mut self) {
-            match self.random.below(14) {
+            match self.random.u64(..14) {
                 0..=2 => self.change(0, false),
                 3..=4 => self.change(0, true),
                 5..=6 => {
-                    let kind = 1 + self.random.below(4);
+                    let kind = 1 + self.random.u64(..4);
                     self.change(usize::try_from(kind).unwrap(), false);
                 }
                 7 => {
-                    let kind = 1 + self.random.below(4);
+                    let kind = 1 + self.random.u64(..4);
                     self.change(usize::try_from(kind).unwrap(), true);
                 }
                 8..=9 => {
-                    let kind = usize::try_from(self.random.below(5)).unwrap();
+                    let kind = usize::try_from(self.random.u64(..5)).unwrap();
                     let plural: Arc<str> = resource(KINDS[kind]).plural.into();
                     let mut refused = self.refused.lock();
                     if !refused.remove(&plural) {

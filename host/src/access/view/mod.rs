@@ -44,13 +44,13 @@ pub struct View {
     resources: RwLock<BTreeMap<(String, String), Arc<Resource>>>,
     /// A kind that it watches is served in another way by now.
     outdated: AtomicBool,
-    sights: Vec<Sight>,
+    sources: Vec<Source>,
     outlet: Arc<Outlet>,
     _interest: Interest,
 }
 
 /// One subscription and the rights it rests on.
-pub struct Sight {
+pub struct Source {
     /// What the manifest asked for.
     pub watch: Watch,
     /// The one namespace; `None`: all.
@@ -81,7 +81,7 @@ impl fmt::Debug for View {
     }
 }
 
-impl Sight {
+impl Source {
     /// Puts a subscription together with the rights it rests on and its filter.
     pub fn new(
         watch: Watch,
@@ -122,15 +122,15 @@ impl View {
         (account, authority): (Identity, Authority),
         manifest: Manifest,
         resources: BTreeMap<(String, String), Resource>,
-        mut sights: Vec<Sight>,
+        mut sources: Vec<Source>,
         outlet: Arc<Outlet>,
     ) -> Self {
         // An object in two caches is read whole: the first that has it counts.
-        sights.sort_by_key(|sight| sight.watch.projection);
-        let primaries = sights.iter().filter(|sight| sight.watch == manifest.primary);
-        outlet.set_primaries(primaries.map(Sight::as_primary).collect());
-        outlet.keep_gone(sights.iter().map(Sight::door));
-        let rights = sights.iter().flat_map(|sight| sight.rights.iter().cloned()).collect();
+        sources.sort_by_key(|source| source.watch.projection);
+        let primaries = sources.iter().filter(|source| source.watch == manifest.primary);
+        outlet.set_primaries(primaries.map(Source::as_primary).collect());
+        outlet.keep_gone(sources.iter().map(Source::door));
+        let rights = sources.iter().flat_map(|source| source.rights.iter().cloned()).collect();
         let interest = authority.keep_fresh(account.clone(), rights);
         Self {
             account,
@@ -140,7 +140,7 @@ impl View {
                 resources.into_iter().map(|(kind, resource)| (kind, Arc::new(resource))).collect(),
             ),
             outdated: AtomicBool::new(false),
-            sights,
+            sources,
             outlet,
             _interest: interest,
         }
@@ -167,7 +167,7 @@ impl View {
         tracing::warn!(kind = %resource.kind, plural = resource.plural, namespaced = resource.namespaced, has_status = resource.has_status, "a kind is served in another way than before");
         let is_elsewhere =
             known.plural != resource.plural || known.namespaced != resource.namespaced;
-        if is_elsewhere && self.sights(&resource.kind).next().is_some() {
+        if is_elsewhere && self.sources(&resource.kind).next().is_some() {
             self.outdated.store(true, Ordering::SeqCst);
         }
         *known = Arc::new(resource);
@@ -190,21 +190,21 @@ impl View {
     }
 
     /// Every subscription.
-    pub fn all_sights(&self) -> &[Sight] {
-        &self.sights
+    pub fn all_sources(&self) -> &[Source] {
+        &self.sources
     }
 
     /// The subscriptions to `kind`.
-    pub fn sights(&self, kind: &Kind) -> impl Iterator<Item = &Sight> {
-        self.sights.iter().filter(|sight| same_kind(&sight.watch.kind, kind))
+    pub fn sources(&self, kind: &Kind) -> impl Iterator<Item = &Source> {
+        self.sources.iter().filter(|source| same_kind(&source.watch.kind, kind))
     }
 
     /// The cached object, without asking who may see it: for the host's own use.
     pub fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Option<Arc<Entry>> {
         let key = ObjectKey::new(namespace, name);
-        self.sights(kind)
-            .filter(|sight| sight.covers(namespace))
-            .find_map(|sight| sight.cache().get(&key))
+        self.sources(kind)
+            .filter(|source| source.covers(namespace))
+            .find_map(|source| source.cache().get(&key))
     }
 
     /// The cached primary.
@@ -219,20 +219,20 @@ impl View {
         &self,
         kind: &Kind,
         namespace: Option<&str>,
-    ) -> Result<Vec<&Sight>, (Right, Verdict)> {
+    ) -> Result<Vec<&Source>, (Right, Verdict)> {
         let mut readable = vec![];
-        for sight in self.sights(kind) {
-            if namespace.is_some() && !sight.covers(namespace) {
+        for source in self.sources(kind) {
+            if namespace.is_some() && !source.covers(namespace) {
                 continue;
             }
-            for right in &*sight.rights {
+            for right in &*source.rights {
                 match self.authority.allows(&self.account, right).await {
                     Ok(true) => (),
                     Ok(false) => return Err((right.clone(), Verdict::Denied)),
                     Err(_) => return Err((right.clone(), Verdict::Unknown)),
                 }
             }
-            readable.push(sight);
+            readable.push(source);
         }
         Ok(readable)
     }
@@ -244,25 +244,25 @@ impl View {
 
     /// Returns once every change that its watches saw before this call has been delivered.
     pub async fn barrier(&self) {
-        for sight in &self.sights {
-            sight.subscription.barrier().await;
+        for source in &self.sources {
+            source.subscription.barrier().await;
         }
     }
 
     /// Whether every cache has all that was written before `since`.
     pub fn is_fresh(&self, since: Instant) -> bool {
-        self.sights.iter().all(|sight| sight.subscription.is_fresh(since))
+        self.sources.iter().all(|source| source.subscription.is_fresh(since))
     }
 
     /// Waits until every cache has all that was written before `since`.
     pub async fn fresh(&self, since: Instant) {
-        let all = self.sights.iter().map(|sight| sight.subscription.fresh(since));
+        let all = self.sources.iter().map(|source| source.subscription.fresh(since));
         futures::future::join_all(all).await;
     }
 
     /// Lets the watches wake the controller, and wakes every primary.
     pub fn go_live(&self) {
-        self.outlet.open(self.sights.iter().map(Sight::door), Urgency::news(queue::BACKGROUND));
+        self.outlet.open(self.sources.iter().map(Source::door), Urgency::news(queue::BACKGROUND));
     }
 
     /// Wakes the primaries that `old` still had, under the same selectors, and that are gone since: no watch told it.
@@ -293,33 +293,33 @@ impl View {
     pub fn close(&self, next: Option<&Self>) {
         self.outlet.close();
         if let Some(next) = next {
-            for sight in &self.sights {
-                next.outlet.take_over(sight.door());
+            for source in &self.sources {
+                next.outlet.take_over(source.door());
             }
         }
     }
 
     /// Delivers what a watch could not deliver while its right was not confirmed.
     pub fn deliver_missed(&self) {
-        for sight in &self.sights {
-            self.outlet.deliver(sight.door());
+        for source in &self.sources {
+            self.outlet.deliver(source.door());
         }
     }
 
     /// Delivers every object once more, as unchanged.
     pub fn resync(&self) {
-        for sight in &self.sights {
-            sight.subscription.resync();
+        for source in &self.sources {
+            source.subscription.resync();
         }
     }
 
     /// The first watch that fails at present, if any; one that the API server refuses before others.
     pub fn blind(&self) -> Option<WatchFailure> {
-        let blind = |sight: &Sight| {
-            let state = sight.subscription.state();
+        let blind = |source: &Source| {
+            let state = source.subscription.state();
             let state = state.borrow();
             let fault = state.trouble.as_ref()?;
-            let (kind, number) = (sight.watch.kind.clone(), fault.number());
+            let (kind, number) = (source.watch.kind.clone(), fault.number());
             let message = fault.message.clone();
             Some(WatchFailure {
                 kind,
@@ -328,15 +328,15 @@ impl View {
                 may_pass: number.is_none(),
             })
         };
-        self.sights.iter().filter_map(blind).min_by_key(|blind| blind.may_pass)
+        self.sources.iter().filter_map(blind).min_by_key(|blind| blind.may_pass)
     }
 
     /// Whether a watch that the host has opened as itself is refused since: the kind is no longer shared.
     pub fn is_estranged(&self) -> bool {
-        self.sights.iter().any(|sight| {
-            let state = sight.subscription.state();
+        self.sources.iter().any(|source| {
+            let state = source.subscription.state();
             let code = state.borrow().trouble.as_ref().and_then(|fault| fault.code);
-            *sight.subscription.identity() == Identity::Host && matches!(code, Some(401 | 403))
+            *source.subscription.identity() == Identity::Host && matches!(code, Some(401 | 403))
         })
     }
 
@@ -349,9 +349,9 @@ impl View {
 
     /// The first right that the account has lost, if any.
     pub fn lost_right(&self) -> Option<&Right> {
-        self.sights
+        self.sources
             .iter()
-            .flat_map(|sight| sight.rights.iter())
+            .flat_map(|source| source.rights.iter())
             .find(|right| self.authority.verdict(&self.account, right) == Verdict::Denied)
     }
 }

@@ -337,11 +337,8 @@ mod tests {
     #[expect(clippy::too_many_lines, reason = "one server, two caches, one walk")]
     fn whatever_order_events_come_in_nothing_older_is_called_seen() {
         for seed in 1..=400_u64 {
-            let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-            let mut next = |below: u64| {
-                random = fastrand::Rng::with_seed(random).u64(..);
-                random % below
-            };
+            let mut random = fastrand::Rng::with_seed(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+            let mut next = |below: u64| random.u64(..) % below;
             let mut barrier = Barrier::default();
             // What the server has had, by version; `None`: it is gone.
             let mut history: Vec<(u64, Option<Arc<Entry>>)> = vec![];

@@ -37,7 +37,7 @@ const AFTER_FAILURE_AT_MOST: Duration = Duration::from_secs(300);
 
 /// What the guest says of an object.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Verdict<'a> {
+pub(super) struct Opinion<'a> {
     pub(super) uid: &'a str,
     pub(super) generation: Option<i64>,
     pub(super) message: &'a str,
@@ -144,7 +144,7 @@ impl Ledger {
     pub(super) fn refused(
         &mut self,
         key: &ObjectKey,
-        verdict: Verdict<'_>,
+        verdict: Opinion<'_>,
         shown: &Shown,
         now: Instant,
     ) -> Step {
@@ -175,7 +175,7 @@ impl Ledger {
     }
 
     /// It was said.
-    pub(super) fn written(&mut self, key: &ObjectKey, verdict: Verdict<'_>, now: Instant) {
+    pub(super) fn written(&mut self, key: &ObjectKey, verdict: Opinion<'_>, now: Instant) {
         let record = self.record(key, verdict.uid);
         record.is_foreign = false;
         record.say(Said::new(verdict.generation, Some(verdict.message), now));
@@ -344,7 +344,7 @@ mod tests {
             loop {
                 let message = message(self);
                 let verdict =
-                    Verdict { uid: "u", generation: Some(self.generation), message: &message };
+                    Opinion { uid: "u", generation: Some(self.generation), message: &message };
                 let shown = Shown::Here(self.shown.clone());
                 let step = self.ledger.refused(&Self::key(), verdict, &shown, self.now);
                 self.due = match step {
@@ -496,7 +496,7 @@ mod tests {
         let now = World::new().now;
         let mut told = 0;
         for second in 0..100 {
-            let verdict = Verdict { uid: "u", generation: Some(1), message: "no" };
+            let verdict = Opinion { uid: "u", generation: Some(1), message: "no" };
             let at = now + SECOND * second;
             if ledger.refused(&key, verdict, &Shown::Nowhere, at) == Step::Write {
                 ledger.written(&key, verdict, at);
@@ -528,11 +528,8 @@ mod tests {
     #[test]
     fn the_last_words_are_said_in_the_end() {
         for seed in 1..=200_u64 {
-            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-            let mut below = move |bound: u64| {
-                random = fastrand::Rng::with_seed(random).u64(..);
-                random % bound
-            };
+            let mut random = fastrand::Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut below = move |bound: u64| random.u64(..) % bound;
             let mut world = World::new();
             let (mut words, mut refuses) = (0, true);
             let mut hands = 1;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Start,
-    accepted::{REASON, Shown, Step, TYPE, Verdict},
+    accepted::{Opinion, REASON, Shown, Step, TYPE},
 };
 use crate::{client::Client, clock, cluster::Error, model::object::ObjectKey, text, watch::Entry};
 
@@ -29,7 +29,7 @@ impl Start {
         message: &str,
     ) -> Option<Duration> {
         let (key, shown) = (&self.taken.key, self.shown(entry));
-        let verdict = Verdict { uid: entry.uid(), generation: entry.generation(), message };
+        let verdict = Opinion { uid: entry.uid(), generation: entry.generation(), message };
         let step = self.ledger().refused(key, verdict, &shown, clock::now());
         match step {
             Step::Rest => return None,

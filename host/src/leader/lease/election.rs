@@ -96,7 +96,7 @@ pub struct Election {
     next_try: Duration,
     /// Writes in a row that met another one.
     outruns: u32,
-    random: u64,
+    random: fastrand::Rng,
 }
 
 impl Election {
@@ -110,7 +110,7 @@ impl Election {
             highest: None,
             next_try: Duration::ZERO,
             outruns: 0,
-            random: seed | 1,
+            random: fastrand::Rng::with_seed(seed),
         }
     }
 
@@ -227,9 +227,7 @@ impl Election {
         if self.leading.is_some() {
             return self.profile.retry;
         }
-        self.random = fastrand::Rng::with_seed(self.random).u64(..);
-        let share = u32::try_from(self.random % 1_000).unwrap_or(0);
-        self.profile.retry.mul_f64(1.0 + JITTER * f64::from(share) / 1_000.0)
+        self.profile.retry.mul_f64(1.0 + JITTER * self.random.f64())
     }
 
     /// When a follower should look again although it has heard nothing: its watch may be broken.
@@ -277,15 +275,6 @@ mod tests {
 
     const MILLI: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
-
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: u64) -> u64 {
-            self.0 = fastrand::Rng::with_seed(self.0).u64(..);
-            self.0 % bound
-        }
-    }
 
     /// The server: one object, writes only over the version that was read.
     #[derive(Default)]
@@ -431,7 +420,7 @@ mod tests {
         }
         let mut changes = 0;
         for seed in 1..=200_u64 {
-            let mut random = Random(seed);
+            let mut random = fastrand::Rng::with_seed(seed);
             let mut server = Server::default();
             let mut nodes: Vec<_> = (0..3)
                 .map(|n| (election(&format!("n{n}")), Duration::ZERO, None::<Flight>))
@@ -452,8 +441,8 @@ mod tests {
                     if *frozen_until > now {
                         continue;
                     }
-                    if random.below(2_000) == 0 {
-                        *frozen_until = now + SECOND * u32::try_from(random.below(40)).unwrap();
+                    if random.u64(..2_000) == 0 {
+                        *frozen_until = now + SECOND * u32::try_from(random.u64(..40)).unwrap();
                         continue;
                     }
                     election.expire(now);
@@ -472,15 +461,15 @@ mod tests {
                     }
                     if flight.is_none() {
                         let ask = match election.next(now) {
-                            Step::Wait(_) if random.below(40) == 0 => None,
+                            Step::Wait(_) if random.u64(..40) == 0 => None,
                             Step::Wait(_) => continue,
                             Step::Read => None,
                             Step::Write(record) => Some(record),
                         };
-                        let lands = now + MILLI * u32::try_from(random.below(3_000)).unwrap();
-                        let lost = random.below(10) == 0;
+                        let lands = now + MILLI * u32::try_from(random.u64(..3_000)).unwrap();
+                        let lost = random.u64(..10) == 0;
                         let answers = (!lost)
-                            .then(|| lands + MILLI * u32::try_from(random.below(1_000)).unwrap());
+                            .then(|| lands + MILLI * u32::try_from(random.u64(..1_000)).unwrap());
                         let answer = Answer::Open;
                         *flight = Some(Flight { lands, answers, begun: now, ask, answer });
                     }

@@ -85,7 +85,7 @@ impl Keeper {
         // After the drain nothing is loaded again, although the finalizer may still have to be taken off.
         self.resumes = false;
         if let Some((count, finalizer)) = left.filter(|(count, _)| *count != Some(0)) {
-            self.estate.recorder.record(news::left_behind(&controller, count, &finalizer));
+            self.estate.host.recorder.record(news::left_behind(&controller, count, &finalizer));
         }
         self.let_go(&Version::of(&controller.metadata), finalizers).await;
         self.next(AT_LEAST_EVERY)
@@ -154,7 +154,7 @@ impl Keeper {
         };
         let count = live.view.primaries().filter(is_outside).count();
         if count > 0 && self.claim.borrow().as_ref().is_some_and(Claim::holds) {
-            self.estate.recorder.record(news::left_outside(controller, count, &finalizer));
+            self.estate.host.recorder.record(news::left_outside(controller, count, &finalizer));
         }
     }
 
@@ -170,7 +170,7 @@ impl Keeper {
             return Some((Some(carriers.count()), finalizer));
         }
         let primary = status.primary?;
-        let counted = count(&self.estate.api, controller, &primary, &finalizer);
+        let counted = count(&self.estate.host.api, controller, &primary, &finalizer);
         let why = match tokio::time::timeout(COUNT_LIMIT, counted).await {
             Ok(Ok(count)) => return Some((Some(count), finalizer)),
             Ok(Err(error)) => crate::causes::all(&error),

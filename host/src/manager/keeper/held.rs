@@ -87,7 +87,7 @@ impl Keeper {
     async fn unattended(&self, controller: &WasmController, waiting: &Waiting) -> Option<String> {
         let namespace = controller.metadata.namespace.as_deref().unwrap_or_default();
         let call = Call::new(Method::GET, format!("/api/v1/namespaces/{namespace}"));
-        let seen = match self.estate.api.fetch::<Value>(call).await {
+        let seen = match self.estate.host.api.fetch::<Value>(call).await {
             Ok(seen) => seen,
             Err(error) => {
                 tracing::debug!(controller = %self.key, %error, "cannot look at a namespace");

@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// A result with its place, the ticket of its attempt and the revision's name.
-pub(super) type Staged = (Place, u64, String, Result<Executor, Refusal>);
+/// A result with its target, the ticket of its attempt and the revision's name.
+pub(super) type Staged = (Target, u64, String, Result<Executor, Refusal>);
 
 /// Where a result belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Target {
     /// Nothing is loaded under this name.
     New,
     /// It takes the place of what is loaded.
@@ -46,14 +46,14 @@ impl Drop for Task {
 }
 
 impl Keeper {
-    pub(super) fn take_staged(&mut self, (place, ticket, name, result): Staged) {
+    pub(super) fn take_staged(&mut self, (target, ticket, name, result): Staged) {
         if let Latest::Here(stored) = self.latest() {
             self.asked = question(&stored.controller);
         }
         let now = (&self.asked, *self.arrivals.borrow());
-        let loads = match place {
-            Place::New => &mut self.loads,
-            Place::Renewal => &mut self.renewals,
+        let loads = match target {
+            Target::New => &mut self.loads,
+            Target::Renewal => &mut self.renewals,
         };
         match loads.finish((ticket, &name), result, now, Instant::now()) {
             Taken::Ready => {
@@ -80,7 +80,7 @@ impl Keeper {
         }
         let lacks_rights = self.lacks_rights(controller);
         let exclusive = controller.spec.exclusive;
-        self.estate.staging.primaries.note(&self.key.to_string(), exclusive, lacks_rights);
+        self.estate.primaries.note(&self.key.to_string(), exclusive, lacks_rights);
         let conflict = self.conflict(controller).is_some();
         let estate = &self.estate;
         let running = self
@@ -97,7 +97,7 @@ impl Keeper {
         for executor in self.loads.all_ready() {
             let missing = executor.view.blind().filter(|blind| blind.code == 404);
             let Some(blind) = missing else { continue };
-            if let Ok(Some(resource)) = self.estate.guests.discover(&blind.kind).await {
+            if let Ok(Some(resource)) = self.estate.host.guests.discover(&blind.kind).await {
                 executor.view.learn(resource);
             }
         }
@@ -126,19 +126,19 @@ impl Keeper {
         let (now, arrivals) = (Instant::now(), *self.arrivals.borrow());
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
-            let (place, loads) = if estranged.contains(&name) {
-                (Place::Renewal, &mut self.renewals)
+            let (target, loads) = if estranged.contains(&name) {
+                (Target::Renewal, &mut self.renewals)
             } else {
-                (Place::New, &mut self.loads)
+                (Target::New, &mut self.loads)
             };
             if !plan.loaded.contains(&name) || !loads.is_due(&name, now) {
                 continue;
             }
             let config = revision.spec.config.as_ref();
             let staging = Staging {
-                host: self.estate.staging.clone(),
+                estate: self.estate.clone(),
                 shared: running.controller.shared.clone(),
-                inbox: running.controller.inbox.clone(),
+                queue: running.controller.queue.clone(),
                 namespaces: running.setup.namespaces.clone(),
                 primary: self.asked.fixed.0.clone(),
                 exclusive: self.asked.exclusive,
@@ -152,7 +152,7 @@ impl Keeper {
             };
             let (tasks, label) = (&mut self.staging, name.clone());
             loads.begin(&name, self.asked.clone(), arrivals, |ticket| {
-                Task(tasks.spawn(async move { (place, ticket, label, staged(staging).await) }))
+                Task(tasks.spawn(async move { (target, ticket, label, staged(staging).await) }))
             });
         }
     }

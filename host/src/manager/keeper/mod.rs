@@ -25,29 +25,27 @@ use tokio::{
 };
 
 use super::{
+    estate::Estate,
     least,
     loads::{Loads, Question},
     objects::{Objects, Version},
     patience::Patience,
     plan::{self, Plan},
+    refusal::Refusal,
     running::Running,
-    stage::Host,
     unfit::Looks,
 };
 use crate::{
-    apiserver::{ApiServer, Error},
+    apiserver::Error,
     controller::{rollout::Rollout, run::Executor},
-    events::Recorder,
     fail,
     leader::fence::Claim,
-    metrics::Metrics,
     model::{
         crd::{self, FINALIZER, WasmController, WasmRevision},
         object::ObjectKey,
         stored::{self, Stored, Unreadable},
     },
-    share::places::Places,
-    watch::{Cache, Entry, Query},
+    watch::{Entry, Query},
 };
 use load::{Staged, Task};
 use tell::STATUS;
@@ -67,28 +65,10 @@ const REVISION: &str = "the WasmRevision";
 const FINALIZERS: &str = "the finalizer";
 const HISTORY: &str = "the history";
 
-/// What every keeper needs of the host.
-#[derive(Clone, Debug)]
-pub(super) struct Estate {
-    pub(super) api: ApiServer,
-    /// For what guests ask.
-    pub(super) guests: ApiServer,
-    pub(super) staging: Host,
-    pub(super) recorder: Recorder,
-    pub(super) metrics: Metrics,
-    pub(super) places: Places,
-    pub(super) claim: watch::Receiver<Option<Claim>>,
-    pub(super) reachable: watch::Receiver<bool>,
-    pub(super) write_timeout: Duration,
-    pub(super) controllers: Arc<Cache>,
-    pub(super) revisions: Arc<Cache>,
-    pub(super) accounts: Arc<Cache>,
-}
-
 /// The task of one WasmController.
 pub(super) struct Keeper {
     key: ObjectKey,
-    estate: Estate,
+    estate: Arc<Estate>,
     objects: Objects,
     wake: Arc<Notify>,
     stop: watch::Receiver<bool>,
@@ -154,15 +134,15 @@ enum Latest {
 impl Keeper {
     pub(super) fn new(
         key: ObjectKey,
-        estate: Estate,
+        estate: Arc<Estate>,
         wake: Arc<Notify>,
         stop: watch::Receiver<bool>,
     ) -> Self {
         Self {
-            objects: Objects { api: estate.api.clone(), claim: estate.claim.clone() },
+            objects: Objects { api: estate.host.api.clone(), claim: estate.claim.clone() },
             claim: estate.claim.clone(),
-            arrivals: estate.staging.modules.arrivals(),
-            rivals: estate.staging.primaries.changes(),
+            arrivals: estate.host.modules.arrivals(),
+            rivals: estate.primaries.changes(),
             key,
             estate,
             wake,
@@ -195,11 +175,11 @@ impl Keeper {
             }
         };
         let name = self.key.to_string();
-        self.estate.staging.modules.forget(&name);
-        self.estate.staging.primaries.forget(&name);
+        self.estate.host.modules.forget(&name);
+        self.estate.primaries.forget(&name);
         self.end().await;
         if is_gone {
-            self.estate.metrics.forget(&name);
+            self.estate.host.metrics.forget(&name);
         }
         Ok(())
     }
@@ -222,7 +202,7 @@ impl Keeper {
             Heard::Nothing => (),
             Heard::Staged(result) => self.take_staged(result),
             Heard::Arrival => {
-                self.loads.hurry(Instant::now(), |refusal| refusal.reason == "ModuleMissing");
+                self.loads.hurry(Instant::now(), Refusal::lacks_bytes);
             }
             Heard::Ended => return Err(Died(self.key.to_string())),
             Heard::Stop => return Ok(true),
@@ -261,7 +241,7 @@ impl Keeper {
         self.stage(&controller, &plan, &known);
         self.listen(&controller, &plan).await;
         let live = accepted.active.and_then(|name| self.loads.ready(&name)).cloned();
-        self.looks.look(&self.estate.api, live.as_ref().map(|live| &*live.view)).await;
+        self.looks.look(&self.estate.host.api, live.as_ref().map(|live| &*live.view)).await;
         self.decide(&controller, &plan, unusable.as_deref()).await;
         let controller = match self.latest() {
             Latest::Here(stored) => stored.controller,
@@ -270,7 +250,7 @@ impl Keeper {
         self.tell_revisions(&controller, &plan, &known).await;
         self.end_history(&controller, &plan, &known).await;
         let primary = plan::status(&controller).primary;
-        let contested = primary.is_some_and(|it| self.estate.staging.primaries.is_contested(&it));
+        let contested = primary.is_some_and(|it| self.estate.primaries.is_contested(&it));
         self.next(if contested { WHILE_CONTESTED } else { AT_LEAST_EVERY })
     }
 
@@ -374,7 +354,7 @@ impl Keeper {
                     fail::point("gc");
                     self.patience.worked(HISTORY);
                     self.own_revisions.remove(name);
-                    self.estate.metrics.forget_revision(&self.key.to_string(), name);
+                    self.estate.host.metrics.forget_revision(&self.key.to_string(), name);
                 }
                 Err(error) => self.put_off(HISTORY, &error),
             }
@@ -392,7 +372,7 @@ impl Keeper {
         self.name_digests(&plan, &known);
         self.set_up(controller).await;
         // The leader takes the uploads: what is missing is looked for in the folder that they share.
-        self.loads.hurry(Instant::now(), |refusal| refusal.reason == "ModuleMissing");
+        self.loads.hurry(Instant::now(), Refusal::lacks_bytes);
         self.stage(controller, &plan, &known);
         let status = plan::status(controller);
         let active = status.active.as_ref().and_then(|name| self.loads.ready(name)).cloned();
@@ -477,7 +457,7 @@ impl Keeper {
         };
         let digests =
             known.iter().filter(wanted).filter_map(|revision| revision.spec.digest.parse().ok());
-        self.estate.staging.modules.name(&self.key.to_string(), digests.collect::<HashSet<_>>());
+        self.estate.host.modules.name(&self.key.to_string(), digests.collect::<HashSet<_>>());
     }
 }
 

@@ -43,7 +43,7 @@ impl Keeper {
         let lost = self.running.as_ref().is_some_and(|running| running.trouble().may_not_reconcile);
         let active = plan::status(controller).active;
         let standing = active.and_then(|name| self.loads.standing(&name));
-        let is_refused = matches!(standing, Some(Standing::Failed(it)) if it.reason == "Forbidden");
+        let is_refused = matches!(standing, Some(Standing::Failed(it)) if it.lacks_rights());
         lost || is_refused || !has_account(&self.estate, controller)
     }
 
@@ -74,7 +74,7 @@ impl Keeper {
             return;
         }
         let Setup { account, namespaces, .. } = &running.setup;
-        let host = &self.estate.staging;
+        let host = &self.estate.host;
         match host.unheard(account, &executor.view, namespaces.as_deref()).await {
             Ok(lacks) => {
                 let pause = if lacks.is_some() { UNHEARD_AGAIN } else { HEARD_AGAIN };

@@ -66,7 +66,7 @@ impl Keeper {
         }
         if written == Written::Now {
             for event in news::between(controller, &old, &status) {
-                self.estate.recorder.record(event);
+                self.estate.host.recorder.record(event);
             }
         }
     }
@@ -126,7 +126,7 @@ impl Keeper {
         self.put_off(STATUS, error);
         // A deletion that was faster is no fault either.
         if !matches!(error.code(), Some(404 | 409)) {
-            self.estate.metrics.status_not_written(&self.key.to_string());
+            self.estate.host.metrics.status_not_written(&self.key.to_string());
         }
     }
 
@@ -159,18 +159,17 @@ impl Keeper {
             generation: old.executor_generation.saturating_add(i64::from(swapped)),
             sharing: primary
                 .as_ref()
-                .map(|kind| self.estate.staging.primaries.sharing(&self.key.to_string(), kind))
+                .map(|kind| self.estate.primaries.sharing(&self.key.to_string(), kind))
                 .unwrap_or_default(),
             primary,
             finalizer,
             account_missing: !has_account(&self.estate, controller),
             trouble,
             conflict: self.conflict(controller),
-            over_ceiling: self.estate.staging.over_ceiling(&controller.spec.limits),
+            over_ceiling: self.estate.host.over_ceiling(&controller.spec.limits),
             unheard: self.unheard(),
             unfit: self.looks.found(),
-            module_lost: active
-                .is_some_and(|active| !self.estate.staging.modules.has(&active.digest)),
+            module_lost: active.is_some_and(|active| !self.estate.host.modules.has(&active.digest)),
             deleting: controller.metadata.deletion_timestamp.is_some(),
             held: self.held.clone(),
             unusable,
@@ -183,7 +182,7 @@ impl Keeper {
     /// What is in the way of a controller that has been live.
     pub(super) fn conflict(&self, controller: &WasmController) -> Option<String> {
         controller.status.as_ref()?.primary.as_ref()?;
-        self.estate.staging.primaries.in_the_way_of(&self.key.to_string())
+        self.estate.primaries.in_the_way_of(&self.key.to_string())
     }
 
     pub(super) async fn tell_revisions(

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Error, Manifest, Mapping, Reference, Step, Watch, refuse};
+use super::{Error, Manifest, Mapping, PredicateStep, Reference, Watch, refuse};
 use crate::{model::kind::Kind, text};
 
 /// Owned kinds, other watches, kinds read live.
@@ -89,7 +89,7 @@ fn check_watch(watch: &Watch, sizes: &mut Sizes) -> Result<(), Error> {
         ));
     }
     for step in &watch.predicate {
-        if let Step::MatchesLabels(selector) = step {
+        if let PredicateStep::MatchesLabels(selector) = step {
             sizes.total += selector.len();
         }
     }
@@ -234,15 +234,15 @@ mod tests {
             m.watches = (0..n).map(metadata).collect();
         }),
         (STEPS, "steps", |m, n| {
-            m.primary.predicate = vec![Step::Negate; n];
-            m.primary.predicate[0] = Step::LabelsChanged;
+            m.primary.predicate = vec![PredicateStep::Negate; n];
+            m.primary.predicate[0] = PredicateStep::LabelsChanged;
         }),
         (4_096, "label selector", |m, n| {
             m.watches.push(selecting(format!("a in ({})", &"b,".repeat(n)[..n - 7])));
         }),
         (64, "label selector", |m, n| m.primary.label_selector = Some(vec!["!a"; n].join(","))),
         (64, "predicate of Site", |m, n| {
-            m.primary.predicate = vec![Step::MatchesLabels(vec!["a=b"; n].join(","))];
+            m.primary.predicate = vec![PredicateStep::MatchesLabels(vec!["a=b"; n].join(","))];
         }),
         (FIELD_SELECTOR, "field selector", |m, n| {
             m.primary.field_selector = Some("x".repeat(n));
@@ -308,7 +308,7 @@ mod tests {
             |m, text| m.finalizer = Some(text),
             |m, text| m.primary.label_selector = Some(text),
             |m, text| m.primary.field_selector = Some(text),
-            |m, text| m.primary.predicate = vec![Step::MatchesLabels(text)],
+            |m, text| m.primary.predicate = vec![PredicateStep::MatchesLabels(text)],
             |m, text| m.owned[0].mapping = Mapping::Index(text),
             |m, text| m.indexes = vec![index(text.clone(), "a"), index(text, "a")],
             |m, text| {

@@ -10,13 +10,11 @@ mod limits;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nagaya_selector::Selector;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    kind::{Kind, same_kind},
-    selector::Selector,
-};
+use super::kind::{Kind, same_kind};
 use crate::text;
 
 /// How much of each object a watch keeps.
@@ -44,7 +42,7 @@ impl Projection {
 /// One step of a predicate in postfix notation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub enum Step {
+pub enum PredicateStep {
     /// `metadata.generation` differs, or the kind has none and anything differs.
     GenerationChanged,
     /// `metadata.resourceVersion` differs.
@@ -112,7 +110,7 @@ pub struct Watch {
     pub field_selector: Option<String>,
     /// Which changes count; empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub predicate: Vec<Step>,
+    pub predicate: Vec<PredicateStep>,
     /// Whom they wake.
     pub mapping: Mapping,
 }
@@ -333,15 +331,15 @@ fn refuse<T>(text: &str) -> Result<T, Error> {
     Err(Error::new(text))
 }
 
-fn check_predicate(steps: &[Step]) -> Result<(), String> {
+fn check_predicate(steps: &[PredicateStep]) -> Result<(), String> {
     if steps.is_empty() {
         return Ok(());
     }
     let mut depth = 0_usize;
     for (position, step) in steps.iter().enumerate() {
         let takes = match step {
-            Step::Both | Step::Either => 2,
-            Step::Negate => 1,
+            PredicateStep::Both | PredicateStep::Either => 2,
+            PredicateStep::Negate => 1,
             _ => 0,
         };
         if depth < takes {
@@ -349,7 +347,7 @@ fn check_predicate(steps: &[Step]) -> Result<(), String> {
                 "step {position} ({step:?}) takes {takes} values, but there are {depth}"
             ));
         }
-        if let Step::MatchesLabels(text) = step {
+        if let PredicateStep::MatchesLabels(text) = step {
             Selector::parse(text).map_err(|error| error.to_string())?;
         }
         depth = depth - takes + 1;
@@ -437,11 +435,11 @@ pub(crate) mod tests {
 
     #[test]
     fn a_predicate_leaves_exactly_one_value() {
-        use Step::{Both, GenerationChanged as G, LabelsChanged as L, Negate};
+        use PredicateStep::{Both, GenerationChanged as G, LabelsChanged as L, Negate};
         refused(|m| m.primary.predicate = vec![G, L], "2 values are left");
         refused(|m| m.primary.predicate = vec![G, Both], "takes 2 values");
         refused(
-            |m| m.primary.predicate = vec![Step::MatchesLabels("a in b".into())],
+            |m| m.primary.predicate = vec![PredicateStep::MatchesLabels("a in b".into())],
             "predicate of Site",
         );
         let mut good = manifest();

@@ -1,5 +1,6 @@
 //! A host, or a person, that the API server does not hear or does not know.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -13,7 +14,7 @@ use k8s_openapi::ByteString;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::{LIMIT, says, well};
 
@@ -30,7 +31,10 @@ fn a_host_waits_for_an_api_server_that_does_not_answer_and_says_so() -> Result<(
     test(async |test| {
         let (_, _) = well(test).await?;
         test.host.stop().await?;
-        let port = TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port();
+        // Bound, so that nobody else gets it, and deaf until it listens.
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let port = socket.local_addr()?.port();
         let url = format!("https://127.0.0.1:{port}");
         let original = test.options().kubeconfig;
         let kubeconfig = kubeconfig_through(&original, &url, test.control_plane.ca_pem())?;
@@ -49,7 +53,7 @@ fn a_host_waits_for_an_api_server_that_does_not_answer_and_says_so() -> Result<(
 
         // Then it comes.
         let server = test.control_plane.url().trim_start_matches("https://").to_owned();
-        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let listener = socket.listen(64)?;
         let forwarding = tokio::spawn(async move {
             while let Ok((mut here, _)) = listener.accept().await {
                 let server = server.clone();

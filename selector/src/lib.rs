@@ -1,5 +1,7 @@
 //! Label selectors in the API server's own notation; pure.
 //!
+//! The host and the in-memory cluster of the guest SDK read them alike: what a test accepts, a host accepts.
+//!
 //! `a=b`, `a==b`, `a!=b`, `a in (b,c)`, `a notin (b,c)`, `a`, `!a`, joined by commas. As on the server, `!=` and
 //! `notin` also match objects that do not have the label.
 //!
@@ -7,14 +9,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::text;
-
 /// Bytes of a selector: it becomes a part of a URL, and it is evaluated for every object.
 const BYTES: usize = 4 << 10;
 /// Requirements of a selector.
 const REQUIREMENTS: usize = 64;
 /// Bytes of a label's key: prefix, slash and name.
-const KEY: usize = text::NAME + 1 + 63;
+const KEY: usize = 253 + 1 + 63;
 /// How much of what is wrong is shown.
 const SHOWN: usize = 200;
 
@@ -47,10 +47,7 @@ pub struct Error {
 impl Selector {
     /// Reads `text`; the empty text matches everything.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        let wrong = |why: String| Error {
-            text: text::cut(text, SHOWN).into_owned(),
-            why: text::cut_owned(why, SHOWN),
-        };
+        let wrong = |why: String| Error { text: cut(text, SHOWN), why: cut(&why, SHOWN) };
         if text.len() > BYTES {
             let bytes = text.len();
             return Err(wrong(format!("it has {bytes} bytes, and there may be at most {BYTES}")));
@@ -80,9 +77,17 @@ impl Selector {
     }
 }
 
+/// At most `limit` bytes of `text`; what was cut ends in an ellipsis.
+fn cut(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(limit - "…".len())])
+}
+
 /// A part of a selector as it is quoted.
 fn shown(text: &str) -> String {
-    format!("{:?}", text::cut(text, SHOWN / 4))
+    format!("{:?}", cut(text, SHOWN / 4))
 }
 
 /// Splits at the commas outside parentheses.

@@ -5,7 +5,7 @@
 //!
 //! Invariants, each held by the test of that name:
 //!
-//! - `a_wish_is_refused_rather_than_guessed`
+//! - `an_edit_is_refused_rather_than_guessed`
 //! - `a_revision_is_never_active_and_rejected`
 //! - `promote_then_rollback_rejects_the_loser_only`
 //! - `a_push_leaves_every_decision_as_it_is`
@@ -33,9 +33,9 @@ pub(super) struct Seen {
     pub(super) revisions: Vec<WasmRevision>,
 }
 
-/// A decided wish.
+/// What is to be edited.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Plan {
+pub(super) enum Edit {
     /// The spec says so already.
     Stands {
         /// The revision it is about.
@@ -50,7 +50,7 @@ pub(super) enum Plan {
     },
 }
 
-/// Why a wish is refused; nothing was written.
+/// Why an edit is refused; nothing was written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Error {
     /// Promote without a candidate.
@@ -235,7 +235,7 @@ impl Seen {
         })
     }
 
-    fn plan(&self, revision: &str, active: Option<&str>, rejected: &[String]) -> Plan {
+    fn plan(&self, revision: &str, active: Option<&str>, rejected: &[String]) -> Edit {
         let now = self.rollout();
         let revision = revision.to_owned();
         let mut rollout = serde_json::Map::new();
@@ -247,14 +247,14 @@ impl Seen {
             rollout.insert("rejected".to_owned(), list);
         }
         if rollout.is_empty() {
-            return Plan::Stands { revision };
+            return Edit::Stands { revision };
         }
-        Plan::Patch { revision, patch: self.patch(&json!({ "rollout": rollout })) }
+        Edit::Patch { revision, patch: self.patch(&json!({ "rollout": rollout })) }
     }
 }
 
-impl Plan {
-    /// The revision that the wish is about.
+impl Edit {
+    /// The revision that the edit is about.
     pub(super) fn revision(&self) -> &str {
         match self {
             Self::Stands { revision } | Self::Patch { revision, .. } => revision,
@@ -263,17 +263,17 @@ impl Plan {
 }
 
 /// Names `digest` in the spec, and decides nothing else: what was rejected stays rejected.
-pub(super) fn push(seen: &Seen, digest: &Digest) -> Plan {
+pub(super) fn push(seen: &Seen, digest: &Digest) -> Edit {
     let text = digest.to_string();
     let revision = seen.revision_of(&text);
     if seen.controller.spec.module.digest == text {
-        return Plan::Stands { revision };
+        return Edit::Stands { revision };
     }
-    Plan::Patch { revision, patch: seen.patch(&json!({ "module": { "digest": text } })) }
+    Edit::Patch { revision, patch: seen.patch(&json!({ "module": { "digest": text } })) }
 }
 
 /// Makes `revision` live, or else the candidate.
-pub(super) fn promote(seen: &Seen, revision: Option<&str>) -> Result<Plan, Error> {
+pub(super) fn promote(seen: &Seen, revision: Option<&str>) -> Result<Edit, Error> {
     let target = match (revision, seen.status().candidate) {
         (Some(revision), _) => revision.to_owned(),
         (None, Some(candidate)) => candidate,
@@ -284,7 +284,7 @@ pub(super) fn promote(seen: &Seen, revision: Option<&str>) -> Result<Plan, Error
 }
 
 /// Rejects the candidate, or the revision that is on its way to become it.
-pub(super) fn abort(seen: &Seen) -> Result<Plan, Error> {
+pub(super) fn abort(seen: &Seen) -> Result<Edit, Error> {
     let status = seen.status();
     let desired = seen.desired();
     let staging = || {
@@ -307,7 +307,7 @@ pub(super) fn abort(seen: &Seen) -> Result<Plan, Error> {
 }
 
 /// Leaves the live revision for `to`, or else for the previous one, and rejects it.
-pub(super) fn rollback(seen: &Seen, to: Option<&str>) -> Result<Plan, Error> {
+pub(super) fn rollback(seen: &Seen, to: Option<&str>) -> Result<Edit, Error> {
     let status = seen.status();
     let name = seen.name().to_owned();
     let Some(loser) = status.active else { return Err(Error::NothingLive(name)) };
@@ -404,8 +404,8 @@ pub(crate) mod tests {
     }
 
     /// What the API server makes of a plan, and the host of that: the named revision goes live.
-    fn apply(seen: &mut Seen, plan: &Plan) {
-        if let Plan::Patch { patch, .. } = plan {
+    fn apply(seen: &mut Seen, plan: &Edit) {
+        if let Edit::Patch { patch, .. } = plan {
             assert_eq!(patch["metadata"]["resourceVersion"], "7", "{patch}");
             let mut spec = serde_json::to_value(&seen.controller.spec).unwrap();
             json_patch::merge(&mut spec, &patch["spec"]);
@@ -430,7 +430,7 @@ pub(crate) mod tests {
             "metadata": { "resourceVersion": "7" },
             "spec": { "rollout": { "active": v(NEW) } },
         });
-        assert_eq!(plan, Plan::Patch { revision: v(NEW), patch });
+        assert_eq!(plan, Edit::Patch { revision: v(NEW), patch });
     }
 
     #[test]
@@ -445,7 +445,7 @@ pub(crate) mod tests {
             "{refused}"
         );
         let plan = promote(&seen, Some(&v(NEW))).unwrap();
-        let Plan::Patch { patch, .. } = &plan else { panic!("{plan:?}") };
+        let Edit::Patch { patch, .. } = &plan else { panic!("{plan:?}") };
         assert_eq!(patch["spec"]["rollout"]["rejected"], Value::Null);
         assert!(patch["spec"]["rollout"].as_object().unwrap().contains_key("rejected"));
         apply(&mut seen, &plan);
@@ -474,9 +474,9 @@ pub(crate) mod tests {
         let mut seen = seen();
         let plan = promote(&seen, None).unwrap();
         apply(&mut seen, &plan);
-        assert_eq!(promote(&seen, Some(&v(NEW))), Ok(Plan::Stands { revision: v(NEW) }));
+        assert_eq!(promote(&seen, Some(&v(NEW))), Ok(Edit::Stands { revision: v(NEW) }));
         let digest: Digest = NEW.parse().unwrap();
-        assert_eq!(push(&seen, &digest), Plan::Stands { revision: v(NEW) });
+        assert_eq!(push(&seen, &digest), Edit::Stands { revision: v(NEW) });
     }
 
     #[test]
@@ -484,7 +484,7 @@ pub(crate) mod tests {
         let mut seen = seen();
         seen.controller.spec.rollout.active = Some(v(NEW));
         let plan = abort(&seen).unwrap();
-        let Plan::Patch { patch, revision } = &plan else { panic!("{plan:?}") };
+        let Edit::Patch { patch, revision } = &plan else { panic!("{plan:?}") };
         assert_eq!(*revision, v(NEW));
         assert_eq!(patch["spec"]["rollout"], json!({ "active": v(OLD), "rejected": [v(NEW)] }));
     }
@@ -498,7 +498,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_wish_is_refused_rather_than_guessed() {
+    fn an_edit_is_refused_rather_than_guessed() {
         let mut live = seen();
         live.controller.spec.module.digest = OLD.into();
         status(&mut live).candidate = None;
@@ -544,7 +544,7 @@ pub(crate) mod tests {
             "metadata": { "resourceVersion": "7" },
             "spec": { "module": { "digest": NEW } },
         });
-        assert_eq!(plan, Plan::Patch { revision: v(NEW), patch });
+        assert_eq!(plan, Edit::Patch { revision: v(NEW), patch });
     }
 
     #[test]
@@ -568,14 +568,14 @@ pub(crate) mod tests {
         assert!(after_conflict(&read, &now).is_err(), "deleted and made again");
     }
 
-    /// Random wishes one after the other, each applied as the server and the host would.
+    /// Random edits one after the other, each applied as the server and the host would.
     #[test]
     fn a_revision_is_never_active_and_rejected() {
         for seed in 1..=300_u64 {
-            let mut random = seed;
+            let mut rng = fastrand::Rng::with_seed(seed);
             let mut seen = seen();
             for _ in 0..40 {
-                random = fastrand::Rng::with_seed(random).u64(..);
+                let random = rng.u64(..);
                 let named = [None, Some(v(OLD)), Some(v(NEW))]
                     [usize::try_from(random / 8 % 3).unwrap()]
                 .clone();
