@@ -1,8 +1,8 @@
 //! What a guest may ask of its cluster, and who answers.
 //!
 //! The sandbox hands every call of a guest on as an [`Ask`], and knows nobody who answers it: the live client of a run, one that
-//! refuses while a guest describes itself, a test. A run that must not write, or one that is played back, is another
-//! [`Cluster`].
+//! refuses while a guest describes itself, a test. A run that is played back would be another [`Cluster`]; one whose
+//! writes are only tried keeps the client, which knows owners and preconditions, and ends where a write leaves.
 
 use std::{fmt::Debug, sync::Arc};
 

@@ -2,7 +2,7 @@
 //!
 //! Runs in flight go on when another revision becomes live, and may write until the drain is over. What was live stays open until
 //! the watches of what is live now have delivered all that they saw: no change falls between the two. Nothing here knows what
-//! a revision is, so that two may be live at once.
+//! a revision is. One is live at a time; whom a gate admits is a set, for those that are drained.
 //!
 //! Invariant: `whatever_happens_only_who_is_admitted_writes_and_every_view_is_closed`.
 
