@@ -272,18 +272,15 @@ impl Stream {
             // What it means is unknown, so nothing is done; a state that it changed comes with the next list.
             Line::Unknown(_) | Line::Error { .. } => Effect::None,
             Line::Bookmark { version, .. } => {
-                self.well();
-                self.advance(&Version::parse(&version));
+                self.gets_on(&Version::parse(&version));
                 Effect::None
             }
             Line::Changed(entry) => {
-                self.well();
-                self.advance(entry.version());
+                self.gets_on(entry.version());
                 Effect::Changed(entry)
             }
             Line::Deleted(entry) => {
-                self.well();
-                self.advance(entry.version());
+                self.gets_on(entry.version());
                 Effect::Deleted(entry)
             }
         }
@@ -358,6 +355,14 @@ impl Stream {
         self.version = Some(version).filter(|version| is_version(version));
         self.phase = next;
         Effect::Replaced(std::mem::take(&mut self.collected).into_values().collect())
+    }
+
+    /// The watch shows what happens: what failed before it is over, and makes nobody wait any longer. As in client-go, where a
+    /// watch that has shown something is opened again at once (`tools/cache/reflector.go`).
+    fn gets_on(&mut self, version: &Version) {
+        self.well();
+        self.failures = 0;
+        self.advance(version);
     }
 
     fn well(&mut self) {
@@ -474,10 +479,14 @@ impl Stream {
         }
         let longest = if fault.is_refusal() { AFTER_REFUSAL } else { LONGEST_PAUSE };
         let base = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(longest);
-        let spread = base.mul_f64(self.share());
-        let wish = fault.retry_after.map(|wish| wish.clamp(FIRST_PAUSE, LONGEST_WISH));
-        let pause = wish.unwrap_or(base + spread);
-        self.failures += 1;
+        let pause = match fault.retry_after {
+            // Whoever says when to come back says nothing of how often it was in vain.
+            Some(wish) => wish.clamp(FIRST_PAUSE, LONGEST_WISH),
+            None => {
+                self.failures += 1;
+                base + base.mul_f64(self.share())
+            }
+        };
         self.failed_at = Some(now + pause);
         self.resume_at = Some(now + pause);
     }
@@ -1166,6 +1175,44 @@ mod tests {
             }
         }
         assert!(requests < 40, "{requests} requests in a minute");
+    }
+
+    /// Seen on a server that was restarted twice within five seconds: the second time a watch was blind for 25 s.
+    #[test]
+    fn restarts_of_a_server_do_not_add_up() {
+        let (mut stream, mut now) = synced();
+        for restart in 1..=5_u64 {
+            let begun = now;
+            // Cut off; the store is not ready; the new server's history begins after what was seen.
+            stream.failed(Fault::default(), now);
+            for answer in [Some(429), Some(410)] {
+                loop {
+                    match stream.next(now) {
+                        Step::Wait(at) => now = at,
+                        _ if answer == Some(429) => {
+                            let retry_after = Some(Duration::from_secs(1));
+                            let fault = Fault { code: answer, retry_after, ..Fault::default() };
+                            break stream.failed(fault, now);
+                        }
+                        _ => {
+                            stream.opened(now);
+                            break drop(stream.line(&error(410, "too old"), now));
+                        }
+                    }
+                }
+            }
+            while let Step::Wait(at) = stream.next(now) {
+                now = at;
+            }
+            stream.opened(now);
+            stream.line(&bookmark(10 * restart, true), now);
+            stream.next(now);
+            stream.opened(now);
+            stream.line(&bookmark(10 * restart + 1, false), now);
+            let waited = now - begun;
+            assert!(waited < AT_ONCE_EVERY, "restart {restart}: {waited:?}");
+            now += Duration::from_secs(5);
+        }
     }
 
     #[test]
