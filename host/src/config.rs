@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use crate::{
     kubeconfig::Source,
     leader::lease::{LeaseName, Profile},
+    modules::oci,
 };
 
 /// The host's configuration.
@@ -34,6 +35,8 @@ pub struct Config {
     pub guest_memory: Option<usize>,
     /// Bytes of the caches that one team uses; `None`: a part of what the container or the machine has.
     pub team_caches: Option<usize>,
-    /// No uploaded module may be larger, in bytes.
+    /// No module may be larger, in bytes.
     pub max_module: u64,
+    /// What the platform says of registries.
+    pub registries: oci::Settings,
 }

@@ -13,6 +13,7 @@ pub mod access;
 pub mod apiserver;
 pub mod app;
 pub mod causes;
+pub mod child;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -30,6 +30,7 @@ pub mod log;
 pub mod manifest;
 pub mod memory;
 pub mod proxy;
+pub mod registry;
 pub mod site;
 mod test;
 pub mod wait;

@@ -141,7 +141,7 @@ impl Seen {
 
     /// The name of the revision that the spec's digest and config make.
     pub(super) fn desired(&self) -> String {
-        self.revision_of(&self.controller.spec.module.digest)
+        self.revision_of(&self.controller.module().unwrap_or_default().digest)
     }
 
     /// The name of the revision that `digest` and the spec's config make.
@@ -266,10 +266,31 @@ impl Edit {
 pub(super) fn push(seen: &Seen, digest: &Digest) -> Edit {
     let text = digest.to_string();
     let revision = seen.revision_of(&text);
-    if seen.controller.spec.module.digest == text {
+    let module = &seen.controller.spec.module;
+    if module.digest == text {
         return Edit::Stands { revision };
     }
-    Edit::Patch { revision, patch: seen.patch(&json!({ "module": { "digest": text } })) }
+    // A merge patch leaves alone what it does not name.
+    let named = match module.image {
+        Some(_) => json!({ "digest": text, "image": null }),
+        None => json!({ "digest": text }),
+    };
+    Edit::Patch { revision, patch: seen.patch(&json!({ "module": named })) }
+}
+
+/// Names `image`, whose component is `digest`, in the spec, and decides nothing else.
+pub(super) fn push_image(seen: &Seen, image: &str, digest: &Digest) -> Edit {
+    let revision = seen.revision_of(&digest.to_string());
+    let module = &seen.controller.spec.module;
+    if module.image.as_deref() == Some(image) {
+        return Edit::Stands { revision };
+    }
+    let named = if module.digest.is_empty() {
+        json!({ "image": image })
+    } else {
+        json!({ "image": image, "digest": null })
+    };
+    Edit::Patch { revision, patch: seen.patch(&json!({ "module": named })) }
 }
 
 /// Makes `revision` live, or else the candidate.
@@ -372,6 +393,7 @@ pub(crate) mod tests {
             controller: "web".into(),
             number,
             digest: digest.into(),
+            image: None,
             config: None,
         };
         let mut revision = WasmRevision::new(&v(digest), spec);

@@ -25,6 +25,7 @@ mod presence;
 mod print;
 mod promote;
 mod push;
+mod registry;
 mod rollback;
 mod serve;
 mod tree;
@@ -86,11 +87,10 @@ enum Command {
     Rollback(rollback::Args),
     /// Compile one component from stdin; the host starts this by itself
     #[command(hide = true)]
-    CompileChild {
-        /// Bytes of address space
-        #[arg(value_name = "BYTES")]
-        memory: Option<u64>,
-    },
+    CompileChild(ChildLimits),
+    /// Ask a registry what stdin says; the host starts this by itself
+    #[command(hide = true)]
+    PullChild(ChildLimits),
 }
 
 impl Global {
@@ -117,6 +117,23 @@ impl Global {
     }
 }
 
+/// What a child of the host may use.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct ChildLimits {
+    /// Bytes of address space
+    memory: u64,
+    /// Seconds of CPU time
+    cpu: u64,
+    /// Bytes of output
+    output: u64,
+}
+
+impl From<&ChildLimits> for crate::child::Limits {
+    fn from(limits: &ChildLimits) -> Self {
+        Self { memory: limits.memory, cpu: limits.cpu, output: limits.output }
+    }
+}
+
 /// How long a verb waits for the host.
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Patience {
@@ -128,8 +145,10 @@ struct Patience {
 /// Parses the process's arguments and does what they say.
 pub fn main() -> ExitCode {
     let args = parse(std::env::args_os());
-    if let Command::CompileChild { memory } = args.command {
-        return crate::sandbox::child_main(memory);
+    match &args.command {
+        Command::CompileChild(limits) => return crate::sandbox::child_main(limits.into()),
+        Command::PullChild(limits) => return crate::modules::oci::child_main(limits.into()),
+        _ => (),
     }
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -144,7 +163,7 @@ fn run(args: Args) -> Result<()> {
     let Args { global, command } = args;
     match command {
         Command::Serve(args) => serve::run(*args, global.source()),
-        Command::CompileChild { .. } => Ok(()),
+        Command::CompileChild(_) | Command::PullChild(_) => Ok(()),
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
         Command::Promote(args) => client(global, async |cluster| promote::run(args, cluster).await),

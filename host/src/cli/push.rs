@@ -12,7 +12,7 @@ use super::{
     component,
     edit::{self, Seen},
     print::{Progress, short},
-    say,
+    registry, say,
     upload::{Host, Sent},
     wait::{self, Staged},
 };
@@ -24,9 +24,11 @@ use crate::model::digest::Digest;
 Examples:
   nagaya push website target/wasm32-wasip2/release/website.wasm
   nagaya push website website.wasm --host http://nagaya.example.com:7420 --timeout 5m
+  nagaya push website website.wasm --to ghcr.io/team/website:1.2
 
-It writes spec.module.digest of the WasmController, which must exist, and then sends the bytes. A first revision goes
-live as soon as it is staged; a later one waits as the candidate for `nagaya promote`.")]
+It writes spec.module.digest of the WasmController, which must exist, and then sends the bytes. With --to it writes them to an
+OCI registry instead, and names the artifact in spec.module.image by its digest; the login is the one of `docker login`. A
+first revision goes live as soon as it is staged; a later one waits as the candidate for `nagaya promote`.")]
 pub(super) struct Args {
     /// The WasmController
     name: String,
@@ -35,6 +37,9 @@ pub(super) struct Args {
     /// Where the host takes uploads
     #[arg(long, env = "NAGAYA_HOST", value_name = "URL", default_value = "http://127.0.0.1:7420")]
     host: String,
+    /// Write the component to this registry, repository and tag, from where the host pulls it
+    #[arg(long, value_name = "IMAGE", conflicts_with = "host")]
+    to: Option<String>,
     #[command(flatten)]
     patience: Patience,
 }
@@ -52,6 +57,9 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
     let Some(seen) = cluster.see(&args.name).await? else {
         bail!("{}", missing(&args.name, cluster.namespace(), &digest));
     };
+    if let Some(to) = &args.to {
+        return by_registry(push, (to, &bytes, &digest), &seen).await;
+    }
     let host = Host::new(&args.host)?;
     host.reach(&digest).await?;
     let (plan, controller) = cluster.make_so(&seen, |seen| Ok(edit::push(seen, &digest))).await?;
@@ -78,6 +86,25 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
     let (staged, seen) = push.staged(generation, revision).await?;
     drop(push);
     say(&summary(&seen, revision, staged, cluster.namespace()))
+}
+
+/// Writes the component to a registry, and waits until the host has pulled and staged it.
+async fn by_registry(
+    push: Push<'_>,
+    (to, bytes, digest): (&str, &Bytes, &Digest),
+    seen: &Seen,
+) -> Result<()> {
+    push.progress.wait(&format!("writing to {to}"));
+    let image = registry::write(to, bytes).await?.to_string();
+    push.progress.note(&format!("{image} has the component"));
+    let wanted = |seen: &Seen| Ok(edit::push_image(seen, &image, digest));
+    let (plan, controller) = push.cluster.make_so(seen, wanted).await?;
+    let generation = controller.metadata.generation.unwrap_or_default();
+    push.noticed(generation, plan.revision()).await?;
+    let (staged, seen) = push.staged(generation, plan.revision()).await?;
+    let namespace = push.cluster.namespace();
+    drop(push.progress);
+    say(&summary(&seen, plan.revision(), staged, namespace))
 }
 
 struct Push<'a> {

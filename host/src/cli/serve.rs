@@ -1,6 +1,9 @@
 //! `nagaya serve`: runs the host.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use tokio::{
@@ -16,6 +19,7 @@ use crate::{
     kubeconfig::Source,
     leader::lease::{LeaseName, Profile},
     model::{crd::LimitsSpec, digest::Digest},
+    modules::oci,
 };
 
 /// No uploaded module may be larger: a Python component has 18 MiB.
@@ -61,6 +65,10 @@ pub(super) struct Args {
     /// [default: an eighth of what the container or the machine has]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     team_caches: Option<usize>,
+    /// A YAML file that says what is to be known of registries: mirrors, authorities, plain HTTP, and whether images of others are
+    /// refused (docs/platform.md#registries)
+    #[arg(long, value_name = "FILE")]
+    registries: Option<PathBuf>,
     /// How log lines look; the environment variable `NAGAYA_LOG` filters them
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     log_format: logs::Format,
@@ -105,6 +113,7 @@ pub(super) fn run(args: Args, kubeconfig: Source) -> Result<()> {
         guest_memory: args.guest_memory,
         team_caches: args.team_caches,
         max_module: MAX_MODULE,
+        registries: registries(args.registries.as_deref())?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("control")
@@ -142,6 +151,27 @@ fn default_lease(controllers: Option<&str>) -> LeaseName {
         Some(selector) => format!("nagaya-{}", Digest::of(selector.as_bytes()).short()),
     };
     LeaseName { namespace: None, name }
+}
+
+/// What the platform says of registries, and the proxy that the environment names for them.
+fn registries(file: Option<&Path>) -> Result<oci::Settings> {
+    let mut settings = match file {
+        None => oci::Settings::default(),
+        Some(file) => {
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("reading {}, the file of --registries", file.display()))?;
+            serde_saphyr::from_str(&text).with_context(|| {
+                format!("{} does not say what is to be known of registries", file.display())
+            })?
+        }
+    };
+    let variable = |name: &str| {
+        let upper = std::env::var(name).or_else(|_| std::env::var(name.to_lowercase()));
+        upper.ok().filter(|value| !value.is_empty())
+    };
+    settings.proxy = variable("HTTPS_PROXY");
+    settings.no_proxy = variable("NO_PROXY");
+    Ok(settings)
 }
 
 /// A size like 64Mi.

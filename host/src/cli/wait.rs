@@ -9,8 +9,21 @@ use super::edit::Seen;
 use crate::model::crd::RevisionPhase;
 
 /// Reasons of conditions that only somebody else can end.
-const BLOCKS: [&str; 5] =
-    ["ServiceAccountMissing", "KindMissing", "ConfigRefused", "RevisionNotMade", "Unreadable"];
+const BLOCKS: [&str; 13] = [
+    "ServiceAccountMissing",
+    "KindMissing",
+    "ConfigRefused",
+    "RevisionNotMade",
+    "Unreadable",
+    "BadImage",
+    "BadPullSecret",
+    "RegistryNotAllowed",
+    "ImageUnauthorized",
+    "ImageRefused",
+    "ImageHasNoComponent",
+    "ImageTooLarge",
+    "ImageTampered",
+];
 
 /// Where a pushed revision ended up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +89,8 @@ pub(super) fn staged(seen: &Seen, revision: &str) -> Result<ControlFlow<Staged>,
     if status.candidate.as_deref() == Some(revision) {
         return Ok(Break(Staged::Candidate));
     }
-    if seen.desired() != revision {
+    // As long as its image is not resolved, nobody knows what the spec names.
+    if seen.controller.module().is_some() && seen.desired() != revision {
         return Err(Error::OtherModule(seen.name().to_owned()));
     }
     unless_failed(seen, revision)?;

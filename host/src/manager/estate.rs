@@ -12,7 +12,7 @@ use crate::{
     leader::fence::Claim,
     metrics::Metrics,
     model::crd::LimitsSpec,
-    modules::Modules,
+    modules::{Modules, oci::Registries},
     sandbox::Sandbox,
     share::slots::Slots,
     watch::{Cache, Hub},
@@ -33,6 +33,8 @@ pub struct Host {
     pub sandbox: Sandbox,
     /// The stored components.
     pub modules: Modules,
+    /// Where others are pulled from.
+    pub registries: Registries,
     /// Where events go.
     pub recorder: Recorder,
     /// Counters.
@@ -63,6 +65,8 @@ pub(super) struct Estate {
     pub(super) primaries: Arc<Primaries>,
     /// Who may describe now: however many a team has to describe, its own runs and other teams have slots left.
     pub(super) describes: Slots,
+    /// Who may ask a registry now.
+    pub(super) pulls: Slots,
     pub(super) controllers: Arc<Cache>,
     pub(super) revisions: Arc<Cache>,
     pub(super) accounts: Arc<Cache>,

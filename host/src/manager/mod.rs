@@ -5,6 +5,7 @@
 
 mod estate;
 mod garbage;
+mod images;
 mod keeper;
 mod least;
 mod loads;
@@ -143,6 +144,7 @@ impl Manager {
             claim,
             primaries: Arc::new(Primaries::new(controllers.cache().clone())),
             describes: Slots::with_most(stage::DESCRIBES, stage::DESCRIBES_OF_ONE_TEAM),
+            pulls: Slots::with_most(images::PULLS, images::PULLS_OF_ONE_TEAM),
             controllers: controllers.cache().clone(),
             revisions: revisions.cache().clone(),
             accounts: accounts.cache().clone(),

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::model::crd::{
-    self, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionSpec,
+    self, ModuleStatus, WasmController, WasmControllerStatus, WasmRevision, WasmRevisionSpec,
 };
 
 /// The names that matter to a controller now.
@@ -19,16 +19,16 @@ pub(super) struct Plan {
     pub(super) loaded: BTreeSet<String>,
 }
 
-/// Which revisions `controller` needs, given those that exist; `has_config`: that of the spec can be used.
+/// Which revisions `controller` needs, given those that exist; `digest`: the component of the spec, if it is known and the spec's
+/// config can be used.
 pub(super) fn plan(
     controller: &WasmController,
-    has_config: bool,
+    digest: Option<&str>,
     exists: impl Fn(&str) -> bool,
 ) -> Plan {
     let name = controller.metadata.name.as_deref().unwrap_or_default();
     let (spec, status) = (&controller.spec, status(controller));
-    let desired =
-        has_config.then(|| crd::revision_name(name, &spec.module.digest, spec.config.as_ref()));
+    let desired = digest.map(|digest| crd::revision_name(name, digest, spec.config.as_ref()));
     let rejected = |name: &String| spec.rollout.rejected.contains(name);
     let mut loaded = BTreeSet::from_iter(status.active.clone());
     loaded.extend(status.previous.filter(|name| !rejected(name)));
@@ -41,7 +41,7 @@ pub(super) fn plan(
 /// The revision of the spec's digest and config, to be created.
 pub(super) fn new_revision(
     controller: &WasmController,
-    name: &str,
+    (name, module): (&str, &ModuleStatus),
     known: &[WasmRevision],
 ) -> WasmRevision {
     let meta = &controller.metadata;
@@ -61,7 +61,8 @@ pub(super) fn new_revision(
             .max()
             .unwrap_or(0)
             .saturating_add(1),
-        digest: controller.spec.module.digest.clone(),
+        digest: module.digest.clone(),
+        image: Some(module.pinned.clone()).filter(|pinned| !pinned.is_empty()),
         config: controller.spec.config.clone(),
     };
     let metadata = ObjectMeta {
@@ -106,7 +107,7 @@ mod tests {
         rollout: RolloutSpec,
     ) -> WasmController {
         let spec = WasmControllerSpec {
-            module: ModuleSpec { digest: "sha256:2".into() },
+            module: ModuleSpec { digest: "sha256:2".into(), image: None },
             rollout,
             revision_history_limit: 1,
             ..WasmControllerSpec::default()
@@ -125,6 +126,7 @@ mod tests {
             controller: "web".into(),
             number,
             digest: "sha256:1".into(),
+            image: None,
             config: None,
         };
         WasmRevision::new(name, spec)
@@ -135,7 +137,7 @@ mod tests {
         let known: Vec<_> = (1..=6).map(|number| revision(&format!("v{number}"), number)).collect();
         let rollout = RolloutSpec { active: Some("v3".into()), ..RolloutSpec::default() };
         let controller = controller(Some("v1"), Some("v2"), rollout);
-        let plan = plan(&controller, true, |name| name.starts_with('v'));
+        let plan = plan(&controller, Some("sha256:2"), |name| name.starts_with('v'));
         let desired = crd::revision_name("web", "sha256:2", None);
         assert_eq!(plan.loaded, ["v1", "v2", "v3", &desired].map(str::to_owned).into());
         let gone: Vec<_> =
@@ -148,8 +150,10 @@ mod tests {
         let desired = crd::revision_name("web", "sha256:2", None);
         let rejected =
             RolloutSpec { rejected: vec![desired.clone(), "v1".into()], ..RolloutSpec::default() };
-        let plan_of =
-            |active| plan(&controller(active, Some("v1"), rejected.clone()), true, |_| true).loaded;
+        let plan_of = |active| {
+            plan(&controller(active, Some("v1"), rejected.clone()), Some("sha256:2"), |_| true)
+                .loaded
+        };
         assert_eq!(plan_of(Some("v0")), ["v0".to_owned()].into());
         assert_eq!(plan_of(Some(&desired)), [desired.clone()].into());
     }
@@ -157,21 +161,22 @@ mod tests {
     #[test]
     fn a_config_that_cannot_be_used_leaves_what_runs() {
         let controller = controller(Some("v1"), Some("v0"), RolloutSpec::default());
-        let plan = plan(&controller, false, |_| true);
+        let plan = plan(&controller, None, |_| true);
         assert_eq!((plan.desired, plan.loaded), (None, ["v0", "v1"].map(str::to_owned).into()));
     }
 
     #[test]
     fn the_desired_revision_is_made_once() {
         let controller = controller(None, None, RolloutSpec::default());
-        let plan = plan(&controller, true, |_| false);
+        let plan = plan(&controller, Some("sha256:2"), |_| false);
         let desired = plan.desired.clone().unwrap();
-        let made = new_revision(&controller, &desired, &[revision("v1", 7)]);
+        let module = controller.module().unwrap();
+        let made = new_revision(&controller, (&desired, &module), &[revision("v1", 7)]);
         assert_eq!((made.metadata.name.as_ref(), made.spec.number), (Some(&desired), 8));
-        let last = new_revision(&controller, &desired, &[revision("v1", i64::MAX)]);
+        let last = new_revision(&controller, (&desired, &module), &[revision("v1", i64::MAX)]);
         assert_eq!(last.spec.number, i64::MAX, "made by hand");
         assert_eq!(made.spec.digest, "sha256:2");
-        let again = super::plan(&controller, true, |name| name == desired);
+        let again = super::plan(&controller, Some("sha256:2"), |name| name == desired);
         assert_eq!(again, plan);
     }
 }

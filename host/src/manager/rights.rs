@@ -205,6 +205,26 @@ impl Staging {
 }
 
 impl Host {
+    /// Whether `account` has these rights, and the host may use them as the account; a refusal has the YAML that gives them.
+    pub(super) async fn may(
+        &self,
+        account: &Identity,
+        rights: BTreeSet<Right>,
+    ) -> Result<(), Refusal> {
+        if rights.is_empty() {
+            return Ok(());
+        }
+        let asked = async {
+            let lacking = self.lacking(account, rights.clone()).await?;
+            Ok((lacking, self.lacking_as(account, &rights).await?))
+        };
+        let (lacking, of_host) = asked
+            .await
+            .map_err(|error| Refusal::api(&format!("ask what {account} may"), &error))?;
+        let text = self.lack(account, &lacking, (&of_host, &rights));
+        text.map_or(Ok(()), |text| Err(Refusal::forbidden(text)))
+    }
+
     /// What `account` lacks to tell people what became of their objects, with the YAML that gives it.
     pub(super) async fn unheard(
         &self,

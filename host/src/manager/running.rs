@@ -45,10 +45,7 @@ impl Setup {
         let scope = controller.spec.scope.as_ref();
         Self {
             uid: controller.metadata.uid.clone().unwrap_or_default(),
-            account: Identity::ServiceAccount {
-                namespace: namespace.into(),
-                name: controller.spec.service_account_name.as_str().into(),
-            },
+            account: account(controller),
             namespaces: scope
                 .map(|scope| scope.namespaces.iter().map(|name| name.as_str().into()).collect()),
             field_manager: controller
@@ -57,6 +54,14 @@ impl Setup {
                 .clone()
                 .unwrap_or_else(|| field_manager(namespace, name)),
         }
+    }
+}
+
+/// As whom a controller reads and writes.
+pub(super) fn account(controller: &WasmController) -> Identity {
+    Identity::ServiceAccount {
+        namespace: controller.metadata.namespace.as_deref().unwrap_or_default().into(),
+        name: controller.spec.service_account_name.as_str().into(),
     }
 }
 

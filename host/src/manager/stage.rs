@@ -66,6 +66,8 @@ pub(super) struct Staging {
     /// It was accepted before, and is only loaded again: what it ran without then does not stop it now.
     pub(super) is_live: bool,
     pub(super) digest: String,
+    /// Where the component can be pulled.
+    pub(super) image: Option<String>,
     pub(super) config: Arc<str>,
 }
 
@@ -109,16 +111,21 @@ impl Staging {
         manifest.map_err(|error| Refusal::describe(&error))
     }
 
+    /// The component, pulled if it is in a registry and not here.
     async fn bytes(&self) -> Result<(Digest, Arc<[u8]>), Refusal> {
         let digest: Digest = self
             .digest
             .parse()
             .map_err(|error| Refusal::failed("BadDigest", format!("{error}")))?;
-        let (modules, wanted) = (self.estate.host.modules.clone(), digest.clone());
-        let read = tokio::task::spawn_blocking(move || modules.read(&wanted)).await;
-        match read {
-            Ok(Ok(Some(bytes))) => Ok((digest, bytes)),
-            Ok(Ok(None)) => {
+        if let Some(bytes) = self.stored(&digest).await? {
+            return Ok((digest, bytes));
+        }
+        if let Some(image) = &self.image {
+            self.estate.pull(&self.shared.account.identity, image, &digest).await?;
+        }
+        match self.stored(&digest).await? {
+            Some(bytes) => Ok((digest, bytes)),
+            None => {
                 let (namespace, name) =
                     self.shared.account.controller.split_once('/').unwrap_or_default();
                 let text = format!(
@@ -126,6 +133,14 @@ impl Staging {
                 );
                 Err(Refusal::without_bytes(text))
             }
+        }
+    }
+
+    async fn stored(&self, digest: &Digest) -> Result<Option<Arc<[u8]>>, Refusal> {
+        let (modules, wanted) = (self.estate.host.modules.clone(), digest.clone());
+        let read = tokio::task::spawn_blocking(move || modules.read(&wanted)).await;
+        match read {
+            Ok(Ok(bytes)) => Ok(bytes),
             Ok(Err(error)) => {
                 let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
                 Err(Refusal::waiting("ModuleUnreadable", format!("{error}{cause}")))

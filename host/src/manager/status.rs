@@ -18,8 +18,8 @@ use crate::{
     },
     model::{
         crd::{
-            Phase, RevisionPhase, WasmController, WasmControllerStatus, WasmRevisionStatus,
-            condition, set_condition,
+            ModuleStatus, Phase, RevisionPhase, WasmController, WasmControllerStatus,
+            WasmRevisionStatus, condition, set_condition,
         },
         kind::Kind,
     },
@@ -52,6 +52,8 @@ pub(super) struct Facts<'a> {
     pub(super) decision: &'a Decision,
     pub(super) desired: &'a str,
     pub(super) desired_standing: Option<Standing>,
+    /// What the spec's image was resolved to.
+    pub(super) module: Option<ModuleStatus>,
     pub(super) active_standing: Option<Standing>,
     /// Grows with each change of the active revision.
     pub(super) generation: i64,
@@ -101,6 +103,7 @@ impl Facts<'_> {
             candidate: self.decision.candidate.clone(),
             previous: self.decision.previous.clone(),
             executor_generation: self.generation,
+            module: self.module.clone(),
             primary: self.primary.clone(),
             finalizer: self.finalizer.clone(),
             shares_primary_with: self.sharing.with.clone(),
@@ -518,6 +521,7 @@ mod tests {
             decision,
             desired: "web-2",
             desired_standing: Some(Standing::Ready),
+            module: None,
             active_standing: Some(Standing::Ready),
             generation: 1,
             primary: None,

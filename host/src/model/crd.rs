@@ -92,12 +92,33 @@ pub struct WasmControllerSpec {
     pub revision_history_limit: u32,
 }
 
-/// The component of a controller.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// The component of a controller: one that is sent to the host, or one in a registry.
+#[derive(Clone, Debug, Default, PartialEq, KubeSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.digest) != has(self.image)").message("name the component by its digest or by an image, and not by both")
+)]
 pub struct ModuleSpec {
     /// SHA-256 of a component uploaded to the host, as `sha256:<64 hex digits>`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
+    pub digest: String,
+    /// An OCI artifact with the component as its layer, as `registry/repository:tag` or `registry/repository@sha256:…`. A tag is
+    /// resolved once; the revision names what it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 3, max = 600))]
+    pub image: Option<String>,
+}
+
+/// What the spec's image was resolved to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ModuleStatus {
+    /// The image, as the spec names it.
+    pub image: String,
+    /// The same by the digest of its manifest.
+    pub pinned: String,
+    /// The component in it.
     pub digest: String,
 }
 
@@ -243,6 +264,9 @@ pub struct WasmControllerStatus {
     /// Grows by one with each change of `active`; never decreases.
     #[serde(default)]
     pub executor_generation: i64,
+    /// What `spec.module.image` was resolved to.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
+    pub module: Option<ModuleStatus>,
     /// Group and kind of the primary, fixed by the first revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<Kind>,
@@ -293,10 +317,25 @@ pub struct WasmRevisionSpec {
     /// The component.
     #[schemars(regex(pattern = r"^sha256:[0-9a-f]{64}$"))]
     pub digest: String,
+    /// Where the component can be pulled, by the digest of a manifest; absent: it is sent to the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     /// The config.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true, "type" = "object"))]
     pub config: Option<Value>,
+}
+
+impl WasmController {
+    /// The component of the spec, and where it can be pulled; `None`: its image is still to be resolved.
+    pub fn module(&self) -> Option<ModuleStatus> {
+        let spec = &self.spec.module;
+        let Some(image) = &spec.image else {
+            return Some(ModuleStatus { digest: spec.digest.clone(), ..ModuleStatus::default() });
+        };
+        let known = self.status.as_ref().and_then(|status| status.module.clone());
+        known.filter(|module| module.image == *image)
+    }
 }
 
 /// Where a revision stands.

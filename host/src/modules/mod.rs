@@ -6,6 +6,7 @@
 //! Invariants: `a_file_appears_whole_or_not_at_all`, `bytes_that_changed_on_disk_are_not_given_out`.
 
 pub mod garbage;
+pub mod oci;
 pub mod screen;
 mod upload;
 

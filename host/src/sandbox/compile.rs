@@ -1,30 +1,21 @@
 //! Compiles a component in a child process under limits.
 //!
-//! The same binary is started with a hidden subcommand. Its standard input is the component in a sealed memory file,
-//! its standard output the memory file for the code; it has no environment and sets its own limits before it reads
-//! anything. Whatever becomes of it, the host lives: a crash, a panic, a limit or silence refuses the revision with a
-//! sentence that says which.
+//! A crash, a panic, a limit or silence of the child refuses the revision with a sentence that says which.
 //!
 //! Invariants, held by `tests/sandbox.rs`: `a_compile_bomb_is_refused_and_the_host_lives`,
 //! `a_compile_that_takes_too_long_is_killed_and_named`.
 
 use std::{
-    fs::File,
-    io::{self, Read, Seek, Write},
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
-    path::{Path, PathBuf},
-    process::{ExitCode, ExitStatus, Stdio},
+    path::PathBuf,
+    process::{ExitCode, ExitStatus},
     time::Duration,
 };
 
-use rustix::{
-    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
-    process::{Resource, Rlimit, nice, setrlimit},
-};
-use tokio::process::Command;
-
 use super::engine::{self, Role};
-use crate::share::slots::{Slot, Slots};
+use crate::{
+    child::{self, Excess, Limits},
+    share::slots::{Slot, Slots},
+};
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "compile-child";
@@ -36,8 +27,6 @@ pub(super) const ADDRESS_SPACE: u64 = 3 << 29;
 const CPU_SECONDS: u64 = 60;
 /// Bytes that the child may write.
 const OUTPUT: u64 = 256 << 20;
-/// How much of what the child says is shown.
-const WORDS: u64 = 4 << 10;
 /// The child's exit code for a component that the compiler refuses.
 const REFUSED: u8 = 3;
 /// Compilations at the same time; they must not take all cores.
@@ -90,14 +79,8 @@ pub enum Error {
         words: String,
     },
     /// The host's own trouble.
-    #[error("cannot {what}")]
-    Host {
-        /// What was tried.
-        what: &'static str,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot compile the component")]
+    Host(#[source] child::Error),
 }
 
 /// Starts the children.
@@ -120,126 +103,39 @@ impl Compiler {
 
     /// The code of `component`, made in a turn.
     pub(super) async fn compile(&self, component: &[u8], _turn: &Slot) -> Result<Vec<u8>, Error> {
-        let host = |what| move |source| Error::Host { what, source };
-        // The running binary itself, even if its file has been replaced by an upgrade since.
-        let own = Path::new("/proc/self/exe");
-        let program = self.config.program.as_deref().unwrap_or(own);
-        let input = sealed(component).map_err(host("make a memory file for the component"))?;
-        let (mut code, code_end) =
-            shared("code").map_err(host("make a memory file for the code"))?;
-        let (mut words, words_end) =
-            shared("words").map_err(host("make a memory file for errors"))?;
-        let mut child = Command::new(program)
-            .arg(SUBCOMMAND)
-            .arg(self.config.memory.to_string())
-            .env_clear()
-            // A thread for each of many cores would use up the address space with its stack and heap.
-            .env("RAYON_NUM_THREADS", "2")
-            .current_dir("/")
-            .stdin(Stdio::from(input))
-            .stdout(Stdio::from(code_end))
-            .stderr(Stdio::from(words_end))
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(host("start the compile child"))?;
-        let status = match tokio::time::timeout(self.config.wall, child.wait()).await {
-            Ok(status) => status.map_err(host("wait for the compile child"))?,
-            Err(_) => {
-                child.kill().await.map_err(host("kill the compile child"))?;
-                return Err(Error::Limit(format!("{:?}", self.config.wall)));
-            }
-        };
-        let words = contents(&mut words, WORDS).map_err(host("read the compiler's words"))?;
-        judge(status, String::from_utf8_lossy(&words).trim(), self.config.memory)?;
-        contents(&mut code, OUTPUT).map_err(host("read the code"))
+        let limits = Limits { memory: self.config.memory, cpu: CPU_SECONDS, output: OUTPUT };
+        let program = (self.config.program.as_deref(), &[SUBCOMMAND][..]);
+        let ended = child::run(program, component, (limits, self.config.wall)).await;
+        let ended = ended.map_err(|error| match error {
+            child::Error::TooLong(wall) => Error::Limit(format!("{wall:?}")),
+            error @ child::Error::Host { .. } => Error::Host(error),
+        })?;
+        judge(&ended, self.config.memory)?;
+        Ok(ended.output)
     }
 }
 
-fn judge(status: ExitStatus, words: &str, memory: u64) -> Result<(), Error> {
-    const SIGXCPU: i32 = 24;
-    const SIGXFSZ: i32 = 25;
-    if status.success() {
+fn judge(ended: &child::Ended, memory: u64) -> Result<(), Error> {
+    let words = ended.words.clone();
+    if ended.status.success() {
         return Ok(());
     }
-    if status.code() == Some(REFUSED.into()) {
-        return Err(Error::Refused(words.to_owned()));
+    if ended.status.code() == Some(REFUSED.into()) {
+        return Err(Error::Refused(words));
     }
-    let out_of_memory = words.contains("memory allocation of")
-        || words.contains("Cannot allocate memory")
-        || words.contains("out of memory");
-    Err(match status.signal() {
-        Some(SIGXCPU) => Error::Limit(format!("{CPU_SECONDS} s of CPU time")),
-        Some(SIGXFSZ) => Error::Limit(format!("{} MiB of code", OUTPUT >> 20)),
-        _ if out_of_memory => Error::Limit(format!("{} MiB of memory", memory >> 20)),
-        _ => Error::Crashed { status, words: words.to_owned() },
+    Err(match ended.excess() {
+        Some(Excess::Cpu) => Error::Limit(format!("{CPU_SECONDS} s of CPU time")),
+        Some(Excess::Output) => Error::Limit(format!("{} MiB of code", OUTPUT >> 20)),
+        Some(Excess::Memory) => Error::Limit(format!("{} MiB of memory", memory >> 20)),
+        None => Error::Crashed { status: ended.status, words },
     })
 }
 
-/// A memory file that nobody can change any more.
-fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = memory_file("component", MemfdFlags::ALLOW_SEALING)?;
-    file.write_all(bytes)?;
-    file.rewind()?;
-    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-    fcntl_add_seals(&file, seals)?;
-    Ok(file.into())
-}
-
-/// A memory file and a second handle on it for the child.
-fn shared(name: &str) -> io::Result<(File, OwnedFd)> {
-    let file = memory_file(name, MemfdFlags::empty())?;
-    let other = file.try_clone()?;
-    Ok((file, other.into()))
-}
-
-fn memory_file(name: &str, flags: MemfdFlags) -> io::Result<File> {
-    Ok(memfd_create(name, flags | MemfdFlags::CLOEXEC)?.into())
-}
-
-/// The two handles share one position, so it is set back first.
-fn contents(file: &mut File, limit: u64) -> io::Result<Vec<u8>> {
-    file.rewind()?;
-    let mut bytes = vec![];
-    file.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The child: limits, of them so many bytes of address space, then the component from standard input, then its code to standard output.
-pub fn child_main(memory: Option<u64>) -> ExitCode {
-    let result = limit_myself(memory.unwrap_or(ADDRESS_SPACE))
-        .map_err(|error| (1, format!("cannot set limits: {error}")))
-        .and_then(|()| {
-            let mut component = vec![];
-            io::stdin()
-                .lock()
-                .read_to_end(&mut component)
-                .map_err(|error| (1, error.to_string()))?;
-            let code = compile_here(&component).map_err(|error| (REFUSED, format!("{error:#}")))?;
-            io::stdout().lock().write_all(&code).map_err(|error| (1, error.to_string()))
-        });
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err((code, words)) => {
-            // Nobody is left to tell if this fails.
-            let _ = writeln!(io::stderr(), "{words}");
-            ExitCode::from(code)
-        }
-    }
-}
-
-fn limit_myself(memory: u64) -> io::Result<()> {
-    for (resource, most) in [
-        (Resource::As, memory),
-        (Resource::Cpu, CPU_SECONDS),
-        (Resource::Fsize, OUTPUT),
-        (Resource::Core, 0),
-    ] {
-        // One second more until the kernel kills: the signal before says which limit it was.
-        let maximum = if resource == Resource::Cpu { most + 1 } else { most };
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(maximum) })?;
-    }
-    nice(19)?;
-    Ok(())
+/// The child: the component from standard input, its code to standard output.
+pub fn child_main(limits: Limits) -> ExitCode {
+    child::main(limits, |component| {
+        compile_here(&component).map_err(|error| (REFUSED, format!("{error:#}")))
+    })
 }
 
 fn compile_here(component: &[u8]) -> wasmtime::Result<Vec<u8>> {

@@ -138,7 +138,7 @@ impl Error {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Screen(_) | Self::DoesNotFit(_) | Self::Link(_) | Self::OtherBytes { .. } => true,
-            Self::Compile(error) => !matches!(error, compile::Error::Host { .. }),
+            Self::Compile(error) => !matches!(error, compile::Error::Host(_)),
             Self::Start(_) | Self::Disk { .. } | Self::Host(_) => false,
         }
     }
@@ -146,7 +146,7 @@ impl Error {
     /// Whether the same bytes may do better soon: the host had trouble, or the compiler too little of the machine.
     pub fn may_pass(&self) -> bool {
         let is_chance = |error: &compile::Error| match error {
-            compile::Error::Host { .. } | compile::Error::Limit(_) => true,
+            compile::Error::Host(_) | compile::Error::Limit(_) => true,
             // By somebody else's hand, for example the kernel's for want of memory.
             compile::Error::Crashed { status, .. } => status.signal() == Some(SIGKILL),
             compile::Error::Refused(_) => false,

@@ -45,7 +45,7 @@ async fn message_with(controller: &Controller, text: &str) -> Result<String> {
 }
 
 /// Applies the YAML that a message ends with: what it tells a person to do.
-async fn do_as_told(test: &Test, message: &str) -> Result<()> {
+pub(super) async fn do_as_told(test: &Test, message: &str) -> Result<()> {
     let start = message.find("apiVersion:").with_context(|| format!("no YAML in {message}"))?;
     let documents = message[start..].split("---\n");
     let objects =

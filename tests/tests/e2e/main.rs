@@ -18,6 +18,7 @@ mod fights;
 mod finalizer;
 mod health;
 mod host;
+mod images;
 mod leases;
 mod lifecycle;
 mod older_server;

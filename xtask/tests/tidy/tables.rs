@@ -7,6 +7,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("causes", &[]),
     ("fail", &[]),
+    ("child", &[]),
     ("rate", &[]),
     ("metrics", &[]),
     // What all speak about.
@@ -25,9 +26,10 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ("events", &["rate", "model", "apiserver"]),
     ("cluster", &["model"]),
     ("client", &["cluster", "rate", "model", "apiserver", "watch", "access", "leader", "events"]),
-    ("modules", &["model"]),
+    // child: it speaks with registries.
+    ("modules", &["model", "child"]),
     // share: whose turn it is to compile, and to compute.
-    ("sandbox", &["model", "share", "cluster", "modules"]),
+    ("sandbox", &["model", "share", "cluster", "modules", "child"]),
     // access: a watch that fails, which the team is told of.
     (
         "controller",
@@ -65,7 +67,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
     ),
     ("http", &["model", "leader", "modules"]),
     // Plain settings.
-    ("config", &["kubeconfig", "leader"]),
+    ("config", &["kubeconfig", "leader", "modules"]),
     (
         "app",
         &[
@@ -84,7 +86,20 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
         ],
     ),
     // sandbox: the verb of the child process that compiles.
-    ("cli", &["model", "kubeconfig", "apiserver", "leader", "modules", "sandbox", "config", "app"]),
+    (
+        "cli",
+        &[
+            "model",
+            "kubeconfig",
+            "apiserver",
+            "leader",
+            "modules",
+            "sandbox",
+            "config",
+            "app",
+            "child",
+        ],
+    ),
     ("main", &[]),
     ("lib", &[]),
 ];
@@ -201,7 +216,10 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
     // System calls: limits of the compile child, files that are whole or absent, the clock of Leases, this process's time.
-    ("rustix", &["app", "share/cpu", "clock", "fail", "metrics/process", "modules", "sandbox"]),
+    (
+        "rustix",
+        &["app", "share/cpu", "child", "clock", "fail", "metrics/process", "modules", "sandbox"],
+    ),
     ("serde_saphyr", &["cli", "model/crd", "config", "kubeconfig"]),
     ("json_patch", &["client", "cli", "manager"]),
     ("k8s_openapi", ANYWHERE),
@@ -213,6 +231,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("fastrand", &["watch/stream", "leader/lease/election", "controller/upkeep"]),
     ("hex", &["app", "controller/run", "model", "sandbox/cache"]),
     ("lru", &["events"]),
+    ("oci_client", &["modules/oci", "cli/registry"]),
     ("nagaya_selector", &["model", "watch", "client", "manager"]),
     ("percent_encoding", &["apiserver"]),
     ("futures", ANYWHERE),

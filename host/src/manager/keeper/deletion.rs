@@ -129,7 +129,9 @@ impl Keeper {
             previous: old.previous,
             problem: None,
         };
-        let plan = plan::plan(&controller, stored.unusable.is_none(), |_| true);
+        let module = self.module(&controller).filter(|_| stored.unusable.is_none());
+        let digest = module.as_ref().map(|module| &*module.digest);
+        let plan = plan::plan(&controller, digest, |_| true);
         let status = self.status(&controller, &plan, &decision, None);
         self.write_status(&controller, &status).await;
         self.own.as_ref().map_or(controller, |own| own.controller.clone())

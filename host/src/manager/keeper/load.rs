@@ -37,7 +37,7 @@ pub(super) enum Target {
 
 /// An attempt, which ends when nobody wants it any more.
 #[derive(Debug)]
-pub(super) struct Task(AbortHandle);
+pub(super) struct Task(pub(super) AbortHandle);
 
 impl Drop for Task {
     fn drop(&mut self) {
@@ -123,6 +123,7 @@ impl Keeper {
             return;
         }
         let active = plan::status(controller).active;
+        let module = self.module(controller).unwrap_or_default();
         let (now, arrivals) = (Instant::now(), *self.arrivals.borrow());
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
@@ -147,6 +148,9 @@ impl Keeper {
                 asked: self.asked.limits.clone(),
                 name: name.clone(),
                 is_live: active.as_ref() == Some(&name),
+                image: Some(module.pinned.clone())
+                    .filter(|pinned| module.digest == revision.spec.digest && !pinned.is_empty())
+                    .or_else(|| revision.spec.image.clone()),
                 digest: revision.spec.digest.clone(),
                 config: config.map_or_else(|| "null".to_owned(), ToString::to_string).into(),
             };
@@ -179,7 +183,9 @@ impl Keeper {
     pub(super) async fn end(&mut self) {
         self.loads.clear();
         self.renewals.clear();
+        self.images.clear();
         self.staging.abort_all();
+        self.resolving.abort_all();
         if let Some(running) = self.running.take() {
             running.end().await;
         }

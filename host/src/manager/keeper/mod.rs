@@ -7,6 +7,7 @@
 
 mod deletion;
 mod held;
+mod images;
 mod load;
 mod rights;
 mod tell;
@@ -41,7 +42,7 @@ use crate::{
     fail,
     leader::fence::Claim,
     model::{
-        crd::{self, FINALIZER, WasmController, WasmRevision},
+        crd::{self, FINALIZER, ModuleStatus, WasmController, WasmRevision},
         object::ObjectKey,
         stored::{self, Stored, Unreadable},
     },
@@ -84,6 +85,9 @@ pub(super) struct Keeper {
     loads: Loads<Executor, Task>,
     /// What is to take the place of a revision that is loaded, while that one runs on.
     renewals: Loads<Executor, Task>,
+    /// What is known of the spec's image.
+    images: Loads<ModuleStatus, Task>,
+    resolving: JoinSet<images::Answered>,
     /// What the end of the controller waits for, and since when it is to end.
     held: Option<String>,
     ends_since: Option<Instant>,
@@ -119,6 +123,7 @@ enum Next {
 enum Heard {
     Nothing,
     Staged(Staged),
+    Resolved(images::Answered),
     Arrival,
     Ended,
     Stop,
@@ -152,6 +157,8 @@ impl Keeper {
             running: None,
             loads: Loads::default(),
             renewals: Loads::default(),
+            images: Loads::default(),
+            resolving: JoinSet::new(),
             held: None,
             ends_since: None,
             resumes: false,
@@ -190,6 +197,7 @@ impl Keeper {
             () = self.wake.notified() => Heard::Nothing,
             // One that was ended has no result.
             Some(result) = self.staging.join_next() => result.map_or(Heard::Nothing, Heard::Staged),
+            Some(Ok(answered)) = self.resolving.join_next() => Heard::Resolved(answered),
             Ok(()) = self.arrivals.changed() => Heard::Arrival,
             // Bytes may have come while another host took them.
             Ok(()) = self.claim.changed() => Heard::Arrival,
@@ -201,6 +209,7 @@ impl Keeper {
         match heard {
             Heard::Nothing => (),
             Heard::Staged(result) => self.take_staged(result),
+            Heard::Resolved(answered) => self.take_resolved(answered),
             Heard::Arrival => {
                 self.loads.hurry(Instant::now(), Refusal::lacks_bytes);
             }
@@ -228,6 +237,7 @@ impl Keeper {
         }
         let Stored { controller, unusable } = self.hold(stored).await;
         let mut known = self.known(&controller);
+        self.resolve(&controller);
         let plan = self.plan(&controller, unusable.is_none(), &known);
         if let Some(made) = self.make_revision(&controller, &plan, &known).await {
             known.push(made);
@@ -260,7 +270,8 @@ impl Keeper {
         let soonest = now + NOT_BEFORE;
         let behind = std::mem::take(&mut self.is_behind).then_some(soonest);
         // Without its account nothing is staged: a time that has come would come again at once, for ever.
-        let staging = [self.loads.next_due(), self.renewals.next_due()].into_iter().flatten();
+        let staging = [self.loads.next_due(), self.renewals.next_due(), self.images.next_due()];
+        let staging = staging.into_iter().flatten();
         let staging = staging.min().filter(|_| self.stages);
         let unheard = self.unheard.as_ref().and_then(Unheard::next_due);
         let dues = [staging, self.patience.next_due(), unheard, behind, Some(now + at_most)];
@@ -303,8 +314,9 @@ impl Keeper {
     }
 
     fn plan(&self, controller: &WasmController, has_config: bool, known: &[WasmRevision]) -> Plan {
+        let module = self.module(controller).filter(|_| has_config);
         // One that is loaded can run on even if somebody has deleted its object.
-        plan::plan(controller, has_config, |name| {
+        plan::plan(controller, module.as_ref().map(|module| &*module.digest), |name| {
             is_known(known, name) || self.loads.ready(name).is_some()
         })
     }
@@ -320,10 +332,11 @@ impl Keeper {
             self.patience.worked(REVISION);
             return None;
         };
+        let module = self.module(controller)?;
         if !self.patience.may(REVISION, Instant::now()) {
             return None;
         }
-        let revision = plan::new_revision(controller, desired, known);
+        let revision = plan::new_revision(controller, (desired, &module), known);
         match self.objects.create_revision(&revision).await {
             Ok(made) => {
                 fail::point("cr-written");

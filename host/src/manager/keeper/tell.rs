@@ -144,7 +144,14 @@ impl Keeper {
         let finalizer = old.finalizer.clone();
         let finalizer = finalizer.or_else(|| Some(manifest?.finalizer.clone().unwrap_or_default()));
         let swapped = decision.active != old.active;
-        let desired = plan.desired.as_deref();
+        let unresolved = self.unresolved(controller);
+        let (desired, desired_standing) = match &unresolved {
+            Some((image, standing)) => (Some(&**image), standing.clone()),
+            None => {
+                let desired = plan.desired.as_deref();
+                (desired, desired.and_then(|name| self.loads.standing(name)))
+            }
+        };
         let is_gone = |name: &String| !plan.loaded.contains(name);
         let mut trouble = self.running.as_ref().map(Running::trouble).unwrap_or_default();
         trouble.blind = self.blind(decision.active.as_deref());
@@ -154,7 +161,8 @@ impl Keeper {
             controller,
             decision,
             desired: desired.unwrap_or_default(),
-            desired_standing: desired.and_then(|name| self.loads.standing(name)),
+            desired_standing,
+            module: controller.spec.module.image.as_ref().and_then(|_| self.module(controller)),
             active_standing: decision.active.as_deref().and_then(|name| self.loads.standing(name)),
             generation: old.executor_generation.saturating_add(i64::from(swapped)),
             sharing: primary
