@@ -37,8 +37,8 @@ pub(super) struct Args {
     /// Where the host takes uploads
     #[arg(long, env = "NAGAYA_HOST", value_name = "URL", default_value = "http://127.0.0.1:7420")]
     host: String,
-    /// Write the component to this registry, repository and tag, from where the host pulls it
-    #[arg(long, value_name = "IMAGE", conflicts_with = "host")]
+    /// Write the component to this registry, repository and tag instead, from where the host pulls it
+    #[arg(long, value_name = "IMAGE")]
     to: Option<String>,
     #[command(flatten)]
     patience: Patience,
