@@ -44,6 +44,12 @@ func main() {
 				return
 			}
 		}
+		if r.Method == http.MethodPut && strings.Contains(r.URL.Path, "/blobs/uploads/") {
+			// The package says where an upload has gone as other registries do, but for this one answer, which the distribution
+			// specification has, too.
+			repository := strings.SplitN(r.URL.Path, "/blobs/", 2)[0]
+			w.Header().Set("Location", repository+"/blobs/"+r.URL.Query().Get("digest"))
+		}
 		_, err := os.Stat(*tamper)
 		if *tamper == "" || err != nil || r.Method != http.MethodGet || !strings.Contains(r.URL.Path, "/blobs/sha256:") {
 			inner.ServeHTTP(w, r)

@@ -53,8 +53,9 @@ async fn write(test: &Test, component: &Component, to: &str, login: Option<&str>
     fs::write(folder.join("config.json"), json!({"auths": auths}).to_string())?;
     let file = test.folder().join("component.wasm");
     fs::write(&file, &component.bytes)?;
-    let spec = json!({"suspend": true});
-    test.bare_controller("writer", "nobody", spec).await?;
+    if test.controller("writer")?.get().await.is_err() {
+        test.bare_controller("writer", "nobody", json!({"suspend": true})).await?;
+    }
     let shown = file.display().to_string();
     let arguments =
         ["push", "writer", &shown, "--to", to, "-n", &test.namespace, "--timeout", "30s"];
