@@ -25,8 +25,10 @@ const WORDS: u64 = 4 << 10;
 /// What a child may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of address space.
+    /// Bytes of address space, code and libraries included.
     pub memory: u64,
+    /// Bytes that it may write to: what it costs whoever pays for the host.
+    pub heap: u64,
     /// Seconds of CPU time.
     pub cpu: u64,
     /// Bytes of output.
@@ -104,7 +106,7 @@ pub async fn run(
         shared("words").map_err(host("make a memory file for a child's words"))?;
     let mut child = Command::new(program.unwrap_or(own))
         .args(arguments)
-        .args([limits.memory.to_string(), limits.cpu.to_string(), limits.output.to_string()])
+        .args([limits.memory, limits.heap, limits.cpu, limits.output].map(|it| it.to_string()))
         .env_clear()
         // A thread for each of many cores would use up the address space with its stack and heap.
         .env("RAYON_NUM_THREADS", "2")
@@ -159,6 +161,7 @@ pub fn main(
 fn limit_myself(limits: Limits) -> io::Result<()> {
     for (resource, most) in [
         (Resource::As, limits.memory),
+        (Resource::Data, limits.heap),
         (Resource::Cpu, limits.cpu),
         (Resource::Fsize, limits.output),
         (Resource::Core, 0),

@@ -12,6 +12,7 @@ mod keeping;
 mod loops;
 mod native;
 mod path;
+mod registries;
 mod rights;
 mod runs;
 mod servers;

@@ -665,7 +665,7 @@ async fn a_host_whose_kubeconfig_acts_as_another_does_not_start() {
         guest_memory: None,
         team_caches: None,
         max_module: 1 << 20,
-        registries: Default::default(),
+        registries: nagaya::modules::oci::Settings::default(),
     };
     let said = App::new(config).await.unwrap_err().to_string();
     assert!(said.contains("acts as jane") && said.contains("credentials of its own"), "{said}");

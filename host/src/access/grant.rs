@@ -318,7 +318,7 @@ mod tests {
             for _ in 0..100 {
                 let random = rng.u64(..);
                 let (which, asked, allowed) =
-                    (random % 3, random / 3 % 9_000, random / 64 % 2 == 0);
+                    (random % 3, random / 3 % 9_000, (random / 64).is_multiple_of(2));
                 let right = right("get", Some(["a", "b", "c"][usize::try_from(which).unwrap()]));
                 answers.learn(&account(), &right, allowed, start + Duration::from_millis(asked));
                 let known = newest.entry(which).or_insert((asked, allowed));

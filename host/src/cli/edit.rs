@@ -607,7 +607,7 @@ pub(crate) mod tests {
                     2 => rollback(&seen, named.as_deref()),
                     _ => Ok(push(
                         &seen,
-                        &[OLD, NEW][usize::from(random / 64 % 2 == 0)].parse().unwrap(),
+                        &[OLD, NEW][usize::from((random / 64).is_multiple_of(2))].parse().unwrap(),
                     )),
                 };
                 if let Ok(plan) = plan {

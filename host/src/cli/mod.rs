@@ -122,6 +122,8 @@ impl Global {
 struct ChildLimits {
     /// Bytes of address space
     memory: u64,
+    /// Bytes to write to
+    heap: u64,
     /// Seconds of CPU time
     cpu: u64,
     /// Bytes of output
@@ -130,7 +132,8 @@ struct ChildLimits {
 
 impl From<&ChildLimits> for crate::child::Limits {
     fn from(limits: &ChildLimits) -> Self {
-        Self { memory: limits.memory, cpu: limits.cpu, output: limits.output }
+        let ChildLimits { memory, heap, cpu, output } = *limits;
+        Self { memory, heap, cpu, output }
     }
 }
 

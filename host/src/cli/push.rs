@@ -94,7 +94,7 @@ async fn by_registry(
     (to, bytes, digest): (&str, &Bytes, &Digest),
     seen: &Seen,
 ) -> Result<()> {
-    push.progress.wait(&format!("writing to {to}"));
+    push.progress.wait(format!("writing to {to}"));
     let image = registry::write(to, bytes).await?.to_string();
     push.progress.note(&format!("{image} has the component"));
     let wanted = |seen: &Seen| Ok(edit::push_image(seen, &image, digest));

@@ -61,13 +61,14 @@ fn resync_after(share: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock;
 
     #[test]
     fn a_resync_comes_after_nine_to_eleven_hours() {
         let hours = |count: u64| Duration::from_secs(count * 3_600);
         let (least, most) = (resync_after(0.0), resync_after(1.0));
         assert!(least >= hours(9) && most <= hours(11), "{least:?} to {most:?}");
-        let begun = Instant::now();
+        let begun = clock::now();
         let mut upkeep = Upkeep::new(begun);
         assert!(!upkeep.resyncs(begun + hours(8)));
         assert!(upkeep.resyncs(begun + hours(11)));
@@ -77,7 +78,7 @@ mod tests {
 
     #[test]
     fn those_who_left_are_looked_for_at_once_and_sooner_after_a_look_that_failed() {
-        let now = Instant::now();
+        let now = clock::now();
         let mut upkeep = Upkeep::new(now);
         assert!(upkeep.searches(now));
         assert!(!upkeep.searches(now), "it goes on");

@@ -20,9 +20,10 @@ use crate::{
 
 /// Pull secrets of one account that are looked into.
 const SECRETS: usize = 10;
-/// Questions to registries at the same time, and of these so many of one team.
-pub(super) const PULLS: usize = 8;
-pub(super) const PULLS_OF_ONE_TEAM: usize = 2;
+/// Questions to registries at the same time, and of these so many of one team: a registry that answers slowly, or without end, costs
+/// its own team a turn, and the host little memory.
+pub(super) const PULLS: usize = 4;
+pub(super) const PULLS_OF_ONE_TEAM: usize = 1;
 /// The type of a Secret with logins, and its key.
 const LOGINS: &str = "kubernetes.io/dockerconfigjson";
 const CONFIG: &str = ".dockerconfigjson";

@@ -115,8 +115,7 @@ impl<E, T> Loads<E, T> {
             Err(_) => question == now_asked,
         };
         // Its bytes may have come after it had looked, and before anybody knew that it waits for them.
-        let missed =
-            result.as_ref().is_err_and(|refusal| refusal.lacks_bytes()) && *then != arrivals;
+        let missed = result.as_ref().is_err_and(Refusal::lacks_bytes) && *then != arrivals;
         let failures = failures + 1;
         match result {
             _ if !same => {

@@ -171,7 +171,7 @@ fn key(folder: &Path) -> io::Result<[u8; KEY]> {
 fn random_name() -> io::Result<String> {
     let mut bytes = [0; 8];
     fill(&mut bytes)?;
-    Ok(hex::encode(&bytes))
+    Ok(hex::encode(bytes))
 }
 
 fn fill(bytes: &mut [u8]) -> io::Result<()> {

@@ -103,7 +103,12 @@ impl Compiler {
 
     /// The code of `component`, made in a turn.
     pub(super) async fn compile(&self, component: &[u8], _turn: &Slot) -> Result<Vec<u8>, Error> {
-        let limits = Limits { memory: self.config.memory, cpu: CPU_SECONDS, output: OUTPUT };
+        let limits = Limits {
+            memory: self.config.memory,
+            heap: self.config.memory,
+            cpu: CPU_SECONDS,
+            output: OUTPUT,
+        };
         let program = (self.config.program.as_deref(), &[SUBCOMMAND][..]);
         let ended = child::run(program, component, (limits, self.config.wall)).await;
         let ended = ended.map_err(|error| match error {

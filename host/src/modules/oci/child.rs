@@ -100,7 +100,9 @@ async fn done(job: Job) -> Result<Vec<u8>, (i32, String)> {
             let mut stream = pulled.map_err(|error| judge(&error))?.stream;
             let mut bytes = vec![];
             let broken = |error: std::io::Error| {
-                let is_other = error.get_ref().is_some_and(|inner| inner.is::<DigestError>());
+                let is_other = error
+                    .get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<DigestError>);
                 (if is_other { TAMPERED } else { UNREACHABLE }, causes::all(&error))
             };
             while let Some(part) = stream.try_next().await.map_err(broken)? {
@@ -117,7 +119,9 @@ async fn done(job: Job) -> Result<Vec<u8>, (i32, String)> {
 /// What an error means for whoever waits for the image.
 fn judge(error: &Error) -> (i32, String) {
     let code = match error {
-        Error::UnauthorizedError { .. } | Error::AuthenticationFailure(_) => UNAUTHORIZED,
+        Error::UnauthorizedError { .. }
+        | Error::AuthenticationFailure(_)
+        | Error::ServerError { code: 401 | 403, .. } => UNAUTHORIZED,
         Error::RegistryError { envelope, .. } => {
             let is = |wanted: &[OciErrorCode]| {
                 envelope.errors.iter().any(|error| wanted.contains(&error.code))
@@ -130,7 +134,7 @@ fn judge(error: &Error) -> (i32, String) {
                 REFUSED
             }
         }
-        Error::ServerError { code: 401 | 403, .. } => UNAUTHORIZED,
+        Error::DigestError(_) => TAMPERED,
         Error::ServerError { code: 429 | 500.., .. }
         | Error::RequestError(_)
         | Error::IoError(_) => UNREACHABLE,

@@ -19,7 +19,7 @@ use super::Modules;
 use crate::{
     child::{self as process, Limits},
     model::digest::Digest,
-    text::{MESSAGE, cut},
+    text::{MESSAGE, cut, line},
 };
 pub use child::child_main;
 use child::{Job, Want};
@@ -32,8 +32,10 @@ pub const SUBCOMMAND: &str = "pull-child";
 
 /// The longest image that is read: the registry's name has 253 characters, a repository 255, a digest 71.
 const LONGEST: usize = 600;
-/// Address space of the child, most of which is never touched.
-const MEMORY: u64 = 1 << 30;
+/// Address space of the child, most of which is never touched, and what it may really use: a component twice, while the place for it
+/// grows.
+const MEMORY: u64 = 2 << 30;
+const HEAP: u64 = 128 << 20;
 /// CPU seconds of the child: a pull hardly computes.
 const CPU: u64 = 30;
 /// The largest manifest that registries take.
@@ -318,25 +320,24 @@ impl Registries {
             return Err(Error::NotListed(name.to_owned()));
         }
         if let Some(mirror) = known.and_then(|registry| registry.mirror.as_deref()) {
-            match self.ask_one(image, Some(mirror), None, want.clone(), (output, wall)).await {
+            let at = mirrored(image, mirror);
+            match self.ask_at(at, None, want.clone(), (output, wall)).await {
                 Ok(body) => return Ok(body),
                 Err(error) => {
                     tracing::info!(%image, mirror, %error, "the mirror does not have it: the registry is asked");
                 }
             }
         }
-        self.ask_one(image, None, login, want, (output, wall)).await
+        self.ask_at(image.to_string(), login, want, (output, wall)).await
     }
 
-    async fn ask_one(
+    async fn ask_at(
         &self,
-        image: &Image,
-        mirror: Option<&str>,
+        at: String,
         login: Option<&Login>,
         want: Want,
         (output, wall): (u64, Duration),
     ) -> Result<Vec<u8>, Error> {
-        let at = mirror.map_or_else(|| image.to_string(), |mirror| mirrored(image, mirror));
         let host = at.split('/').next().unwrap_or_default();
         let known = self.settings.registries.iter().find(|registry| registry.name == host);
         let job = Job {
@@ -350,39 +351,37 @@ impl Registries {
             no_proxy: self.settings.no_proxy.clone(),
         };
         let input = serde_json::to_vec(&job).unwrap_or_default();
-        let limits = Limits { memory: MEMORY, cpu: CPU, output };
+        let limits = Limits { memory: MEMORY, heap: HEAP, cpu: CPU, output };
         let program = (self.program.as_deref(), &[SUBCOMMAND][..]);
-        let ended = process::run(program, &input, (limits, wall)).await;
-        let ended = match ended {
-            Ok(ended) => ended,
+        match process::run(program, &input, (limits, wall)).await {
+            Ok(ended) if ended.status.success() => Ok(ended.output),
+            Ok(ended) => Err(failed(at, &ended, output)),
             Err(process::Error::TooLong(wall)) => {
                 let words = format!("nothing whole came within {wall:?}");
-                return Err(Error::Unreachable { image: at, words });
+                Err(Error::Unreachable { image: at, words })
             }
-            Err(source) => return Err(Error::Child { image: at, source }),
-        };
-        if ended.status.success() {
-            return Ok(ended.output);
+            Err(source) => Err(Error::Child { image: at, source }),
         }
-        let words = cut(&ended.words, MESSAGE / 2).into_owned();
-        Err(match ended.status.code() {
-            Some(child::REFUSED) => Error::Refused { image: at, words },
-            Some(child::UNAUTHORIZED) => Error::Unauthorized { image: at, words },
-            Some(child::TAMPERED) => Error::Tampered { image: at, words },
-            Some(child::UNREACHABLE) => Error::Unreachable { image: at, words },
-            Some(child::TOO_LARGE) => {
-                Error::TooLarge { image: at, size: output + 1, limit: output }
-            }
-            _ => {
-                let words = match ended.excess() {
-                    Some(excess) => {
-                        format!("its answers take more than a pull may use ({excess:?})")
-                    }
-                    None => format!("the child ended with {}: {words}", ended.status),
-                };
-                Error::Refused { image: at, words }
-            }
-        })
+    }
+}
+
+/// Why a child came back with nothing.
+fn failed(image: String, ended: &process::Ended, limit: u64) -> Error {
+    // Words of a registry, in a condition and in the log.
+    let words = line(&ended.words, MESSAGE / 2).into_owned();
+    match ended.status.code() {
+        Some(child::REFUSED) => Error::Refused { image, words },
+        Some(child::UNAUTHORIZED) => Error::Unauthorized { image, words },
+        Some(child::TAMPERED) => Error::Tampered { image, words },
+        Some(child::UNREACHABLE) => Error::Unreachable { image, words },
+        Some(child::TOO_LARGE) => Error::TooLarge { image, size: limit + 1, limit },
+        _ => {
+            let words = match ended.excess() {
+                Some(excess) => format!("its answers take more than a pull may use ({excess:?})"),
+                None => format!("the child ended with {}: {words}", ended.status),
+            };
+            Error::Refused { image, words }
+        }
     }
 }
 
