@@ -222,7 +222,10 @@ async fn a_guest_makes_and_removes_what_it_lists_and_tells_of_it() {
         own.iter().chain(&guests).all(|plural| watched.iter().any(|it| it == plural)),
         "{watched:?}"
     );
-    assert!(host.metrics.page().unwrap().contains("demo/sites"));
+    let ready =
+        r#"nagaya_controller_condition{controller="demo/sites",type="Ready",status="True"} 1"#;
+    let page = host.metrics.page().unwrap();
+    assert!(page.contains(ready), "{page}");
 }
 
 #[tokio::test(start_paused = true)]

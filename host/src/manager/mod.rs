@@ -137,6 +137,8 @@ impl Manager {
         let revisions = open(objects::revisions(), revision, None)?;
         let (resource, watch) = service_accounts();
         let accounts = open(resource, watch, None)?;
+        let seen = controllers.cache().clone();
+        host.metrics.conditions(move || objects::conditions(&seen));
         let (confirmed, claim) = watch::channel(None);
         let host_claim = host.claim.clone();
         let estate = Estate {

@@ -8,13 +8,18 @@ use tokio::sync::watch;
 use crate::{
     apiserver::{ApiServer, Call, Error, Media, Resource},
     leader::fence::Claim,
+    metrics::ConditionStats,
     model::{
         crd::{self, WasmController, WasmRevision},
         object::ObjectKey,
         stored::{self, Stored},
     },
-    watch::Entry,
+    text,
+    watch::{Cache, Entry},
 };
+
+/// Conditions of one controller that are counted: what others write there is theirs, and has an end.
+const CONDITIONS: usize = 16;
 
 /// The API server, for WasmControllers and WasmRevisions: written only while the host holds its claim.
 #[derive(Clone, Debug)]
@@ -45,6 +50,22 @@ fn own(kind: &str, plural: &str) -> Resource {
 /// A cached WasmController; `None` if it cannot be read, which its own keeper tells.
 pub(super) fn controller(entry: &Entry) -> Option<WasmController> {
     stored::controller(entry.body()).ok().map(|stored| stored.controller)
+}
+
+/// What the conditions of the cached WasmControllers say, in so far as they are of the kind that this host writes.
+pub(super) fn conditions(cache: &Cache) -> Vec<ConditionStats> {
+    let mut all = vec![];
+    for entry in cache.entries() {
+        let Some(controller) = controller(&entry) else { continue };
+        let name = entry.key().to_string();
+        let conditions = controller.status.map(|status| status.conditions).unwrap_or_default();
+        all.extend(conditions.into_iter().take(CONDITIONS).map(|condition| ConditionStats {
+            controller: name.clone(),
+            kind: text::cut_owned(condition.type_, text::NAME),
+            status: condition.status,
+        }));
+    }
+    all
 }
 
 impl Objects {

@@ -3,6 +3,7 @@
 //! `controller` and `name` carry the WasmController's `namespace/name`; no key and no revision is in those labels.
 //! The list of names is committed and compared: `the_metric_names_are_the_committed_ones`.
 
+mod conditions;
 mod process;
 mod requests;
 mod series;
@@ -26,6 +27,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+pub use conditions::ConditionStats;
+use conditions::Conditions;
 pub use requests::Requests;
 use series::{AllSeries, Series};
 pub use watches::WatchStats;
@@ -193,6 +196,12 @@ impl Metrics {
     pub fn watches(&self, ask: impl Fn() -> Vec<WatchStats> + Send + Sync + 'static) {
         let mut registry = self.0.registry.lock();
         registry.register_collector(Box::new(Watches(Box::new(ask))));
+    }
+
+    /// Adds the conditions of all controllers, for which `ask` is asked at every scrape.
+    pub fn conditions(&self, ask: impl Fn() -> Vec<ConditionStats> + Send + Sync + 'static) {
+        let mut registry = self.0.registry.lock();
+        registry.register_collector(Box::new(Conditions(Box::new(ask))));
     }
 
     /// Counts the requests to the API server at `host`.
@@ -761,6 +770,12 @@ mod tests {
             silent: Duration::from_secs(silent),
         };
         metrics.watches(move || vec![watch(30, 1), watch(12, 21)]);
+        let ready = ConditionStats {
+            controller: "storage/bucket".into(),
+            kind: "Ready".into(),
+            status: "False".into(),
+        };
+        metrics.conditions(move || vec![ready.clone()]);
         let page = metrics.page().unwrap();
         for line in [
             r#"controller_runtime_reconcile_total{controller="storage/bucket",result="success"} 1"#,
@@ -771,6 +786,8 @@ mod tests {
             r#"nagaya_watch_staleness_seconds{group="apps",version="v1",resource="deployments"} 21.0"#,
             r#"nagaya_store_objects{group="apps",version="v1",resource="deployments",projection="full"} 4"#,
             r#"nagaya_store_bytes{group="apps",version="v1",resource="deployments",projection="full"} 42"#,
+            r#"nagaya_controller_condition{controller="storage/bucket",type="Ready",status="False"} 1"#,
+            r#"nagaya_controller_condition{controller="storage/bucket",type="Ready",status="True"} 0"#,
             r#"rest_client_requests_total{code="200",method="GET",host="host:6443"} 1"#,
             r#"rest_client_requests_total{code="<error>",method="PATCH",host="host:6443"} 1"#,
             r#"rest_client_request_duration_seconds_bucket{le="0.025",verb="GET",host="host:6443"} 1"#,
