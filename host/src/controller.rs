@@ -134,11 +134,7 @@ impl Controller {
     pub fn set(&self, settings: Settings) {
         let concurrency = i64::try_from(settings.concurrency).unwrap_or(i64::MAX);
         self.shared.account.metrics.max_concurrent.set(concurrency);
-        self.settings.send_if_modified(|old| {
-            let same = *old == settings;
-            *old = settings;
-            !same
-        });
+        send_if_news(&self.settings, settings);
     }
 
     /// What the team should know of.
@@ -477,11 +473,7 @@ impl Loop {
         let fight = self.parts.shared.account.fight(now);
         let view = self.swap.current().active.as_ref().map(|active| &*active.view);
         let now = self.report.trouble(view, fight, now);
-        self.trouble.send_if_modified(|trouble| {
-            let changed = *trouble != now;
-            *trouble = now;
-            changed
-        });
+        send_if_news(&self.trouble, now);
     }
 
     fn count_workers(&self) {
@@ -498,6 +490,15 @@ impl Loop {
             }
         }
     }
+}
+
+/// Wakes those who listen only if the value is another one.
+fn send_if_news<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+    to.send_if_modified(|old| {
+        let is_news = *old != value;
+        *old = value;
+        is_news
+    });
 }
 
 /// How a run ended; `None`: in a panic of the host.
