@@ -70,8 +70,10 @@ fn of_revision(seen: &Seen, revision: &WasmRevision, now: Timestamp) -> Tree {
     let digest = short(&revision.spec.digest);
     let message = revision.status.as_ref().and_then(|status| status.message.as_deref());
     let message = message.map(|text| format!("\n{text}")).unwrap_or_default();
-    let role = role(seen, revision);
-    Tree::new(&format!("{name}  {role}  #{}  {digest}  {made}{message}", revision.spec.number))
+    let image = revision.spec.image.as_deref();
+    let image = image.map(|text| format!("\n{text}")).unwrap_or_default();
+    let (role, number) = (role(seen, revision), revision.spec.number);
+    Tree::new(&format!("{name}  {role}  #{number}  {digest}  {made}{image}{message}"))
 }
 
 /// What a revision is to its controller; else where it stands.
@@ -169,7 +171,10 @@ mod tests {
     #[test]
     fn every_revision_has_the_role_that_matters_most() {
         let mut seen = seen();
-        seen.revisions.push(revision(BAD, 3, RevisionPhase::Failed));
+        let mut bad = revision(BAD, 3, RevisionPhase::Failed);
+        let image = format!("ghcr.io/team/web@{NEW}");
+        bad.spec.image = Some(image.clone());
+        seen.revisions.push(bad);
         let text = draw(&seen, &Presence::Unknown, Timestamp::now());
         for (digest, expected) in [
             (OLD, "active  #1  111111111111"),
@@ -179,6 +184,7 @@ mod tests {
             assert!(text.contains(&format!("{}  {expected}", v(digest))), "{text}");
         }
         assert!(text.find(&v(BAD)) < text.find(&v(OLD)), "the newest is on top: {text}");
+        assert!(text.contains(&image), "{text}");
         seen.controller.status.as_mut().unwrap().candidate = None;
         seen.controller.spec.rollout.rejected = vec![v(NEW), v(BAD)];
         let text = draw(&seen, &Presence::Unknown, Timestamp::now());

@@ -127,7 +127,7 @@ fn team(account: &Identity) -> &str {
 
 fn refused(error: &oci::Error) -> Refusal {
     let words = causes::all(error);
-    let again = Again::Growing;
+    let again = Again::Pulling;
     match error {
         oci::Error::NotListed(_) => Refusal::failed("RegistryNotAllowed", words),
         oci::Error::Unauthorized { .. } => {

@@ -22,6 +22,8 @@ const LOOK_FOR_BYTES: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// How often is tried what will most likely end in the same way.
 const SLOWLY: Duration = Duration::from_secs(1_800);
+/// The longest pause between two tries to pull.
+const PULL_AGAIN: Duration = Duration::from_secs(300);
 /// So often in a row what may be chance is not called a failure yet.
 const CHANCES: u32 = 3;
 
@@ -52,6 +54,8 @@ pub(super) enum Again {
     WithRights,
     /// More and more seldom: the host, the disk or the machine may have been short of something.
     Growing,
+    /// The same for images, but every five minutes at least, as the kubelet pulls them: a tag may be pushed at any time.
+    Pulling,
     /// Every half hour.
     Slowly,
 }
@@ -63,13 +67,15 @@ impl Again {
             Self::Every(pause) => pause,
             Self::WithBytes => LOOK_FOR_BYTES,
             Self::WithRights => LOOK_AGAIN,
-            Self::Growing => {
-                let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
-                FIRST_PAUSE.saturating_mul(doubled).min(SLOWLY)
-            }
+            Self::Growing => doubled(failures).min(SLOWLY),
+            Self::Pulling => doubled(failures).min(PULL_AGAIN),
             Self::Slowly => SLOWLY,
         }
     }
+}
+
+fn doubled(failures: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1)))
 }
 
 impl Refusal {
@@ -177,6 +183,10 @@ mod tests {
             assert!(pauses[0] >= FIRST_PAUSE, "no spin");
         }
         assert_eq!(Again::Growing.pause(3), FIRST_PAUSE * 4);
+        assert_eq!(
+            (Again::Pulling.pause(3), Again::Pulling.pause(40)),
+            (FIRST_PAUSE * 4, PULL_AGAIN)
+        );
         let once = failed(Failure::Deadline).after(1);
         assert!(once.waits, "it may be the host's fault");
         assert!(!failed(Failure::Deadline).after(CHANCES + 1).waits);
