@@ -9,7 +9,7 @@ use e2e::account::GUEST_RULES;
 use e2e::bystander::{Bystander, again};
 use e2e::component::Component;
 use e2e::memory::Memory;
-use e2e::proxy::Matcher;
+use e2e::proxy::{Matcher, Proxy};
 use e2e::site::{owning, website};
 use e2e::wait::within;
 use e2e::{Test, test_in_turn};
@@ -148,6 +148,54 @@ fn f10_ten_thousand_updates_a_second_of_one_key_are_one_key() -> Result<()> {
     })
 }
 
+/// What fifty thousand changed keys did.
+struct Flood {
+    /// The bystander's 99th percentile meanwhile.
+    during: Duration,
+    /// Keys that waited at most.
+    deepest: f64,
+    /// Bytes of the objects.
+    bytes: usize,
+}
+
+/// Changes fifty thousand keys of the flooded team, and waits until each has run.
+async fn flood(
+    test: &Test,
+    proxy: &Proxy,
+    bystander: &Bystander,
+    (generation, version): (i64, &mut u128),
+) -> Result<Flood> {
+    let meant = Matcher::watches().uri("/websites").uri("team%3Dflooded");
+    let ran = test.runs("flooded").await?;
+    let window = bystander.window()?;
+    let (mut deepest, mut bytes) = (0.0_f64, 0);
+    let kind = if generation == 1 { "ADDED" } else { "MODIFIED" };
+    for first in (0..KEYS).step_by(1_000) {
+        let lines: Vec<_> = (first..first + 1_000)
+            .map(|number| {
+                *version += 1;
+                let mut site = site(test, "flooded", &format!("s-{number}"));
+                site["metadata"]["uid"] = json!(format!("00000000-0000-0000-0000-{number:012}"));
+                site["metadata"]["generation"] = json!(generation);
+                site["metadata"]["resourceVersion"] = json!(version.to_string());
+                bytes += site.to_string().len();
+                line(kind, &site)
+            })
+            .collect();
+        ensure!(proxy.inject(&meant, &lines).await == 1, "not one watch of the flooded team");
+        deepest = deepest.max(depth(test, "flooded").await?);
+    }
+    within(SETTLED_WITHIN, "all of them have run", async || {
+        let runs = test.runs("flooded").await? - ran;
+        ensure!(runs >= 50_000.0, "{runs} of {KEYS}");
+        Ok(())
+    })
+    .await?;
+    let during = bystander.latencies(&window).await?.percentile(99);
+    idle(test).await?;
+    Ok(Flood { during, deepest, bytes })
+}
+
 #[test]
 fn f10_fifty_thousand_keys_cost_a_kibibyte_each() -> Result<()> {
     test_in_turn(async |test| {
@@ -157,37 +205,12 @@ fn f10_fifty_thousand_keys_cost_a_kibibyte_each() -> Result<()> {
         test.apply(&[site(test, "flooded", "one")]).await?;
         let before = undisturbed(&bystander).await?;
         let (_, mut version) = version(test, "one").await?;
-        let meant = Matcher::watches().uri("/websites").uri("team%3Dflooded");
         let memory = Memory::of(test.host.id());
         let resident = memory.resident()?;
-        let window = bystander.window()?;
-        let (mut deepest, mut bytes) = (0.0_f64, 0);
         let begun = Instant::now();
-        for first in (0..KEYS).step_by(1_000) {
-            let lines: Vec<_> = (first..first + 1_000)
-                .map(|number| {
-                    version += 1;
-                    let mut site = site(test, "flooded", &format!("s-{number}"));
-                    site["metadata"]["uid"] =
-                        json!(format!("00000000-0000-0000-0000-{number:012}"));
-                    site["metadata"]["generation"] = json!(1);
-                    site["metadata"]["resourceVersion"] = json!(version.to_string());
-                    bytes += site.to_string().len();
-                    line("ADDED", &site)
-                })
-                .collect();
-            ensure!(proxy.inject(&meant, &lines).await == 1, "not one watch of the flooded team");
-            deepest = deepest.max(depth(test, "flooded").await?);
-        }
-        within(SETTLED_WITHIN, "all of them have run", async || {
-            let runs = test.runs("flooded").await?;
-            ensure!(runs >= 50_000.0, "{runs} of {KEYS}");
-            Ok(())
-        })
-        .await?;
+        let Flood { during, deepest, bytes } =
+            flood(test, &proxy, &bystander, (1, &mut version)).await?;
         let took = begun.elapsed();
-        let during = bystander.latencies(&window).await?.percentile(99);
-        idle(test).await?;
         let texts = bytes / KEYS;
         let more = memory.resident()?.saturating_sub(resident);
         let each = usize::try_from(more)? / KEYS;
@@ -197,12 +220,17 @@ fn f10_fifty_thousand_keys_cost_a_kibibyte_each() -> Result<()> {
         );
         ensure!(deepest <= 50_001.0, "{deepest} keys wait");
         ensure!(each <= PER_KEY + texts, "{each} bytes a key, {texts} of them its text");
-        // Fifty thousand keys come once; what can be measured again is the machine.
-        let before = if during <= limit(before) {
-            before
-        } else {
-            before.max(undisturbed(&bystander).await?)
-        };
+        // A stall of the whole machine is over at the next flood, a disturbance comes again.
+        let (mut first, mut generation) = (Some(during), 1);
+        let during = again(limit(before), async || match first.take() {
+            Some(during) => Ok(during),
+            None => {
+                generation += 1;
+                let again = flood(test, &proxy, &bystander, (generation, &mut version)).await?;
+                Ok(again.during)
+            }
+        })
+        .await?;
         is_undisturbed(before, during)
     })
 }
