@@ -1,7 +1,7 @@
 //! Registries that do everything wrong, and the real child that speaks with them: the host keeps its size, and each ends in a
 //! sentence.
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::PathBuf, time::Duration};
 
 use axum::{
     Router,
@@ -155,6 +155,24 @@ async fn only_what_has_its_digest_is_stored() {
     assert!(matches!(said, Error::Tampered { .. }), "{said}");
     registries.pull(&resolved.image, &digest, None, &modules).await.unwrap();
     assert_eq!(modules.read(&digest).unwrap().as_deref(), Some(&component()[..]));
+}
+
+/// Whatever the child brings is hashed by the host.
+#[tokio::test]
+async fn a_child_is_not_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, modules) = (folder.path().join("child"), folder.path().join("modules"));
+    std::fs::write(&program, "#!/bin/sh\nprintf lies\n").unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let registries = Registries::new(Settings::default(), LIMIT, Some(program));
+    let digest = Digest::of(&component());
+    let pinned = image("registry.example.com/web:1").pinned(&digest);
+    let said = registries.resolve(&pinned, None).await.unwrap_err();
+    assert!(matches!(said, Error::Tampered { .. }), "{said}");
+    let modules = Modules::open(&modules).unwrap();
+    let said = registries.pull(&pinned, &digest, None, &modules).await.unwrap_err();
+    assert!(matches!(said, Error::Tampered { .. }), "{said}");
+    assert!(!modules.has(&digest));
 }
 
 /// The child has little memory, and enough.

@@ -67,6 +67,20 @@ async fn write(test: &Test, component: &Component, to: &str, login: Option<&str>
     Ok(())
 }
 
+/// A registry with the component `hostile` under `path`, which the host knows; and the component, and its image.
+async fn serving(
+    test: &mut Test,
+    path: &str,
+    (login, only): (&str, bool),
+) -> Result<(Registry, Component, String)> {
+    let registry = Registry::start(test.folder(), None, login)?;
+    know(test, &registry, only).await?;
+    let component = Component::load("hostile")?;
+    let image = format!("{}/{path}", registry.address());
+    write(test, &component, &image, Some(login).filter(|login| !login.is_empty())).await?;
+    Ok((registry, component, image))
+}
+
 async fn module(controller: &Controller, digest: &str) -> Result<ModuleStatus> {
     let has = |seen: &WasmController| {
         let module = seen.status.as_ref().and_then(|status| status.module.as_ref());
@@ -95,11 +109,7 @@ fn forget(host: &host::Options) -> Result<()> {
 #[test]
 fn a_tag_is_resolved_once_and_pinned() -> Result<()> {
     test(async |test| {
-        let registry = Registry::start(test.folder(), None, "")?;
-        know(test, &registry, true).await?;
-        let first = Component::load("hostile")?;
-        let tag = format!("{}/team/web:stable", registry.address());
-        write(test, &first, &tag, None).await?;
+        let (registry, first, tag) = serving(test, "team/web:stable", ("", true)).await?;
 
         let hostile = named(test, &tag, "pulled").await?;
         let revision = revision_name("hostile", &first.digest, Some(&writing("pulled")));
@@ -124,6 +134,9 @@ fn a_tag_is_resolved_once_and_pinned() -> Result<()> {
         test.written("later", "pulled").await?;
         ensure!(module(&hostile, &first.digest).await? == pinned, "it was resolved again");
 
+        let both = json!({"spec": {"module": {"digest": first.digest}}});
+        let refused = hostile.patch(&both).await.err().context("both were let in")?;
+        ensure!(format!("{refused:#}").contains("and not by both"), "{refused:#}");
         // Another text is another question.
         let again = format!("{}/team/web:missing", registry.address());
         hostile.patch(&json!({"spec": {"module": {"image": again}}})).await?;
@@ -143,11 +156,8 @@ fn a_tag_is_resolved_once_and_pinned() -> Result<()> {
 #[test]
 fn a_private_registry_is_read_with_the_accounts_pull_secret() -> Result<()> {
     test(async |test| {
-        let registry = Registry::start(test.folder(), None, "jane:s3cret")?;
-        know(test, &registry, false).await?;
-        let component = Component::load("hostile")?;
-        let image = format!("{}/team/web:1", registry.address());
-        write(test, &component, &image, Some("jane:s3cret")).await?;
+        let (registry, component, image) =
+            serving(test, "team/web:1", ("jane:s3cret", false)).await?;
 
         let hostile = named(test, &image, "private").await?;
         println!("{}", told(&hostile, &["ImageUnauthorized", "imagePullSecrets"]).await?);
@@ -191,11 +201,7 @@ fn a_private_registry_is_read_with_the_accounts_pull_secret() -> Result<()> {
 #[test]
 fn a_tampered_layer_is_refused() -> Result<()> {
     test(async |test| {
-        let registry = Registry::start(test.folder(), None, "")?;
-        know(test, &registry, false).await?;
-        let component = Component::load("hostile")?;
-        let image = format!("{}/team/web:1", registry.address());
-        write(test, &component, &image, None).await?;
+        let (registry, component, image) = serving(test, "team/web:1", ("", false)).await?;
         fs::write(&registry.tamper, "")?;
         let hostile = named(test, &image, "genuine").await?;
         let said = told(&hostile, &["ImageTampered", "not what was asked for"]).await?;
@@ -210,11 +216,7 @@ fn a_tampered_layer_is_refused() -> Result<()> {
 #[test]
 fn a_registry_that_is_down_stops_nothing_that_ran() -> Result<()> {
     test(async |test| {
-        let registry = Registry::start(test.folder(), None, "")?;
-        know(test, &registry, false).await?;
-        let component = Component::load("hostile")?;
-        let image = format!("{}/team/web:1", registry.address());
-        write(test, &component, &image, None).await?;
+        let (registry, component, image) = serving(test, "team/web:1", ("", false)).await?;
         let hostile = named(test, &image, "on").await?;
         let revision = revision_name("hostile", &component.digest, Some(&writing("on")));
         hostile.active(&revision).await?;

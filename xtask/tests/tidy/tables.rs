@@ -177,7 +177,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     // Three majors a year then touch one place; crd.rs has the derives.
     ("kube", &["apiserver", "model/crd"]),
     ("schemars", &["model/crd", "model/kind", "model/manifest"]),
-    // HTTP: served in two places, sent in one.
+    // HTTP: served in two places; sent by apiserver (kube), by cli/upload, and to registries (oci_client, below).
     ("axum", &["http/uploads", "http/admin", "app"]),
     // Below axum: it lets no client be slow, or one too many.
     ("hyper", &["http/uploads/door"]),

@@ -8,7 +8,7 @@ use super::{
         status::Standing,
     },
     Keeper, has_account,
-    load::Task,
+    load::{Task, caught},
 };
 use crate::model::crd::{ModuleStatus, WasmController};
 
@@ -35,7 +35,7 @@ impl Keeper {
         let (tasks, label) = (&mut self.resolving, image.clone());
         self.images.begin(&image, Question::default(), 0, |ticket| {
             Task(tasks.spawn(async move {
-                let resolved = estate.resolve(&account, &label).await;
+                let resolved = caught(&label, estate.resolve(&account, &label)).await;
                 (ticket, label, resolved)
             }))
         });

@@ -156,7 +156,10 @@ impl Keeper {
             };
             let (tasks, label) = (&mut self.staging, name.clone());
             loads.begin(&name, self.asked.clone(), arrivals, |ticket| {
-                Task(tasks.spawn(async move { (target, ticket, label, staged(staging).await) }))
+                Task(tasks.spawn(async move {
+                    let staged = caught(&label, staging.run()).await;
+                    (target, ticket, label, staged)
+                }))
             });
         }
     }
@@ -202,15 +205,17 @@ fn question(controller: &WasmController) -> Question {
     }
 }
 
-/// Stages. A bug of the host that this revision has hit stops it alone.
-async fn staged(staging: Staging) -> Result<Executor, Refusal> {
-    let name = staging.name.clone();
-    AssertUnwindSafe(staging.run()).catch_unwind().await.unwrap_or_else(|panic| {
+/// What comes of `work` for this revision or image. A bug of the host that it has hit stops it alone.
+pub(super) async fn caught<T>(
+    name: &str,
+    work: impl Future<Output = Result<T, Refusal>>,
+) -> Result<T, Refusal> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| {
         let panic: &(dyn Any + Send) = &*panic;
         let words = panic.downcast_ref::<&str>().copied().map(str::to_owned);
         let words = words.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        tracing::error!(revision = name, panic = words, "the host panicked while it staged a revision");
-        let text = "the host panicked while it staged the revision, which is a bug of the host: its log says where; the host tries again";
+        tracing::error!(what = name, panic = words, "the host panicked while it made a revision ready");
+        let text = "the host panicked while it made the revision ready, which is a bug of the host: its log says where; the host tries again";
         Err(Refusal { again: Again::Growing, ..Refusal::failed("HostFault", text) })
     })
 }

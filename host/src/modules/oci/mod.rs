@@ -167,7 +167,7 @@ pub enum Error {
     },
     /// The registry wants another login, or one at all.
     #[error(
-        "{image}: the registry does not let this login in: {words}; name a Secret of type kubernetes.io/dockerconfigjson with a login for it in imagePullSecrets of the ServiceAccount"
+        "{image}: the registry does not let this login in: {words}; imagePullSecrets of the ServiceAccount must name a Secret that is there, of the type kubernetes.io/dockerconfigjson, with a login for this registry"
     )]
     Unauthorized {
         /// What was asked for.
