@@ -288,21 +288,17 @@ impl Registries {
         let bytes = self.ask(image, login, want, (self.limit, PULL)).await?;
         let (modules, wanted, limit) = (modules.clone(), digest.clone(), self.limit);
         let stored = tokio::task::spawn_blocking(move || {
-            let found = Digest::of(&bytes);
-            if found != wanted {
-                return Ok(Some(found));
-            }
             let mut upload = modules.upload(wanted, limit)?;
             upload.write(&bytes)?;
-            upload.finish().map(|()| None)
+            upload.finish()
         });
         let host = |error: tokio::task::JoinError| super::Error::Disk {
             what: "store a pulled module",
             source: io::Error::other(error),
         };
-        match stored.await.map_err(host)?? {
-            None => Ok(()),
-            Some(found) => Err(tampered(image, digest, &found)),
+        match stored.await.map_err(host)? {
+            Err(super::Error::OtherBytes { named, found }) => Err(tampered(image, &named, &found)),
+            stored => Ok(stored?),
         }
     }
 
