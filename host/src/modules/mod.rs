@@ -7,17 +7,20 @@
 
 pub mod garbage;
 pub mod oci;
+pub mod policy;
+mod proofs;
 pub mod screen;
 mod upload;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 pub use upload::Upload;
@@ -65,6 +68,22 @@ pub struct Modules {
     arrivals: Arc<watch::Sender<u64>>,
     /// The digests that each WasmController names; `None` until the API has been read.
     named: Arc<watch::Sender<Option<Named>>>,
+}
+
+/// Where a module may be that is not here.
+pub trait Elsewhere: std::fmt::Debug + Send + Sync {
+    /// Brings it here, if it is there.
+    fn fetch(&self, digest: Digest) -> BoxFuture<'static, ()>;
+}
+
+/// A host that has no other beside it.
+#[derive(Clone, Copy, Debug)]
+pub struct Nowhere;
+
+impl Elsewhere for Nowhere {
+    fn fetch(&self, _: Digest) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
 }
 
 /// What each WasmController names.
@@ -124,16 +143,28 @@ impl Modules {
         self.path(digest).is_file()
     }
 
-    /// What an upload of `digest` would meet now.
-    pub fn welcome(&self, digest: &Digest) -> Welcome {
+    /// What an upload of `digest` would meet now; only what WasmControllers of `namespace` name counts, if one is given.
+    pub fn welcome(&self, digest: &Digest, namespace: Option<&str>) -> Welcome {
+        let counts = |controller: &String| {
+            let of = controller.split_once('/').map(|(namespace, _)| namespace);
+            namespace.is_none() || of == namespace
+        };
+        let names = |(controller, digests): (&String, &HashSet<Digest>)| {
+            counts(controller) && digests.contains(digest)
+        };
         match &*self.named.borrow() {
             None => Welcome::NotSynced,
-            Some(named) if !named.values().any(|digests| digests.contains(digest)) => {
-                Welcome::Unnamed
-            }
+            Some(named) if !named.iter().any(names) => Welcome::Unnamed,
             Some(_) if self.has(digest) => Welcome::Stored,
             Some(_) => Welcome::Wanted,
         }
+    }
+
+    /// Whether so many WasmControllers have said what they name, and all of it is here.
+    pub fn has_all_of(&self, controllers: usize) -> bool {
+        self.named.borrow().as_ref().is_some_and(|named| {
+            named.len() >= controllers && named.values().flatten().all(|digest| self.has(digest))
+        })
     }
 
     /// Moves on with every module that arrives.
@@ -141,36 +172,37 @@ impl Modules {
         self.arrivals.subscribe()
     }
 
-    /// The digests of all stored modules.
+    /// The digests of all stored modules, and of those of which a proof is stored.
     pub fn stored(&self) -> Result<Vec<Digest>, Error> {
         let disk = |source| Error::Disk { what: "list the modules", source };
-        let mut found = vec![];
+        let mut found = BTreeSet::new();
         for entry in fs::read_dir(&self.folder).map_err(disk)? {
             let path = entry.map_err(disk)?.path();
-            let hex = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-            if path.extension().is_some_and(|extension| extension == "wasm") {
-                found.extend(format!("sha256:{hex}").parse::<Digest>());
-            }
+            found.extend(proofs::component(&path));
         }
-        Ok(found)
+        Ok(found.into_iter().collect())
     }
 
-    /// Removes a module that nobody names; whether it did. Nobody can be told meanwhile that it is stored.
+    /// Removes a module that nobody names, with its proofs; whether it did. Nobody can be told meanwhile that it is stored.
     pub fn remove_unnamed(&self, digest: &Digest) -> Result<bool, Error> {
+        let disk = |source| Error::Disk { what: "remove a module", source };
+        let files = self.files(digest).map_err(disk)?;
         let mut removed = Ok(false);
         self.named.send_if_modified(|named| {
             let is_named = named
                 .as_ref()
                 .is_none_or(|named| named.values().any(|digests| digests.contains(digest)));
             // Just uploaded: whoever named it may be about to do so again.
-            let age = fs::metadata(self.path(digest)).and_then(|file| file.modified());
-            let is_old = age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= garbage::GRACE));
-            if !is_named && is_old {
-                removed = fs::remove_file(self.path(digest)).map(|()| true);
+            let is_old = |file: &PathBuf| {
+                let age = fs::metadata(file).and_then(|file| file.modified());
+                age.is_ok_and(|at| at.elapsed().is_ok_and(|age| age >= garbage::GRACE))
+            };
+            if !is_named && files.iter().all(is_old) {
+                removed = files.iter().try_for_each(fs::remove_file).map(|()| !files.is_empty());
             }
             false
         });
-        removed.map_err(|source| Error::Disk { what: "remove a module", source })
+        removed.map_err(disk)
     }
 
     /// The bytes of `digest`, hashed again; `None` if there are none or others.
@@ -283,7 +315,7 @@ mod tests {
         fs::write(file, b"hallo").unwrap();
         assert_eq!(modules.read(&digest).unwrap(), None);
         modules.name("demo/web", HashSet::from([digest.clone()]));
-        assert_eq!(modules.welcome(&digest), Welcome::Wanted, "it can be sent again");
+        assert_eq!(modules.welcome(&digest, None), Welcome::Wanted, "it can be sent again");
     }
 
     #[test]
@@ -315,7 +347,7 @@ mod tests {
         assert!(!modules.remove_unnamed(&young).unwrap());
         assert!(modules.remove_unnamed(&unnamed).unwrap());
         modules.name("demo/web", HashSet::from([unnamed.clone()]));
-        assert_eq!(modules.welcome(&unnamed), Welcome::Wanted, "it can be sent again");
+        assert_eq!(modules.welcome(&unnamed, None), Welcome::Wanted, "it can be sent again");
         modules.forget("demo/web");
         assert!(modules.remove_unnamed(&named).unwrap());
     }
@@ -324,8 +356,8 @@ mod tests {
     fn only_a_named_digest_is_welcome() {
         let (_folder, modules) = store();
         let digest = Digest::of(b"hello");
-        assert_eq!(modules.welcome(&digest), Welcome::NotSynced);
+        assert_eq!(modules.welcome(&digest, None), Welcome::NotSynced);
         modules.synced();
-        assert_eq!(modules.welcome(&digest), Welcome::Unnamed);
+        assert_eq!(modules.welcome(&digest, None), Welcome::Unnamed);
     }
 }

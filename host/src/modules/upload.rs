@@ -29,6 +29,13 @@ static UPLOADS: AtomicU64 = AtomicU64::new(0);
 impl Modules {
     /// Begins an upload of at most `limit` bytes.
     pub fn upload(&self, digest: Digest, limit: u64) -> Result<Upload, Error> {
+        let (file, part) = self.part(&digest)?;
+        let hash = Some(Context::new(&SHA256));
+        Ok(Upload { modules: self.clone(), digest, file, part, hash, left: limit, limit })
+    }
+
+    /// A new file beside the component, under a name that no other writer has.
+    pub(super) fn part(&self, digest: &Digest) -> Result<(File, PathBuf), Error> {
         // Somebody may have removed the folder under the host's feet.
         fs::create_dir_all(&self.folder)
             .map_err(|source| Error::Disk { what: "make its folder", source })?;
@@ -40,8 +47,7 @@ impl Modules {
             .create_new(true)
             .open(&part)
             .map_err(|source| Error::Disk { what: "begin an upload", source })?;
-        let hash = Some(Context::new(&SHA256));
-        Ok(Upload { modules: self.clone(), digest, file, part, hash, left: limit, limit })
+        Ok((file, part))
     }
 }
 

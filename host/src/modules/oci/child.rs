@@ -12,7 +12,7 @@ use oci_client::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{layout::MANIFESTS, login::Login};
+use super::{layout::MANIFESTS, login::Login, referrers::Asking};
 use crate::{
     causes,
     child::{self, Limits},
@@ -49,6 +49,7 @@ pub(super) struct Job {
 pub(super) enum Want {
     Manifest,
     Layer { digest: String },
+    Proof,
 }
 
 /// The child: a job from standard input, its answer to standard output.
@@ -93,19 +94,18 @@ async fn done(job: Job) -> Result<Vec<u8>, (i32, String)> {
             let pulled = client.pull_manifest_raw(&image, &auth, &MANIFESTS).await;
             pulled.map(|(body, _)| body.to_vec()).map_err(|error| judge(&error))
         }
+        Want::Proof => {
+            let asking = Asking { client: &client, image: &image, auth: &auth };
+            let proof = asking.proof().await?;
+            serde_json::to_vec(&proof).map_err(|error| refused(error.to_string()))
+        }
         Want::Layer { digest } => {
             client.store_auth_if_needed(image.resolve_registry(), &auth).await;
             let layer = OciDescriptor { digest, ..OciDescriptor::default() };
             let pulled = client.pull_blob_stream(&image, &layer).await;
             let mut stream = pulled.map_err(|error| judge(&error))?.stream;
             let mut bytes = vec![];
-            let broken = |error: std::io::Error| {
-                let is_other = error
-                    .get_ref()
-                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<DigestError>);
-                (if is_other { TAMPERED } else { UNREACHABLE }, causes::all(&error))
-            };
-            while let Some(part) = stream.try_next().await.map_err(broken)? {
+            while let Some(part) = stream.try_next().await.map_err(|error| broken(&error))? {
                 if (bytes.len() + part.len()) as u64 > job.limit {
                     return Err((TOO_LARGE, String::new()));
                 }
@@ -116,8 +116,15 @@ async fn done(job: Job) -> Result<Vec<u8>, (i32, String)> {
     }
 }
 
+/// What it means that a blob has broken off.
+pub(super) fn broken(error: &std::io::Error) -> (i32, String) {
+    let is_other =
+        error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<DigestError>);
+    (if is_other { TAMPERED } else { UNREACHABLE }, causes::all(error))
+}
+
 /// What an error means for whoever waits for the image.
-fn judge(error: &Error) -> (i32, String) {
+pub(super) fn judge(error: &Error) -> (i32, String) {
     let code = match error {
         Error::UnauthorizedError { .. }
         | Error::AuthenticationFailure(_)

@@ -2,20 +2,23 @@
 //!
 //! A registry is chosen by a team, and its answers may do anything to whoever reads them. So a child of the same binary speaks with
 //! it, under limits of memory and time, and what it brings is hashed here: a manifest must be what its digest says, a component
-//! what the manifest says. Nothing that a registry says decides more than that.
+//! what the manifest says. Nothing that a registry says decides more than that; whether an image is signed is decided here, too.
 //!
-//! Invariants, on a real registry: `a_tag_is_resolved_once_and_pinned`, `a_tampered_layer_is_refused`.
+//! Invariants, on a real registry: `a_tag_is_resolved_once_and_pinned`, `a_tampered_layer_is_refused`,
+//! `what_is_not_signed_as_the_platform_demands_is_refused`.
 
 mod child;
 mod layout;
 mod login;
+mod referrers;
+mod signature;
 
 use std::{fmt, io, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use oci_client::Reference;
 use serde::{Deserialize, Serialize};
 
-use super::Modules;
+use super::{Modules, policy::Demand};
 use crate::{
     child::{self as process, Limits},
     model::digest::Digest,
@@ -26,6 +29,7 @@ use child::{Job, Want};
 use layout::Found;
 pub use layout::Odd;
 pub use login::{Login, login};
+pub use signature::{Flaw, Proof};
 
 /// The hidden subcommand.
 pub const SUBCOMMAND: &str = "pull-child";
@@ -40,8 +44,11 @@ const HEAP: u64 = 128 << 20;
 const CPU: u64 = 30;
 /// The largest manifest that registries take.
 const MANIFEST: u64 = 4 << 20;
-/// How long a question may take, and a pull.
+/// A manifest and what may be signatures of it, in base64.
+const PROOF: u64 = 8 << 20;
+/// How long a question may take, a proof, which is many, and a pull.
 const ASK: Duration = Duration::from_secs(30);
+const PROVE: Duration = Duration::from_secs(60);
 const PULL: Duration = Duration::from_secs(180);
 
 /// Where an artifact is: a registry, a repository, and a tag, a digest or both.
@@ -201,6 +208,18 @@ pub enum Error {
         /// What is wrong with it.
         odd: Odd,
     },
+    /// It is not signed as the platform demands.
+    #[error(
+        "{image}: {flaw}; in this namespace the platform demands a signature by one of: {signers}. Sign this very digest (cosign sign --key KEY and the image as it stands here), or ship one that is signed"
+    )]
+    NotSigned {
+        /// What was asked for.
+        image: String,
+        /// What is wrong.
+        flaw: Flaw,
+        /// Who may have signed.
+        signers: String,
+    },
     /// The component is too large.
     #[error("{image}: its component has {size} bytes, and this host takes at most {limit}")]
     TooLarge {
@@ -223,6 +242,13 @@ pub enum Error {
     /// The disk.
     #[error(transparent)]
     Store(#[from] super::Error),
+}
+
+impl Error {
+    /// `image` is not signed as `demand` has it.
+    pub fn not_signed(image: &Image, flaw: Flaw, demand: &Demand) -> Self {
+        Self::NotSigned { image: image.to_string(), flaw, signers: demand.names() }
+    }
 }
 
 /// An image that was resolved.
@@ -255,7 +281,7 @@ impl Registries {
         let mut at = image.clone();
         // An index leads to a manifest, and that to a component.
         for _ in 0..2 {
-            let body = self.ask(&at, login, Want::Manifest, (MANIFEST, ASK)).await?;
+            let body = self.ask(&at, login, Want::Manifest).await?;
             let found = Digest::of(&body);
             if let Some(wanted) = at.manifest().filter(|wanted| *wanted != found) {
                 return Err(tampered(&at, &wanted, &found));
@@ -285,7 +311,7 @@ impl Registries {
         modules: &Modules,
     ) -> Result<(), Error> {
         let want = Want::Layer { digest: digest.to_string() };
-        let bytes = self.ask(image, login, want, (self.limit, PULL)).await?;
+        let bytes = self.ask(image, login, want).await?;
         let (modules, wanted, limit) = (modules.clone(), digest.clone(), self.limit);
         let stored = tokio::task::spawn_blocking(move || {
             let mut upload = modules.upload(wanted, limit)?;
@@ -302,29 +328,52 @@ impl Registries {
         }
     }
 
+    /// What shows that `image`, pinned, holds `component` and is signed as `demand` has it: the mirror's word, or else the registry's.
+    pub async fn prove(
+        &self,
+        (image, component): (&Image, &Digest),
+        login: Option<&Login>,
+        demand: &Demand,
+    ) -> Result<Proof, Error> {
+        if let Some(mirror) = self.mirror(image)? {
+            match self.ask_at(mirror, None, Want::Proof).await {
+                Ok(body) => {
+                    if let Ok(proof) = checked((image, component), body, demand).await {
+                        return Ok(proof);
+                    }
+                }
+                Err(error) => told(image, &error),
+            }
+        }
+        let body = self.ask_at(image.to_string(), login, Want::Proof).await?;
+        checked((image, component), body, demand).await
+    }
+
     /// Asks the mirror, if there is one, and then the registry itself.
     async fn ask(
         &self,
         image: &Image,
         login: Option<&Login>,
         want: Want,
-        (output, wall): (u64, Duration),
     ) -> Result<Vec<u8>, Error> {
+        if let Some(mirror) = self.mirror(image)? {
+            match self.ask_at(mirror, None, want.clone()).await {
+                Ok(body) => return Ok(body),
+                Err(error) => told(image, &error),
+            }
+        }
+        self.ask_at(image.to_string(), login, want).await
+    }
+
+    /// Where `image` is asked for first, if its registry is one of the platform's and has a mirror.
+    fn mirror(&self, image: &Image) -> Result<Option<String>, Error> {
         let name = image.0.registry();
         let known = self.settings.registries.iter().find(|registry| registry.name == name);
         if known.is_none() && self.settings.only_listed {
             return Err(Error::NotListed(name.to_owned()));
         }
-        if let Some(mirror) = known.and_then(|registry| registry.mirror.as_deref()) {
-            let at = mirrored(image, mirror);
-            match self.ask_at(at, None, want.clone(), (output, wall)).await {
-                Ok(body) => return Ok(body),
-                Err(error) => {
-                    tracing::info!(%image, mirror, %error, "the mirror does not have it: the registry is asked");
-                }
-            }
-        }
-        self.ask_at(image.to_string(), login, want, (output, wall)).await
+        let mirror = known.and_then(|registry| registry.mirror.as_deref());
+        Ok(mirror.map(|mirror| mirrored(image, mirror)))
     }
 
     async fn ask_at(
@@ -332,8 +381,12 @@ impl Registries {
         at: String,
         login: Option<&Login>,
         want: Want,
-        (output, wall): (u64, Duration),
     ) -> Result<Vec<u8>, Error> {
+        let (output, wall) = match want {
+            Want::Manifest => (MANIFEST, ASK),
+            Want::Proof => (PROOF, PROVE),
+            Want::Layer { .. } => (self.limit, PULL),
+        };
         let host = at.split('/').next().unwrap_or_default();
         let known = self.settings.registries.iter().find(|registry| registry.name == host);
         let job = Job {
@@ -359,6 +412,28 @@ impl Registries {
             Err(source) => Err(Error::Child { image: at, source }),
         }
     }
+}
+
+/// The proof in `body`, if it is one. Its signatures are checked beside the runtime: there may be hundreds of them and keys.
+async fn checked(
+    (image, component): (&Image, &Digest),
+    body: Vec<u8>,
+    demand: &Demand,
+) -> Result<Proof, Error> {
+    let (signers, component, manifest) =
+        (demand.signers.clone(), component.clone(), image.manifest());
+    let check = move || {
+        let unreadable = |error: serde_json::Error| Flaw::Unreadable(error.to_string());
+        let proof: Proof = serde_json::from_slice(&body).map_err(unreadable)?;
+        proof.check((&component, &manifest.ok_or(Flaw::OtherManifest)?), &signers)
+    };
+    let checked = tokio::task::spawn_blocking(check).await;
+    let checked = checked.unwrap_or_else(|error| Err(Flaw::Unreadable(error.to_string())));
+    checked.map_err(|flaw| Error::not_signed(image, flaw, demand))
+}
+
+fn told(image: &Image, error: &Error) {
+    tracing::info!(%image, %error, "the mirror does not have it: the registry is asked");
 }
 
 /// Why a child came back with nothing.
