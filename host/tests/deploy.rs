@@ -2,13 +2,16 @@
 
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
+mod monitoring;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const WRITES: [&str; 6] =
     ["create", "update", "patch", "delete", "deletecollection", "impersonate"];
@@ -17,7 +20,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
 }
 
-/// Every document of every YAML file, with the file's name.
+/// Every document of every YAML file, with the file's name. What is in `chart/` are templates.
 fn documents() -> Vec<(String, Value)> {
     let mut documents = vec![];
     let mut folders = vec![folder()];
@@ -25,7 +28,7 @@ fn documents() -> Vec<(String, Value)> {
         for entry in fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                folders.extend((!path.ends_with("chart")).then_some(path));
             } else if path.extension().is_some_and(|extension| extension == "yaml") {
                 let text = fs::read_to_string(&path).unwrap();
                 let name = path.strip_prefix(self::folder()).unwrap().display().to_string();
@@ -58,12 +61,20 @@ fn rules(role: &Value) -> Vec<Value> {
     }
 }
 
+fn full_name(kind: &Value, name: &Value) -> String {
+    format!("{}/{}", kind.as_str().unwrap(), name.as_str().unwrap())
+}
+
 fn is_shared(role: &Value) -> bool {
     role["metadata"]["labels"]["nagaya.dev/watch"] == "true"
 }
 
-/// The roles whose rules the host's account holds: bound ones, and those that are aggregated into a bound one.
-fn roles_of_the_host(documents: &[(String, Value)]) -> BTreeMap<String, Value> {
+/// A role that every API server has and no file.
+const OF_THE_SERVER: &str = "Role/extension-apiserver-authentication-reader";
+
+/// The roles whose rules the host's account holds, as `kind/name`, of every file: bound ones, and those that
+/// are aggregated into a bound one.
+fn roles_of_the_host(documents: &[(String, Value)]) -> Vec<(String, Value)> {
     let account =
         |subject: &Value| subject["name"] == "nagaya" && subject["namespace"] == "nagaya-system";
     let bound: BTreeSet<_> = documents
@@ -71,17 +82,19 @@ fn roles_of_the_host(documents: &[(String, Value)]) -> BTreeMap<String, Value> {
         .map(|(_, object)| object)
         .filter(|object| object["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding")))
         .filter(|binding| binding["subjects"].as_array().unwrap().iter().any(account))
-        .map(|binding| binding["roleRef"]["name"].as_str().unwrap().to_owned())
+        .map(|binding| full_name(&binding["roleRef"]["kind"], &binding["roleRef"]["name"]))
         .collect();
-    let roles: BTreeMap<_, _> = documents
+    let roles: Vec<_> = documents
         .iter()
         .map(|(_, object)| object)
         .filter(|object| matches!(object["kind"].as_str(), Some("Role" | "ClusterRole")))
-        .map(|role| (role["metadata"]["name"].as_str().unwrap().to_owned(), role.clone()))
+        .map(|role| (full_name(&role["kind"], &role["metadata"]["name"]), role.clone()))
         .filter(|(name, role)| bound.contains(name) || is_shared(role))
         .collect();
     assert!(
-        bound.iter().all(|name| roles.contains_key(name)),
+        bound
+            .iter()
+            .all(|name| name == OF_THE_SERVER || roles.iter().any(|(role, _)| role == name)),
         "a binding names no role: {bound:?}"
     );
     roles
@@ -94,7 +107,8 @@ fn every_file_of_deploy_is_made_of_whole_objects() {
     let expected = [
         "crd/nagaya.dev_wasmcontrollers.yaml",
         "crd/nagaya.dev_wasmrevisions.yaml",
-        "host.yaml",
+        "install.yaml",
+        "namespace.yaml",
         "rbac.yaml",
     ];
     assert_eq!(files, BTreeSet::from(expected));
@@ -106,23 +120,48 @@ fn every_file_of_deploy_is_made_of_whole_objects() {
 }
 
 #[test]
-fn the_host_reads_no_secret_and_has_no_wildcard() {
+fn the_host_reads_no_secret_but_its_own_and_has_no_wildcard() {
     let roles = roles_of_the_host(&documents());
-    let names: Vec<_> = roles.keys().map(String::as_str).collect();
-    assert_eq!(names, ["nagaya-host", "nagaya-lease", "nagaya-watch", "nagaya-watch-builtin"]);
+    let names: BTreeSet<_> = roles.iter().map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "ClusterRole/nagaya-api",
+        "ClusterRole/nagaya-host",
+        "ClusterRole/nagaya-watch",
+        "ClusterRole/nagaya-watch-builtin",
+        "Role/nagaya-api",
+        "Role/nagaya-lease",
+    ];
+    assert_eq!(names, BTreeSet::from(expected));
     for (name, role) in roles {
         for rule in rules(&role) {
             for part in ["apiGroups", "resources", "verbs"] {
                 let parts = texts(&rule[part]);
                 assert!(!parts.iter().any(|part| part.contains('*')), "{name}: {rule}");
-                assert!(!parts.iter().any(|part| part.starts_with("secrets")), "{name}: {rule}");
+                let secrets = parts.iter().any(|part| part.starts_with("secrets"));
+                assert!(
+                    !secrets || (&*name, &rule) == ("Role/nagaya-api", &own_secret()),
+                    "{name}: {rule}"
+                );
             }
         }
     }
 }
 
+/// The certificate of its API, in its own namespace: no list, no watch, no other name.
+fn own_secret() -> Value {
+    json!({"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["nagaya-api"], "verbs": ["get", "update"]})
+}
+
+/// For the authority of that certificate, which the API server knows the host by.
+fn own_api_service() -> Value {
+    json!({
+        "apiGroups": ["apiregistration.k8s.io"], "resources": ["apiservices"],
+        "resourceNames": ["v1alpha1.run.nagaya.dev"], "verbs": ["get", "patch"],
+    })
+}
+
 #[test]
-fn the_host_writes_nothing_but_its_own_kinds_its_lease_events_and_reviews() {
+fn the_host_writes_nothing_but_its_own_kinds_lease_and_api_events_and_reviews() {
     for (name, role) in roles_of_the_host(&documents()) {
         for rule in rules(&role) {
             let verbs = texts(&rule["verbs"]);
@@ -137,7 +176,9 @@ fn the_host_writes_nothing_but_its_own_kinds_its_lease_events_and_reviews() {
             let allowed = match group {
                 "nagaya.dev" => true,
                 // In its own namespace only, to decide which host works.
-                "coordination.k8s.io" => name == "nagaya-lease",
+                "coordination.k8s.io" => name == "Role/nagaya-lease",
+                "" => name == "Role/nagaya-api" && rule == own_secret(),
+                "apiregistration.k8s.io" => rule == own_api_service(),
                 // An event that comes again is counted in its series.
                 "events.k8s.io" => writes == ["create", "patch"],
                 "authorization.k8s.io" => create_only,
@@ -202,11 +243,62 @@ fn the_hosts_pod_is_restricted() {
     assert_eq!(context["allowPrivilegeEscalation"], false);
     assert_eq!(context["readOnlyRootFilesystem"], true);
     assert_eq!(texts(&context["capabilities"]["drop"]), ["ALL".to_owned()].into());
-    let service = named(&documents, "Service", "nagaya");
-    let target = &service["spec"]["ports"][0]["targetPort"];
-    let ports = container["ports"].as_array().unwrap();
-    assert!(ports.iter().any(|port| port["name"] == *target), "{target}");
-    assert_eq!(service["spec"]["selector"], deployment["spec"]["template"]["metadata"]["labels"]);
+}
+
+/// A Service, a disruption budget or a policy that finds no pod, or no port of it, says nothing.
+#[test]
+fn whatever_selects_the_hosts_pods_finds_them_and_their_ports() {
+    let documents = documents();
+    let template = named(&documents, "Deployment", "nagaya")["spec"]["template"].clone();
+    let labels = template["metadata"]["labels"].as_object().unwrap();
+    let ports = template["spec"]["containers"][0]["ports"].as_array().unwrap();
+    let ports: BTreeSet<_> = ports.iter().map(|port| port["name"].as_str().unwrap()).collect();
+    let selectors = [
+        ("Deployment", "nagaya", "/spec/selector/matchLabels"),
+        ("Service", "nagaya", "/spec/selector"),
+        ("Service", "nagaya-api", "/spec/selector"),
+        ("NetworkPolicy", "nagaya", "/spec/podSelector/matchLabels"),
+        ("PodDisruptionBudget", "nagaya", "/spec/selector/matchLabels"),
+    ];
+    for (kind, name, path) in selectors {
+        let object = named(&documents, kind, name);
+        let selector = object.pointer(path).and_then(Value::as_object).unwrap();
+        assert!(!selector.is_empty(), "{kind} {name}");
+        for (label, value) in selector {
+            assert_eq!(labels.get(label), Some(value), "{kind} {name}");
+        }
+        let open = object["spec"]["ingress"].as_array().into_iter().flatten();
+        let open =
+            open.flat_map(|rule| rule["ports"].as_array().unwrap()).map(|port| &port["port"]);
+        let served = object["spec"]["ports"].as_array().into_iter().flatten();
+        for port in open.chain(served.map(|port| &port["targetPort"])) {
+            assert!(ports.contains(port.as_str().unwrap()), "{kind} {name}: {port}");
+        }
+    }
+}
+
+/// With `--help` behind them the arguments are parsed, and nothing is started.
+#[test]
+fn the_host_understands_its_arguments_and_variables() {
+    let parse = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nagaya"));
+        command.args(arguments).arg("--help").output().unwrap()
+    };
+    let deployment = named(&documents(), "Deployment", "nagaya");
+    let container = &deployment["spec"]["template"]["spec"]["containers"][0];
+    let arguments = container["args"].as_array().unwrap();
+    let mut arguments: Vec<_> = arguments.iter().map(|text| text.as_str().unwrap()).collect();
+    let understood = parse(&arguments);
+    assert!(understood.status.success(), "{}", String::from_utf8_lossy(&understood.stderr));
+    let help = String::from_utf8_lossy(&understood.stdout);
+    for variable in container["env"].as_array().unwrap() {
+        assert!(help.contains(&format!("[env: {}=", variable["name"].as_str().unwrap())), "{help}");
+    }
+    for wrong in ["--no-such-flag", "--lease-profile=slow"] {
+        arguments.push(wrong);
+        assert!(!parse(&arguments).status.success(), "{wrong} is not refused");
+        arguments.pop();
+    }
 }
 
 /// The grants of the examples name the account that deploy/ makes.

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result};
 
 use super::process;
-use super::progress::say;
+use crate::go::say;
 
 const PREFIX: &str = "nagaya-cp-";
 const LOCK: &str = "lock";

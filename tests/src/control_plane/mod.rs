@@ -33,7 +33,6 @@ mod folder;
 mod kubeconfig;
 mod process;
 mod program;
-mod progress;
 mod route;
 mod running;
 mod user;

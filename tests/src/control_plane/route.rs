@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use super::build::Build;
 use super::program::Programs;
+use crate::go::OLDEST_GO;
 
 /// Names a kubeconfig of an existing cluster that is there for tests.
 pub const GIVEN_CLUSTER: &str = "NAGAYA_TEST_KUBECONFIG";
@@ -62,9 +63,7 @@ impl fmt::Display for Missing {
              {GIVEN_PROGRAMS}=<folder>: with kube-apiserver and etcd ({ENVTEST_PROGRAMS} works too)\n  \
              Go {}.{} or newer and the Go module proxy: both are then built, once, in five to ten \
              minutes",
-            self.reason,
-            super::build::OLDEST_GO.0,
-            super::build::OLDEST_GO.1,
+            self.reason, OLDEST_GO.0, OLDEST_GO.1,
         )
     }
 }

@@ -5,33 +5,35 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::Program;
+
 /// A CI log with a line every ten seconds stays readable, and no CI calls that a hang.
 pub(super) const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A cold build of v1.36.2 prints 2,509; fewer if Go's own cache is warm.
-const PACKAGES: u64 = 2500;
-
 pub(super) struct Progress {
+    program: &'static Program,
     bar: ProgressBar,
     plain: bool,
     said_at: Duration,
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(program: &'static Program) -> Self {
         let plain = !std::io::stderr().is_terminal();
-        let bar = ProgressBar::with_draw_target(Some(PACKAGES), ProgressDrawTarget::hidden());
+        let packages = Some(program.packages);
+        let bar = ProgressBar::with_draw_target(packages, ProgressDrawTarget::hidden());
+        let Program { title, what, takes, .. } = program;
         if plain {
-            say("control plane: building kube-apiserver and etcd, once, five to ten minutes");
+            say(&format!("{title}: building {what}, once, {takes}"));
         } else {
             bar.set_draw_target(ProgressDrawTarget::stderr());
-            let template = "building the API server [{elapsed}] {bar:20} {pos}/~{len} {wide_msg}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
+            let figures = "[{elapsed}] {bar:20} {pos}/~{len} {wide_msg}";
+            if let Ok(style) = ProgressStyle::with_template(&format!("building {what} {figures}")) {
                 bar.set_style(style);
             }
             bar.enable_steady_tick(Duration::from_millis(200));
         }
-        Self { bar, plain, said_at: Duration::ZERO }
+        Self { program, bar, plain, said_at: Duration::ZERO }
     }
 
     /// One more package is compiled.
@@ -52,8 +54,9 @@ impl Progress {
         let elapsed = self.bar.elapsed();
         if self.plain && elapsed.saturating_sub(self.said_at) >= PLAIN_INTERVAL {
             self.said_at = elapsed;
+            let Program { title, packages, .. } = self.program;
             say(&format!(
-                "control plane: {} of about {PACKAGES} packages after {} s, now {}",
+                "{title}: {} of about {packages} packages after {} s, now {}",
                 self.bar.position(),
                 elapsed.as_secs(),
                 self.bar.message()
@@ -67,7 +70,7 @@ impl Progress {
 }
 
 /// A line on stderr that shows in a test run too: the test harness keeps `eprintln!` to itself.
-pub(super) fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     // Nobody is left to tell if stderr is gone.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
