@@ -10,9 +10,12 @@ use std::sync::{Arc, Weak};
 
 use anyhow::{Context, Result};
 use e2e::component::{self, Component};
+use nagaya::journal::Speaker;
 use nagaya::metrics::{Metrics, QueueStats, Watched};
 use nagaya::model::digest::Digest;
-use nagaya::sandbox::{CompilerConfig, LogQuota, Program, Run, RunLimits, Sandbox, SandboxConfig};
+use nagaya::sandbox::{
+    CompilerConfig, ControllerLog, Program, Run, RunLimits, Sandbox, SandboxConfig,
+};
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -75,7 +78,7 @@ pub(crate) struct Guest {
     pub(crate) sandbox: Sandbox,
     program: Program,
     limits: RunLimits,
-    log: Arc<LogQuota>,
+    log: Arc<ControllerLog>,
     stop: watch::Receiver<bool>,
 }
 
@@ -91,7 +94,10 @@ impl Watched for NoQueue {
 impl Guest {
     fn new(sandbox: Sandbox, program: Program) -> Self {
         let queue: Weak<NoQueue> = Weak::new();
-        let log = Arc::new(LogQuota::new(Metrics::default().controller("bench/worker", queue)));
+        let log = Arc::new(ControllerLog::new(
+            Metrics::default().controller("bench/worker", queue),
+            Arc::default(),
+        ));
         // A stop flag whose sender is gone is never raised.
         let stop = watch::channel(false).1;
         Self { sandbox, program, limits: RunLimits::default(), log, stop }
@@ -106,6 +112,7 @@ impl Guest {
             limits: self.limits.clone(),
             stop: self.stop.clone(),
             span: tracing::Span::none(),
+            speaker: Speaker::default(),
             log: self.log.clone(),
         }
     }

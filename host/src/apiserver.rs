@@ -305,6 +305,18 @@ impl ApiServer {
         Ok(Lines::new(response.into_body().into_data_stream().map_err(Into::into)))
     }
 
+    /// Makes one call whose body is no text.
+    pub async fn send_bytes(&self, call: Call, bytes: Bytes) -> Result<String, Error> {
+        let limit = call.limit;
+        let mut request = self.request(call)?;
+        *request.body_mut() = Body::from(bytes);
+        let answered = async {
+            let response = refuse_unless_ok(self.made_as_configured(request).await?).await?;
+            read(response).await
+        };
+        tokio::time::timeout(limit, answered).await.map_err(|_| Error::Timeout(limit))?
+    }
+
     /// Asks how `kind` is served; `None` if it is not.
     pub async fn discover(&self, kind: &Kind) -> Result<Option<Resource>, Error> {
         let root = if kind.group.is_empty() { "api" } else { "apis" };
@@ -325,7 +337,15 @@ impl ApiServer {
     }
 
     async fn send(&self, call: Call) -> Result<http::Response<Body>, Error> {
-        let mut request = self.request(call)?;
+        let request = self.request(call)?;
+        self.made_as_configured(request).await
+    }
+
+    /// Sends it with the kubeconfig's credentials.
+    async fn made_as_configured(
+        &self,
+        mut request: Request<Body>,
+    ) -> Result<http::Response<Body>, Error> {
         if let Some(token) = &self.token {
             request.headers_mut().insert(header::AUTHORIZATION, token.header());
         }

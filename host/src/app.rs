@@ -3,7 +3,12 @@
 //! Probes and metrics come first and go last. Whatever ends by itself ends the process: Kubernetes restarts it,
 //! and half a host helps nobody.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use axum::Router;
@@ -11,6 +16,7 @@ use http::Method;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinSet};
+use tracing::{Instrument, trace_span};
 
 use crate::{
     access::authority::Authority,
@@ -20,16 +26,19 @@ use crate::{
     events,
     http::{
         admin::{self, Admin},
+        aggregated::{self, Hosts, Served, Upkeep},
+        door::{self, Door},
         uploads::{self, Uploads},
     },
+    journal::Journals,
     leader::{
         fence::Claim,
         lease::{self, Elector},
     },
-    manager::{Host, Manager},
+    manager::{Directory, Host, Manager},
     metrics::{Metrics, WatchStats},
     model::crd,
-    modules::{Modules, oci::Registries},
+    modules::{Elsewhere, Modules, Nowhere, oci::Registries},
     sandbox::{Mappings, Sandbox, SandboxConfig, division},
     share::slots::Slots,
     watch::Hub,
@@ -43,6 +52,10 @@ const ASK_SANDBOX: Duration = Duration::from_secs(10);
 /// A host that starts alone has its Lease in a moment: what it reads after that is fresh and needs no proof.
 const LEASE_FIRST: Duration = Duration::from_millis(500);
 
+/// A standby that still lacks a module is ready all the same after this: perhaps nobody has sent it.
+const WARM_WITHIN: Duration = Duration::from_secs(20);
+const WARM_EVERY: Duration = Duration::from_millis(250);
+
 /// A host whose parts are there, but not yet at work.
 #[derive(Debug)]
 pub struct App {
@@ -54,6 +67,14 @@ pub struct App {
     modules: Modules,
     sandbox: Sandbox,
     metrics: Metrics,
+    journals: Journals,
+    directory: Directory,
+    /// The path of the Lease, once it is known.
+    lease: Arc<OnceLock<String>>,
+    /// Other hosts, which may have what this one lacks.
+    elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// Where other hosts ask this one.
+    address: Option<SocketAddr>,
     /// Name and listener of each server.
     listeners: Option<Listeners>,
 }
@@ -61,6 +82,7 @@ pub struct App {
 #[derive(Debug)]
 struct Listeners {
     api: TcpListener,
+    aggregated: Option<TcpListener>,
     probes: TcpListener,
     metrics: TcpListener,
 }
@@ -79,8 +101,15 @@ impl App {
                 "the kubeconfig's user acts as {user}, but the host acts as the account of each controller, and a request has room for one: give the host credentials of its own, without `as`"
             );
         }
+        let (mut aggregated, mut address) = (None, None);
+        if let Some(settings) = &config.aggregated {
+            let listener = listen("aggregated", settings.bind).await?;
+            address = listener.local_addr().ok().and_then(|local| settings.address(local));
+            aggregated = Some(listener);
+        }
         let listeners = Listeners {
             api: listen("api", config.api).await?,
+            aggregated,
             probes: listen("probes", config.probes).await?,
             metrics: listen("metrics", config.metrics).await?,
         };
@@ -104,6 +133,11 @@ impl App {
             modules,
             sandbox,
             metrics,
+            journals: Journals::default(),
+            directory: Directory::default(),
+            lease: Arc::default(),
+            elsewhere: None,
+            address,
             listeners: Some(listeners),
         })
     }
@@ -142,12 +176,13 @@ impl App {
             namespace: namespace.to_owned(),
             name: name.name.clone(),
             identity: format!("{}_{}", machine.nodename().to_string_lossy(), hex::encode(bytes)),
+            address: self.address,
             profile: self.config.lease_profile,
             kubeconfig: self.config.kubeconfig.clone(),
         })
     }
 
-    /// The three servers. Probes and metrics answer while the rest still starts.
+    /// The servers. They answer while the rest still starts.
     fn serve(
         &mut self,
         ready: &watch::Receiver<bool>,
@@ -160,15 +195,32 @@ impl App {
             max_bytes: self.config.max_module,
         };
         let mut servers = JoinSet::new();
-        let Some(Listeners { api, probes, metrics }) = self.listeners.take() else {
+        let Some(Listeners { api, aggregated, probes, metrics }) = self.listeners.take() else {
             return servers;
         };
+        if let (Some(listener), Some(settings)) = (aggregated, &self.config.aggregated) {
+            let (tell, standing) = watch::channel(None);
+            let upkeep = Upkeep::new(self.api.clone(), settings.service.clone(), tell);
+            servers.spawn(until(shut.clone(), upkeep.run()));
+            let served = Served {
+                api: self.api.clone(),
+                service: settings.service.clone(),
+                uploads: uploads.clone(),
+                journals: self.journals.clone(),
+                directory: self.directory.clone(),
+                lease: self.lease.clone(),
+                standing: standing.clone(),
+            };
+            self.elsewhere = Some(Arc::new(Hosts(served.clone())));
+            let (router, door) = (aggregated::router(served), aggregated::door(standing));
+            servers.spawn(server("aggregated", listener, (router, door), shut.clone()));
+        }
         for (name, listener, router) in [
             ("api", api, uploads::router(uploads)),
             ("probes", probes, admin::router(admin.clone())),
             ("metrics", metrics, admin::router(admin)),
         ] {
-            servers.spawn(server(name, listener, router, shut.clone()));
+            servers.spawn(server(name, listener, (router, Door::default()), shut.clone()));
         }
         servers
     }
@@ -186,7 +238,9 @@ async fn work(
     };
     tracing::info!(user = &*user, controllers = app.config.controllers, "the host starts");
     let mut claim = app.claim.subscribe();
-    let elector = Elector::start(app.lease(&user)?, app.claim.clone(), app.metrics.clone())
+    let lease = app.lease(&user)?;
+    let _ = app.lease.set(lease::path_of(&lease));
+    let elector = Elector::start(lease, app.claim.clone(), app.metrics.clone())
         .context("starting the thread of the Lease")?;
     around.spawn(ending("the election", elector.ended()));
     let _ = tokio::time::timeout(LEASE_FIRST, claim.wait_for(Option::is_some)).await;
@@ -205,8 +259,12 @@ async fn work(
         sandbox: app.sandbox.clone(),
         modules: app.modules.clone(),
         registries: Registries::new(app.config.registries.clone(), app.config.max_module, None),
+        elsewhere: app.elsewhere.clone().unwrap_or_else(|| Arc::new(Nowhere)),
+        policy: app.config.policy.clone(),
         recorder,
         metrics: app.metrics.clone(),
+        journals: app.journals.clone(),
+        directory: app.directory.clone(),
         slots: Slots::new(usize::try_from(app.config.slots).unwrap_or(1)),
         claim: app.claim.subscribe(),
         reachable,
@@ -215,16 +273,11 @@ async fn work(
         memory_ceiling: app.config.memory_ceiling,
         team_caches: app.config.team_caches.unwrap_or_else(|| division().caches_of_a_team),
     };
-    let (manager, mut synced) =
+    let (manager, synced) =
         Manager::new(host, app.config.controllers.as_deref()).context("reading --controllers")?;
-    let sandbox = app.sandbox;
+    let told = tell(synced, ready, &app);
+    let sandbox = app.sandbox.clone();
     let managed = keep(manager, reason_to_end(stop, ASK_SANDBOX, move || sandbox.must_restart()));
-    let told = async {
-        while synced.changed().await.is_ok() {
-            ready.send_replace(*synced.borrow());
-        }
-        std::future::pending::<()>().await;
-    };
     let worked = tokio::select! {
         ended = managed => ended,
         () = told => Ok(()),
@@ -292,6 +345,27 @@ fn watch_metrics(metrics: &Metrics, hub: &Hub) {
     });
 }
 
+/// Says when the host is ready, for as long as it works.
+async fn tell(mut synced: watch::Receiver<bool>, ready: watch::Sender<bool>, app: &App) {
+    while synced.changed().await.is_ok() {
+        let is_synced = *synced.borrow();
+        if is_synced && app.elsewhere.is_some() {
+            let all = warm(&app.modules, &app.directory, app.claim.subscribe());
+            let _ = tokio::time::timeout(WARM_WITHIN, all).await;
+        }
+        ready.send_replace(is_synced);
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Waits until a standby has the modules of all controllers: before that a rolling update must not end the host that has them.
+async fn warm(modules: &Modules, directory: &Directory, claim: watch::Receiver<Option<Claim>>) {
+    let works = || claim.borrow().as_ref().is_some_and(Claim::holds);
+    while !works() && !modules.has_all_of(directory.len()) {
+        tokio::time::sleep(WARM_EVERY).await;
+    }
+}
+
 async fn ending(what: &'static str, work: impl Future<Output = ()>) -> Result<()> {
     work.await;
     bail!("{what} ended by itself")
@@ -309,10 +383,19 @@ async fn listen(name: &str, address: SocketAddr) -> Result<TcpListener> {
 async fn server(
     name: &'static str,
     listener: TcpListener,
-    router: Router,
+    (router, door): (Router, Door),
     shut: watch::Receiver<bool>,
 ) -> Result<()> {
-    uploads::serve(listener, router, shut).await.with_context(|| format!("serving {name}"))
+    door::serve(listener, router, door, shut).instrument(trace_span!("server", of = name)).await;
+    Ok(())
+}
+
+/// Works until `shut` becomes true.
+async fn until(mut shut: watch::Receiver<bool>, work: impl Future<Output = ()>) -> Result<()> {
+    tokio::select! {
+        () = work => bail!("the upkeep of the host's own API ended by itself"),
+        _ = shut.wait_for(|shut| *shut) => Ok(()),
+    }
 }
 
 /// Asks the API server who the host is and whether it knows the host's kinds; waits for a server that is down.

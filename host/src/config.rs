@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use crate::{
+    http::aggregated,
     kubeconfig::Source,
     leader::lease::{LeaseName, Profile},
-    modules::oci,
+    modules::{oci, policy::Policy},
 };
 
 /// The host's configuration.
@@ -21,6 +22,8 @@ pub struct Config {
     pub probes: SocketAddr,
     /// Where `/metrics` is.
     pub metrics: SocketAddr,
+    /// Where the API server finds the host's own API; `None`: it is not served.
+    pub aggregated: Option<aggregated::Settings>,
     /// Only WasmControllers with these labels.
     pub controllers: Option<String>,
     /// The Lease that decides which host of a deployment works.
@@ -39,4 +42,6 @@ pub struct Config {
     pub max_module: u64,
     /// What the platform says of registries.
     pub registries: oci::Settings,
+    /// What it demands of components.
+    pub policy: Policy,
 }

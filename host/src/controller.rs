@@ -130,6 +130,11 @@ impl Controller {
         });
     }
 
+    /// What runs.
+    pub fn rollout(&self) -> watch::Receiver<Rollout<Executor>> {
+        self.rollout.subscribe()
+    }
+
     /// Sets limits and suspension.
     pub fn set(&self, settings: Settings) {
         let concurrency = i64::try_from(settings.concurrency).unwrap_or(i64::MAX);

@@ -23,6 +23,7 @@ pub mod controller;
 pub mod events;
 pub mod fail;
 pub mod http;
+pub mod journal;
 pub mod kubeconfig;
 pub mod leader;
 pub mod manager;

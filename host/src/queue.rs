@@ -277,6 +277,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         &self.depth
     }
 
+    /// How many keys wait for a time of their own.
+    pub fn later(&self) -> usize {
+        self.waiting.len() + self.retrying.len()
+    }
+
     /// How many keys were promoted because of their age since the last call.
     pub fn take_promoted(&mut self) -> u64 {
         std::mem::take(&mut self.promoted)

@@ -20,7 +20,10 @@ use axum::{
 };
 use futures::{StreamExt, stream};
 use nagaya::{
-    http::uploads::{self, Patience, Uploads, router, router_with_limit},
+    http::{
+        door::{self, Door, Patience},
+        uploads::{Uploads, router, router_with_limit},
+    },
     leader::fence::Claim,
     model::digest::Digest,
     modules::Modules,
@@ -171,7 +174,8 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(uploads::serve(listener, router(host.uploads()), stopped));
+    let server =
+        tokio::spawn(door::serve(listener, router(host.uploads()), Door::default(), stopped));
     let mut connection = BufReader::new(TcpStream::connect(address).await.unwrap());
     for (name, status) in [("nonsense", 400), (&another, 404), (&digest, 413)] {
         let length = bytes.len();
@@ -186,7 +190,7 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
     assert_eq!(host.files(), 0);
     drop(connection);
     stop.send_replace(true);
-    tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), server).await.unwrap().unwrap();
 }
 
 /// Somebody who asks every ten seconds, or every minute, must not meet the end of a connection that is idle.
@@ -200,7 +204,12 @@ async fn impatient(host: &Host, patience: Patience) -> (std::net::SocketAddr, wa
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(uploads::serve_with_patience(listener, router(host.uploads()), patience, stopped));
+    tokio::spawn(door::serve(
+        listener,
+        router(host.uploads()),
+        Door { patience, tls: None },
+        stopped,
+    ));
     (address, stop)
 }
 

@@ -16,4 +16,5 @@ mod registries;
 mod rights;
 mod runs;
 mod servers;
+mod signatures;
 mod writes;

@@ -652,6 +652,7 @@ async fn a_host_whose_kubeconfig_acts_as_another_does_not_start() {
     let file = Some(files.write("config", config(SERVER, "token: t, as: jane")));
     let any = "127.0.0.1:0".parse().unwrap();
     let config = Config {
+        aggregated: None,
         kubeconfig: Source { file, ..Source::default() },
         data: files.0.path().join("data"),
         api: any,
@@ -666,6 +667,7 @@ async fn a_host_whose_kubeconfig_acts_as_another_does_not_start() {
         team_caches: None,
         max_module: 1 << 20,
         registries: nagaya::modules::oci::Settings::default(),
+        policy: nagaya::modules::policy::Policy::default(),
     };
     let said = App::new(config).await.unwrap_err().to_string();
     assert!(said.contains("acts as jane") && said.contains("credentials of its own"), "{said}");

@@ -15,6 +15,7 @@ use std::{
 
 use nagaya::{
     cluster::Refusing,
+    journal::Speaker,
     metrics::{Metrics, QueueStats, Watched},
     model::{
         digest::Digest,
@@ -22,8 +23,8 @@ use nagaya::{
         manifest::{Manifest, Mapping, PredicateStep, Projection, Verb},
     },
     sandbox::{
-        Allocation, CompilerConfig, Error, Failure, LogQuota, NoManifest, Program, Returned, Run,
-        RunLimits, Sandbox, SandboxConfig,
+        Allocation, CompilerConfig, ControllerLog, Error, Failure, NoManifest, Program, Returned,
+        Run, RunLimits, Sandbox, SandboxConfig,
     },
 };
 use serde_json::{Value, json};
@@ -72,7 +73,7 @@ struct Hostile {
     program: Program,
     limits: RunLimits,
     metrics: Metrics,
-    quota: Arc<LogQuota>,
+    quota: Arc<ControllerLog>,
     stop: watch::Sender<bool>,
 }
 
@@ -86,7 +87,8 @@ impl Hostile {
         let program = compile(&sandbox, guest("hostile")).await.unwrap();
         let metrics = Metrics::default();
         let queue: Weak<NoQueue> = Weak::new();
-        let quota = Arc::new(LogQuota::new(metrics.controller("demo/hostile", queue)));
+        let quota =
+            Arc::new(ControllerLog::new(metrics.controller("demo/hostile", queue), Arc::default()));
         // Long enough never to be what ends a test on a loaded machine.
         let limits = RunLimits {
             deadline: Duration::from_secs(60),
@@ -105,6 +107,7 @@ impl Hostile {
             limits: self.limits.clone(),
             stop: self.stop.subscribe(),
             span: tracing::Span::none(),
+            speaker: Speaker::default(),
             log: self.quota.clone(),
         }
     }

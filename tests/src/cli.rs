@@ -18,7 +18,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(90);
 pub struct Cli {
     /// The user's kubeconfig.
     pub kubeconfig: PathBuf,
-    /// The host's URL.
+    /// The host's URL; empty: the host is reached through the API server.
     pub host: String,
 }
 

@@ -17,7 +17,7 @@ use crate::host;
 use crate::wait::within;
 
 /// No component has this digest: a controller waits with it until something is pushed.
-pub(crate) const NO_DIGEST: &str =
+pub const NO_DIGEST: &str =
     "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 /// Compiling a component on a busy machine is the longest part of it.
 pub const STAGED_WITHIN: Duration = Duration::from_secs(60);

@@ -352,8 +352,15 @@ pub async fn kubeconfig(control_plane: &ControlPlane, name: &str) -> Result<Path
 
 /// A new token of the host's own account.
 pub async fn token(control_plane: &ControlPlane) -> Result<String> {
+    token_of(control_plane, HOST).await
+}
+
+/// A new token of an account: namespace and name.
+pub async fn token_of(
+    control_plane: &ControlPlane,
+    (namespace, account): (&str, &str),
+) -> Result<String> {
     let admin = control_plane.client(User::Admin).await?;
-    let (namespace, account) = HOST;
     let accounts = Api::<ServiceAccount>::namespaced(admin, namespace);
     let spec = TokenRequestSpec { expiration_seconds: Some(86_400), ..TokenRequestSpec::default() };
     let request = TokenRequest { spec, ..TokenRequest::default() };

@@ -9,7 +9,8 @@
 //! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
 //! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at
 //! what has happened, [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between
-//! host and server and makes faults; `code` spares hosts what others have compiled; [`bombs`] are components that no compiler should see.
+//! host and server and makes faults; `code` spares hosts what others have compiled; [`bombs`] are
+//! components that no compiler should see. [`helm`] renders and installs `deploy/chart`; `go` builds it, and the control plane.
 
 pub mod account;
 pub mod bombs;
@@ -22,6 +23,8 @@ pub mod control_plane;
 pub mod controller;
 pub mod credentials;
 mod evidence;
+mod go;
+pub mod helm;
 pub mod history;
 pub mod host;
 pub mod install;
@@ -29,8 +32,11 @@ pub mod load;
 pub mod log;
 pub mod manifest;
 pub mod memory;
+pub mod own_api;
 pub mod proxy;
 pub mod registry;
+pub mod rights;
+pub mod signing;
 pub mod site;
 mod test;
 pub mod wait;

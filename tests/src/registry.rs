@@ -30,10 +30,20 @@ pub struct Registry {
 impl Registry {
     /// Starts one; with a `login` of the form `name:password` it lets nobody else in.
     pub fn start(folder: &Path, address: Option<&str>, login: &str) -> Result<Self> {
+        Self::start_with(folder, address, &["-login", login])
+    }
+
+    /// One that lists no referrers.
+    pub fn without_referrers(folder: &Path, address: Option<&str>) -> Result<Self> {
+        Self::start_with(folder, address, &["-referrers=false"])
+    }
+
+    fn start_with(folder: &Path, address: Option<&str>, arguments: &[&str]) -> Result<Self> {
         let tamper = folder.join("tamper");
         let mut child = Command::new(program()?)
-            .args(["-address", address.unwrap_or("127.0.0.1:0"), "-login", login, "-tamper"])
+            .args(["-address", address.unwrap_or("127.0.0.1:0"), "-tamper"])
             .arg(&tamper)
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::crds;
+use crate::{chart, crds, generated};
 
 /// Folders with a cargo workspace of their own.
 const WORKSPACES: [&str; 3] = [".", "examples", "tests/guests"];
@@ -24,7 +24,8 @@ pub(crate) fn run() -> Result<()> {
     for workspace in WORKSPACES {
         step(&format!("rustfmt in {workspace}"), rustfmt(&root.join(workspace)));
     }
-    step("crds", crds::run(&crds::Args::checking()));
+    step("crds", crds::run(&generated::Args::checking()));
+    step("chart", chart::check());
     step("tidy", cargo(&root, &["test", "--package", "xtask", "--test", "tidy"]));
     step(
         "clippy",

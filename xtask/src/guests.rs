@@ -32,7 +32,7 @@ pub(crate) fn run() -> Result<()> {
 pub(crate) fn build() -> Result<Vec<PathBuf>> {
     let root =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent folder")?;
-    install_target(root)?;
+    install_target(root, TARGET)?;
     let mut components = vec![];
     for workspace in WORKSPACES {
         let workspace = root.join(workspace);
@@ -63,12 +63,12 @@ fn components_of(workspace: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Without rustup the toolchain is somebody else's to set up; cargo says what is missing.
-fn install_target(root: &Path) -> Result<()> {
+pub(crate) fn install_target(root: &Path, target: &str) -> Result<()> {
     let installed =
         Command::new("rustup").args(["target", "list", "--installed"]).current_dir(root).output();
     match installed {
-        Ok(list) if !String::from_utf8_lossy(&list.stdout).lines().any(|line| line == TARGET) => {
-            succeed(Command::new("rustup").args(["target", "add", TARGET]).current_dir(root))
+        Ok(list) if !String::from_utf8_lossy(&list.stdout).lines().any(|line| line == target) => {
+            succeed(Command::new("rustup").args(["target", "add", target]).current_dir(root))
         }
         _ => Ok(()),
     }

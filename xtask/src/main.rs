@@ -7,12 +7,16 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod chart;
 mod check;
 mod control_plane;
 mod crds;
 mod demo;
+mod generated;
 mod guests;
+mod image;
 mod long;
+mod node;
 mod progress;
 mod test;
 
@@ -28,16 +32,20 @@ struct Args {
 enum Command {
     /// Measure speed and memory on an API server, in a build for release
     Bench(bench::Args),
+    /// Render deploy/install.yaml and deploy/rbac.yaml from deploy/chart
+    Chart(generated::Args),
     /// Format, lints, tidy tests, generated files and dependencies
     Check,
     /// Build kube-apiserver and etcd for tests and the demo, once
     ControlPlane(control_plane::Args),
     /// Generate the CustomResourceDefinitions in deploy/crd
-    Crds(crds::Args),
+    Crds(generated::Args),
     /// Show the main job on a real API server, step by step
     Demo(demo::Args),
     /// Build the reconcilers of examples/ and tests/guests for WebAssembly, and print their paths
     Guests,
+    /// Build the container image, without a container engine
+    Image(image::Args),
     /// Run every test there is
     Test(test::Args),
 }
@@ -57,11 +65,13 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Bench(args) => bench::run(args).await,
+        Command::Chart(args) => chart::run(&args),
         Command::Check => check::run(),
         Command::ControlPlane(args) => control_plane::run(args).await,
         Command::Crds(args) => crds::run(&args),
         Command::Demo(args) => demo::run(args).await,
         Command::Guests => guests::run(),
+        Command::Image(args) => image::run(args),
         Command::Test(args) if args.long => long::run().await,
         Command::Test(args) => test::run(args).await,
     }

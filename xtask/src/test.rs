@@ -12,9 +12,11 @@ use anyhow::{Context, Result, bail, ensure};
 use e2e::cargo::cargo;
 use e2e::component::{BINARY, HOST, profile_folder};
 use e2e::control_plane::{ControlPlane, Options, Program, Route, SHARED_INSTANCE, locate};
+use e2e::rights;
 use tokio::time::Instant;
 
 use crate::guests;
+use crate::node;
 use crate::progress::span;
 
 /// Set to 1 where the end-to-end tests must not be left out.
@@ -47,6 +49,9 @@ pub(crate) struct Args {
     /// Only these parts
     #[arg(long, value_delimiter = ',', value_name = "PART")]
     only: Vec<Part>,
+    /// Only the host as it is installed, in pods of a real kubelet; needs root, namespaces and cgroups
+    #[arg(long, conflicts_with_all = ["only", "hostile", "long", "pass"])]
+    node: bool,
     /// Only the guests that mean harm and the compile bombs, longer, with a table of what caught each
     #[arg(long, conflicts_with = "only")]
     hostile: bool,
@@ -71,6 +76,9 @@ enum Part {
     /// Guests that mean harm, with their figures
     #[value(skip)]
     Hostile,
+    /// The host as it is installed
+    #[value(skip)]
+    Node,
 }
 
 impl Part {
@@ -83,6 +91,7 @@ impl Part {
             Self::Examples => "examples",
             Self::E2e => "end to end",
             Self::Hostile => "hostile guests, compile bombs",
+            Self::Node => "on a node",
         }
     }
 }
@@ -100,6 +109,8 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let wanted = |part: &Part| args.only.is_empty() || args.only.contains(part);
     let parts: Vec<_> = if args.hostile {
         vec![Part::Hostile]
+    } else if args.node {
+        vec![Part::Node]
     } else {
         Part::ALL.into_iter().filter(wanted).collect()
     };
@@ -120,6 +131,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             Part::Examples => judge(examples(&root, &args.pass)),
             Part::E2e => end_to_end(&root, &E2E, &args.pass).await,
             Part::Hostile => end_to_end(&root, &HOSTILE, &args.pass).await,
+            Part::Node => judge_node(node::run(&root, &profile_folder()?.join("nagaya")).await),
         };
         if let Outcome::Failed(error) = &outcome {
             eprintln!("{error:#}");
@@ -127,6 +139,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         outcomes.push((part, outcome, started.elapsed()));
     }
     sum_up(&outcomes, started.elapsed())
+}
+
+fn judge_node(result: Result<Option<String>>) -> Outcome {
+    match result {
+        Ok(None) => Outcome::Passed,
+        Ok(Some(why)) => Outcome::NotRun(why),
+        Err(error) => Outcome::Failed(error),
+    }
 }
 
 fn judge(result: Result<()>) -> Outcome {
@@ -208,7 +228,11 @@ async fn on_a_server(root: &Path, route: Route, tests: &EndToEnd, pass: &[String
         .envs(tests.environment.iter().copied())
         .env(SHARED_INSTANCE, control_plane.folder())
         .env(BINARY, binary);
-    let passed = tokio::task::spawn_blocking(move || succeed(&mut command)).await?;
+    let mut passed = tokio::task::spawn_blocking(move || succeed(&mut command)).await?;
+    // Only all tests together use all of them.
+    if passed.is_ok() && pass.is_empty() && tests.cargo.is_empty() && !control_plane.is_given() {
+        passed = control_plane.audit().and_then(|log| rights::all_used(&log));
+    }
     if passed.is_err() {
         control_plane.keep();
     }

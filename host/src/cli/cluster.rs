@@ -104,6 +104,11 @@ impl Cluster {
         Ok(Self { api, namespace })
     }
 
+    /// The connection.
+    pub(super) fn api(&self) -> &ApiServer {
+        &self.api
+    }
+
     /// The namespace that is meant.
     pub(super) fn namespace(&self) -> &str {
         &self.namespace

@@ -56,8 +56,8 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
 async fn one(name: &str, output: Output, cluster: &Cluster) -> Result<()> {
     if output == Output::Text {
         let seen: Seen = cluster.must_see(name).await?;
-        let presence = cluster.presence().await;
-        return say(&tree::draw(&seen, &presence, Timestamp::now()));
+        let (presence, live) = tokio::join!(cluster.presence(), cluster.live(name));
+        return say(&tree::draw(&seen, live.as_ref(), &presence, Timestamp::now()));
     }
     let namespace = cluster.namespace();
     let controller = cluster

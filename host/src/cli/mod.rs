@@ -20,7 +20,9 @@ mod component;
 mod decision;
 mod edit;
 mod get;
-pub mod logs;
+mod log;
+pub mod logging;
+mod own;
 mod presence;
 mod print;
 mod promote;
@@ -52,6 +54,7 @@ const EXAMPLES: &str = "\
 Examples:
   nagaya push website website.wasm -n demo     upload a component; it becomes the candidate
   nagaya get website -n demo                   what is live, what waits, and what is wrong
+  nagaya logs website -n demo -f               what its guests say, as they say it
   nagaya promote website -n demo               make the candidate live
   nagaya rollback website -n demo              go back to the revision that was live before
 
@@ -79,6 +82,8 @@ enum Command {
     Push(push::Args),
     /// Show controllers, or one with its revisions and problems
     Get(get::Args),
+    /// Show what a controller's guests have said
+    Logs(log::Args),
     /// Make the candidate live
     Promote(promote::Args),
     /// Reject the candidate
@@ -169,6 +174,7 @@ fn run(args: Args) -> Result<()> {
         Command::CompileChild(_) | Command::PullChild(_) => Ok(()),
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
+        Command::Logs(args) => client(global, async |cluster| log::run(args, cluster).await),
         Command::Promote(args) => client(global, async |cluster| promote::run(args, cluster).await),
         Command::Abort(args) => client(global, async |cluster| abort::run(args, cluster).await),
         Command::Rollback(args) => {
@@ -180,7 +186,7 @@ fn run(args: Args) -> Result<()> {
 /// Runs a client verb on a runtime of its own.
 fn client(global: Global, verb: impl AsyncFnOnce(Cluster) -> Result<()>) -> Result<()> {
     // What the libraries have to say comes back as an error and is shown once.
-    logs::start(logs::Format::Text, "nagaya=warn");
+    logging::start(logging::Format::Text, "nagaya=warn");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let cluster = Cluster::connect(&global.source(), global.namespace).await?;

@@ -26,7 +26,8 @@ Examples:
   nagaya push website website.wasm --host http://nagaya.example.com:7420 --timeout 5m
   nagaya push website website.wasm --to ghcr.io/team/website:1.2
 
-It writes spec.module.digest of the WasmController, which must exist, and then sends the bytes. With --to it writes them to an
+It writes spec.module.digest of the WasmController, which must exist, and then sends the bytes through the API server, with your
+kubeconfig and nothing else; the roles edit and admin of the namespace are enough. With --to it writes them to an
 OCI registry instead, and names the artifact in spec.module.image by its digest; the login is the one of `docker login`. A
 first revision goes live as soon as it is staged; a later one waits as the candidate for `nagaya promote`.")]
 pub(super) struct Args {
@@ -34,9 +35,9 @@ pub(super) struct Args {
     name: String,
     /// The component, a.wasm file
     file: PathBuf,
-    /// Where the host takes uploads
-    #[arg(long, env = "NAGAYA_HOST", value_name = "URL", default_value = "http://127.0.0.1:7420")]
-    host: String,
+    /// An address of the host, such as `http://127.0.0.1:7420` [default: through the API server, by run.nagaya.dev]
+    #[arg(long, env = "NAGAYA_HOST", value_name = "URL")]
+    host: Option<String>,
     /// Write the component to this registry, repository and tag instead, from where the host pulls it
     #[arg(long, value_name = "IMAGE")]
     to: Option<String>,
@@ -60,7 +61,10 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
     if let Some(to) = &args.to {
         return by_registry(push, (to, &bytes, &digest), &seen).await;
     }
-    let host = Host::new(&args.host)?;
+    let host = match args.host.as_deref() {
+        None | Some("") => Host::through(&cluster),
+        Some(url) => Host::at(url)?,
+    };
     host.reach(&digest).await?;
     let (plan, controller) = cluster.make_so(&seen, |seen| Ok(edit::push(seen, &digest))).await?;
     let generation = controller.metadata.generation.unwrap_or_default();

@@ -1,21 +1,23 @@
 //! `nagaya serve`: runs the host.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
 
-use super::logs;
+use super::logging;
 use crate::{
     app::App,
     config::Config,
     fail,
+    http::aggregated,
     kubeconfig::Source,
     leader::lease::{LeaseName, Profile},
     model::{crd::LimitsSpec, digest::Digest},
@@ -35,6 +37,15 @@ pub(super) struct Args {
     /// Where uploads are taken
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7420")]
     api_bind_address: SocketAddr,
+    /// Where the API server reaches run.nagaya.dev, the host's own API [default: it is not served]
+    #[arg(long, value_name = "ADDRESS")]
+    aggregated_bind_address: Option<SocketAddr>,
+    /// The Service that the `APIService` v1alpha1.run.nagaya.dev names; a Secret of that name keeps the CA
+    #[arg(long, value_name = "NAME.NAMESPACE.svc", default_value = "nagaya-api.nagaya-system.svc")]
+    aggregated_service: aggregated::Service,
+    /// Under which address other hosts of the deployment reach it [default: that of --aggregated-bind-address]
+    #[arg(long, value_name = "IP", env = "NAGAYA_POD_IP")]
+    aggregated_advertise_ip: Option<IpAddr>,
     /// Where /healthz and /readyz are
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     health_probe_bind_address: SocketAddr,
@@ -69,9 +80,13 @@ pub(super) struct Args {
     /// refused (docs/platform.md#registries)
     #[arg(long, value_name = "FILE")]
     registries: Option<PathBuf>,
+    /// A YAML file that says who must have signed the components of which namespaces; read at the start
+    /// (docs/platform.md#signatures)
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// How log lines look; the environment variable `NAGAYA_LOG` filters them
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: logs::Format,
+    log_format: logging::Format,
 }
 
 /// The times of the Lease.
@@ -92,7 +107,7 @@ Examples:
 /// Runs the host until SIGTERM or SIGINT, then drains and gives up its Lease: no new runs, the last ones may take 30 s.
 pub(super) fn run(args: Args, kubeconfig: Source) -> Result<()> {
     // kube calls each broken connection an error; whoever asked says what it means.
-    logs::start(args.log_format, "info,kube_client::client::builder=off");
+    logging::start(args.log_format, "info,kube_client::client::builder=off");
     if let Ok(point) = std::env::var("NAGAYA_FAIL") {
         fail::arm(&point).context("reading NAGAYA_FAIL")?;
     }
@@ -100,6 +115,11 @@ pub(super) fn run(args: Args, kubeconfig: Source) -> Result<()> {
         kubeconfig,
         data: args.data_dir,
         api: args.api_bind_address,
+        aggregated: args.aggregated_bind_address.map(|bind| aggregated::Settings {
+            bind,
+            advertise: args.aggregated_advertise_ip,
+            service: args.aggregated_service,
+        }),
         probes: args.health_probe_bind_address,
         metrics: args.metrics_bind_address,
         lease: args.lease.unwrap_or_else(|| default_lease(args.controllers.as_deref())),
@@ -114,6 +134,7 @@ pub(super) fn run(args: Args, kubeconfig: Source) -> Result<()> {
         team_caches: args.team_caches,
         max_module: MAX_MODULE,
         registries: registries(args.registries.as_deref())?,
+        policy: yaml(args.policy.as_deref(), "--policy")?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .thread_name("control")
@@ -155,16 +176,7 @@ fn default_lease(controllers: Option<&str>) -> LeaseName {
 
 /// What the platform says of registries, and the proxy that the environment names for them.
 fn registries(file: Option<&Path>) -> Result<oci::Settings> {
-    let mut settings = match file {
-        None => oci::Settings::default(),
-        Some(file) => {
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("reading {}, the file of --registries", file.display()))?;
-            serde_saphyr::from_str(&text).with_context(|| {
-                format!("{} does not say what is to be known of registries", file.display())
-            })?
-        }
-    };
+    let mut settings: oci::Settings = yaml(file, "--registries")?;
     let variable = |name: &str| {
         let upper = std::env::var(name).or_else(|_| std::env::var(name.to_lowercase()));
         upper.ok().filter(|value| !value.is_empty())
@@ -172,6 +184,16 @@ fn registries(file: Option<&Path>) -> Result<oci::Settings> {
     settings.proxy = variable("HTTPS_PROXY");
     settings.no_proxy = variable("NO_PROXY");
     Ok(settings)
+}
+
+/// What the file of a flag says; without one, what nobody says.
+fn yaml<T: Default + DeserializeOwned>(file: Option<&Path>, flag: &str) -> Result<T> {
+    let Some(file) = file else { return Ok(T::default()) };
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("reading {shown}, the file of {flag}"))?;
+    serde_saphyr::from_str(&text)
+        .with_context(|| format!("{shown}, the file of {flag}, does not say what it should"))
 }
 
 /// A size like 64Mi.

@@ -2,21 +2,30 @@
 //!
 //! Invariants: `problems_are_shown_in_full`, `every_revision_has_the_role_that_matters_most`.
 
+use std::time::Duration;
+
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 
 use super::{
     edit::Seen,
     presence::{Presence, doubt},
-    print::{Tree, age, short},
+    print::{Tree, age, short, span},
     wait::is_trouble,
 };
 use crate::model::{
     crd::{RevisionPhase, WasmRevision},
+    kind::Kind,
+    live::{Live, Queue, Watch},
     manifest::{Manifest, Mapping, Projection},
 };
 
-/// Draws what was seen, as of `now`.
-pub(super) fn draw(seen: &Seen, presence: &Presence, now: Timestamp) -> String {
+/// Draws what was seen, as of `now`, with what the host itself says of it if it can be asked.
+pub(super) fn draw(
+    seen: &Seen,
+    live: Option<&Live>,
+    presence: &Presence,
+    now: Timestamp,
+) -> String {
     let status = seen.status();
     let meta = &seen.controller.metadata;
     let namespace = meta.namespace.as_deref().unwrap_or_default();
@@ -52,8 +61,20 @@ pub(super) fn draw(seen: &Seen, presence: &Presence, now: Timestamp) -> String {
         seen.newest_first().into_iter().map(|revision| of_revision(seen, revision, now));
     let title = if seen.revisions.is_empty() { "revisions: none" } else { "revisions" };
     tree.push(Tree::with(title, revisions));
-    tree.push(watches(seen));
+    if let Some(queue) = live.and_then(|live| live.queue.as_ref()) {
+        tree.push(Tree::new(&of_queue(queue)));
+    }
+    tree.push(watches(seen, live));
     tree.draw()
+}
+
+fn of_queue(queue: &Queue) -> String {
+    let Queue { ready, later, running, longest_millis } = queue;
+    let longest = match running {
+        0 => String::new(),
+        _ => format!(", the longest for {}", span(Duration::from_millis(*longest_millis))),
+    };
+    format!("queue  {ready} ready  {later} later  {running} running{longest}")
 }
 
 fn of_condition(condition: &Condition, now: Timestamp) -> Tree {
@@ -100,10 +121,10 @@ fn role(seen: &Seen, revision: &WasmRevision) -> String {
 }
 
 /// What the live revision watches, else what the newest one does that has said so.
-fn watches(seen: &Seen) -> Tree {
+fn watches(seen: &Seen, live: Option<&Live>) -> Tree {
     let status = seen.status();
-    let live = status.active.as_deref().and_then(|name| seen.revision(name));
-    let found = live.into_iter().chain(seen.newest_first()).find_map(|revision| {
+    let active = status.active.as_deref().and_then(|name| seen.revision(name));
+    let found = active.into_iter().chain(seen.newest_first()).find_map(|revision| {
         let manifest = revision.status.as_ref()?.manifest.clone()?;
         Some((revision, serde_json::from_value::<Manifest>(manifest).ok()?))
     });
@@ -118,10 +139,31 @@ fn watches(seen: &Seen) -> Tree {
         let selector = watch.label_selector.as_deref().map(|text| format!("  {text}"));
         let wakes = wakes(&watch.mapping);
         let selector = selector.unwrap_or_default();
-        Tree::new(&format!("{} {}  {wakes}{projection}{selector}", watch.kind, watch.kind.version))
+        let now = live.map(|live| doing(live, &watch.kind)).unwrap_or_default();
+        Tree::new(&format!(
+            "{} {}  {wakes}{projection}{selector}{now}",
+            watch.kind, watch.kind.version
+        ))
     });
     let name = revision.metadata.name.as_deref().unwrap_or_default();
     Tree::with(&format!("watches of {name}"), children)
+}
+
+/// How the watches of a kind do, one a namespace where the controller is bound to some.
+fn doing(live: &Live, kind: &Kind) -> String {
+    let of = |one: &&Watch| one.api_version == kind.api_version() && one.kind == kind.kind;
+    let watches: Vec<_> = live.watches.iter().filter(of).collect();
+    if watches.is_empty() {
+        return String::new();
+    }
+    let objects: usize = watches.iter().map(|one| one.objects).sum();
+    let trouble = watches.iter().find_map(|one| one.trouble.as_deref());
+    let state = match trouble {
+        Some(text) => format!("\n✗ {text}"),
+        None if watches.iter().any(|one| !one.synced) => "  not synced yet".to_owned(),
+        None => String::new(),
+    };
+    format!("  {objects} objects{state}")
 }
 
 fn wakes(mapping: &Mapping) -> String {
@@ -158,13 +200,15 @@ mod tests {
         let yaml = "the account may not list configmaps; apply:\nkind: Role\nmetadata: { name: x }";
         let status = seen.controller.status.as_mut().unwrap();
         status.conditions = vec![condition("Degraded", true, "MissingRight", yaml, None)];
-        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
+        let text = draw(&seen, None, &Presence::Unknown, Timestamp::now());
         for line in yaml.lines() {
             assert!(text.contains(line), "{text}");
         }
         assert!(text.contains("✗ Degraded=True  MissingRight"), "{text}");
         let gone = Presence::Gone("no host runs: since yesterday".to_owned());
-        assert!(draw(&seen, &gone, Timestamp::now()).contains("✗ no host runs: since yesterday"));
+        assert!(
+            draw(&seen, None, &gone, Timestamp::now()).contains("✗ no host runs: since yesterday")
+        );
         assert!(text.contains("watches: not known yet"), "{text}");
     }
 
@@ -175,7 +219,7 @@ mod tests {
         let image = format!("ghcr.io/team/web@{NEW}");
         bad.spec.image = Some(image.clone());
         seen.revisions.push(bad);
-        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
+        let text = draw(&seen, None, &Presence::Unknown, Timestamp::now());
         for (digest, expected) in [
             (OLD, "active  #1  111111111111"),
             (NEW, "candidate  #2  222222222222"),
@@ -187,18 +231,46 @@ mod tests {
         assert!(text.contains(&image), "{text}");
         seen.controller.status.as_mut().unwrap().candidate = None;
         seen.controller.spec.rollout.rejected = vec![v(NEW), v(BAD)];
-        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
+        let text = draw(&seen, None, &Presence::Unknown, Timestamp::now());
         assert!(text.contains(&format!("{}  rejected", v(NEW))), "{text}");
         seen.controller.status.as_mut().unwrap().previous = Some(v(NEW));
-        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
+        let text = draw(&seen, None, &Presence::Unknown, Timestamp::now());
         assert!(text.contains(&format!("{}  previous", v(NEW))), "{text}");
+    }
+
+    #[test]
+    fn what_the_host_says_is_shown_beside_what_is_stored() {
+        let mut seen = seen();
+        seen.revisions[0].status.as_mut().unwrap().manifest = manifest_value(&manifest());
+        let watch = |kind: &str, objects| Watch {
+            api_version: "v1".into(),
+            kind: kind.into(),
+            synced: true,
+            objects,
+            ..Watch::default()
+        };
+        let queue = Queue { ready: 3, later: 2, running: 1, longest_millis: 40 };
+        let mut live = Live {
+            queue: Some(queue),
+            watches: vec![watch("ConfigMap", 7), watch("ConfigMap", 5)],
+            ..Live::default()
+        };
+        let text = draw(&seen, Some(&live), &Presence::Unknown, Timestamp::now());
+        assert!(
+            text.contains("queue  3 ready  2 later  1 running, the longest for 40 ms"),
+            "{text}"
+        );
+        assert!(text.contains("ConfigMap v1  owned  12 objects\n"), "{text}");
+        live.watches[1].trouble = Some("403 forbidden".into());
+        let text = draw(&seen, Some(&live), &Presence::Unknown, Timestamp::now());
+        assert!(text.contains("✗ 403 forbidden"), "{text}");
     }
 
     #[test]
     fn the_watched_kinds_are_those_of_the_live_revision() {
         let mut seen = seen();
         seen.revisions[0].status.as_mut().unwrap().manifest = manifest_value(&manifest());
-        let text = draw(&seen, &Presence::Unknown, Timestamp::now());
+        let text = draw(&seen, None, &Presence::Unknown, Timestamp::now());
         assert!(text.contains(&format!("watches of {}", v(OLD))), "{text}");
         assert!(text.contains("Site.example.com v1  primary"), "{text}");
         assert!(text.contains("ConfigMap v1  owned"), "{text}");

@@ -1,4 +1,4 @@
-//! Sends a component's bytes to a host: asks first, then streams.
+//! Sends a component's bytes to a host: asks first, then streams. Through the API server, or at an address of the host's own.
 //!
 //! Invariant: `every_answer_of_a_host_has_one_meaning`.
 
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::print::Progress;
+use super::{cluster::Cluster, print::Progress};
 use crate::model::digest::Digest;
 
 /// How long the host may take to say whether it wants the bytes.
@@ -29,10 +29,18 @@ const STEP: usize = 64 << 10;
 /// The upload interface of one host.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
-    client: Client,
-    url: Url,
+    way: Way,
     /// It has said that it takes nothing now: another host may be the one that works.
     passes: watch::Sender<bool>,
+}
+
+/// How it is reached.
+#[derive(Clone, Debug)]
+enum Way {
+    /// Through the API server, which passes on to the host that works.
+    Through(Cluster),
+    /// At an address of its own.
+    At(Client, Url),
 }
 
 /// How the bytes came to be there.
@@ -63,8 +71,13 @@ struct Answer {
 }
 
 impl Host {
+    /// The host that works, through the API server.
+    pub(super) fn through(cluster: &Cluster) -> Self {
+        Self { way: Way::Through(cluster.clone()), passes: watch::channel(false).0 }
+    }
+
     /// The host at `url`, for example `http://127.0.0.1:7420`.
-    pub(super) fn new(url: &str) -> Result<Self> {
+    pub(super) fn at(url: &str) -> Result<Self> {
         let url: Url = url
             .parse()
             .with_context(|| format!("--host {url:?} is not a URL like http://127.0.0.1:7420"))?;
@@ -82,12 +95,22 @@ impl Host {
             client = client.no_proxy();
         }
         let client = client.build().context("cannot set up an HTTP client")?;
-        Ok(Self { client, url, passes: watch::channel(false).0 })
+        Ok(Self { way: Way::At(client, url), passes: watch::channel(false).0 })
     }
 
     /// Makes sure that a host answers at all, before anything is changed.
     pub(super) async fn reach(&self, digest: &Digest) -> Result<()> {
-        self.ask(digest).await.map(drop)
+        match &self.way {
+            Way::Through(cluster) => cluster.reach_own().await,
+            Way::At(..) => self.ask(digest).await.map(drop),
+        }
+    }
+
+    fn name(&self) -> &str {
+        match &self.way {
+            Way::Through(_) => "the host",
+            Way::At(_, url) => url.as_str(),
+        }
     }
 
     /// Returns once the host has said that it takes nothing now.
@@ -109,17 +132,17 @@ impl Host {
             let later = match self.ask(digest).await? {
                 Meaning::Stored => return Ok(Sent::Before),
                 Meaning::Later(why) => why,
-                Meaning::Refused(why) => bail!("{} refuses the component: {why}", self.url),
+                Meaning::Refused(why) => bail!("{} refuses the component: {why}", self.name()),
                 Meaning::Wanted => match self.put(digest, bytes, progress).await? {
                     Meaning::Stored | Meaning::Wanted => return Ok(Sent::Now),
                     Meaning::Later(why) => why,
-                    Meaning::Refused(why) => bail!("{} refuses the component: {why}", self.url),
+                    Meaning::Refused(why) => bail!("{} refuses the component: {why}", self.name()),
                 },
             };
             if Instant::now() + PAUSE >= deadline {
                 bail!(
                     "{} did not take the component in time: {later}. The WasmController names it since this push: as soon as the host that works has the bytes, it stages them",
-                    self.url
+                    self.name()
                 );
             }
             if later != said {
@@ -131,15 +154,39 @@ impl Host {
     }
 
     async fn ask(&self, digest: &Digest) -> Result<Meaning> {
-        let request = self.client.request(Method::HEAD, self.place(digest)?).timeout(ASK_LIMIT);
-        let answer = request.send().await.map_err(|error| self.unreachable(&error))?;
-        if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+        let status = match &self.way {
+            Way::Through(cluster) => {
+                let (status, text) = cluster.ask_for_module(digest).await?;
+                match status.as_u16() {
+                    403 => return Ok(Meaning::Refused(text)),
+                    503 => return Ok(Meaning::Later(text)),
+                    _ => status,
+                }
+            }
+            Way::At(client, url) => {
+                let request = client.request(Method::HEAD, place(url, digest)?).timeout(ASK_LIMIT);
+                request.send().await.map_err(|error| unreachable(url, &error))?.status()
+            }
+        };
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             self.passes.send_replace(true);
         }
-        Ok(asked(answer.status()))
+        Ok(asked(status))
     }
 
     async fn put(&self, digest: &Digest, bytes: &Bytes, progress: &Progress) -> Result<Meaning> {
+        let (client, url) = match &self.way {
+            Way::At(client, url) => (client, url),
+            Way::Through(cluster) => {
+                progress.wait(format!("sending {} KiB through the API server", bytes.len() >> 10));
+                let (status, text) = cluster.send_module(digest, bytes).await?;
+                return Ok(match status.as_u16() {
+                    403 => Meaning::Refused(text),
+                    503 => Meaning::Later(text),
+                    _ => self::sent(status, &text),
+                });
+            }
+        };
         let bar = progress.bytes(u64::try_from(bytes.len())?);
         let (step, all) = (bar.clone(), bytes.clone());
         let chunks = (0..all.len()).step_by(STEP).map(move |start| {
@@ -147,9 +194,8 @@ impl Host {
             step.inc(u64::try_from(chunk.len()).unwrap_or_default());
             Ok::<_, std::io::Error>(chunk)
         });
-        let request = self
-            .client
-            .put(self.place(digest)?)
+        let request = client
+            .put(place(url, digest)?)
             .timeout(SEND_LIMIT)
             .header(header::CONTENT_LENGTH, bytes.len())
             .header(header::CONTENT_TYPE, "application/wasm")
@@ -162,33 +208,30 @@ impl Host {
                 let Answer { message } = answer.json().await.unwrap_or_default();
                 Ok(sent(status, &message))
             }
-            Err(error) if error.is_connect() => Err(self.unreachable(&error)),
+            Err(error) if error.is_connect() => Err(unreachable(url, &error)),
             // A host that refuses a body closes the connection; asking again tells why.
             Err(error) => {
                 Ok(Meaning::Later(format!("the upload broke off: {}", innermost(&error))))
             }
         }
     }
+}
 
-    fn place(&self, digest: &Digest) -> Result<Url> {
-        self.url
-            .join(&format!("v1/modules/{digest}"))
-            .with_context(|| format!("cannot make an address for uploads from {}", self.url))
-    }
+fn place(url: &Url, digest: &Digest) -> Result<Url> {
+    url.join(&format!("v1/modules/{digest}"))
+        .with_context(|| format!("cannot make an address for uploads from {url}"))
+}
 
-    fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
-        let text = format!(
-            "cannot reach a host at {}; give its address with --host or NAGAYA_HOST, or bring one here:\n  \
-             kubectl port-forward --namespace nagaya-system service/nagaya 7420:7420",
-            self.url
-        );
-        let cause = if error.is_timeout() {
-            format!("no answer within {ASK_LIMIT:?}")
-        } else {
-            innermost(error)
-        };
-        anyhow::anyhow!(cause).context(text)
-    }
+fn unreachable(url: &Url, error: &reqwest::Error) -> anyhow::Error {
+    let text = format!(
+        "cannot reach a host at {url}, the address of --host or NAGAYA_HOST; without one the component goes through the API server"
+    );
+    let cause = if error.is_timeout() {
+        format!("no answer within {ASK_LIMIT:?}")
+    } else {
+        innermost(error)
+    };
+    anyhow::anyhow!(cause).context(text)
 }
 
 /// The answer to `HEAD`, which has no text.
@@ -282,12 +325,12 @@ mod tests {
     #[test]
     fn only_a_url_is_a_host() {
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let host = Host::new("http://127.0.0.1:7420").unwrap();
+        let host = Host::at("http://127.0.0.1:7420").unwrap();
         let digest = Digest::of(b"");
-        let place = host.place(&digest).unwrap();
+        let place = place(&host.name().parse().unwrap(), &digest).unwrap();
         assert_eq!(place.as_str(), format!("http://127.0.0.1:7420/v1/modules/{digest}"));
         for bad in ["127.0.0.1:7420", "ftp://x", "", "unix:/run/x"] {
-            assert!(Host::new(bad).is_err(), "{bad}");
+            assert!(Host::at(bad).is_err(), "{bad}");
         }
     }
 

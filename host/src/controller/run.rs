@@ -19,11 +19,12 @@ use crate::{
     clock,
     cluster::Error,
     controller::{health::Ended, strays::Strays},
+    journal::Speaker,
     leader::fence::Fence,
     metrics::RunEnd,
     model::{digest::Digest, object::ObjectKey},
     queue::{Outcome, Taken},
-    sandbox::{Action, Failure, LogQuota, Program, Returned, Run, RunLimits, Sandbox},
+    sandbox::{Action, ControllerLog, Failure, Program, Returned, Run, RunLimits, Sandbox},
     text,
     watch::Entry,
 };
@@ -54,8 +55,8 @@ pub struct Shared {
     pub sandbox: Sandbox,
     /// Identity, budget, counters.
     pub account: Arc<Account>,
-    /// What is left of the guest's log this second.
-    pub log: Arc<LogQuota>,
+    /// What its guests say.
+    pub log: Arc<ControllerLog>,
     /// Objects that the guest has called invalid, and what was said of it.
     pub accepted: Mutex<Ledger>,
     /// Objects that have left what the controller selects, and carry its finalizer.
@@ -132,7 +133,7 @@ impl Start {
                     Whereabouts::Left { .. } | Whereabouts::Gone => (None, false),
                 };
                 let client = self.client(primary.as_deref(), is_hidden, &id);
-                let result = self.call(&client, primary.as_deref(), span.clone()).await;
+                let result = self.call(&client, primary.as_deref(), (span.clone(), &id)).await;
                 (primary, result, client)
             }
             Err((error, client)) => {
@@ -149,7 +150,11 @@ impl Start {
             if was_stopped {
                 // Somebody wanted it: a deletion, a new revision, the end of the host.
                 span.in_scope(|| tracing::info!(seconds, "the run was stopped"));
-            } else if self.shared.log.allows(failure.len()) {
+            } else if self
+                .shared
+                .log
+                .takes(&self.speaker(&id), &format!("the run failed: {failure}"))
+            {
                 // What a guest says counts as its log, wherever it is written.
                 span.in_scope(|| tracing::warn!(%failure, seconds, "the run failed"));
             }
@@ -219,6 +224,14 @@ impl Start {
         }
     }
 
+    fn speaker(&self, id: &str) -> Speaker {
+        Speaker {
+            revision: self.executor.name.as_str().into(),
+            object: self.taken.key.to_string().into(),
+            run: id.into(),
+        }
+    }
+
     fn client(&self, primary: Option<&Entry>, is_hidden: bool, id: &str) -> Client {
         let account = &self.shared.account;
         let key = Digest::of(self.taken.key.to_string().as_bytes());
@@ -245,7 +258,7 @@ impl Start {
         &self,
         client: &Client,
         primary: Option<&Entry>,
-        span: tracing::Span,
+        (span, id): (tracing::Span, &str),
     ) -> Result<Action, Failure> {
         if let (Some(primary), Some(finalizer)) =
             (primary, &self.executor.view.manifest().finalizer)
@@ -266,6 +279,7 @@ impl Start {
             limits: self.limits.clone(),
             stop: self.stop.clone(),
             span,
+            speaker: self.speaker(id),
             log: self.shared.log.clone(),
         };
         let ObjectKey { namespace, name } = &self.taken.key;

@@ -4,15 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::primaries::Primaries;
+use super::{directory::Directory, primaries::Primaries};
 use crate::{
     access::authority::Authority,
     apiserver::ApiServer,
     events::Recorder,
+    journal::Journals,
     leader::fence::Claim,
     metrics::Metrics,
     model::crd::LimitsSpec,
-    modules::{Modules, oci::Registries},
+    modules::{Elsewhere, Modules, oci::Registries, policy::Policy},
     sandbox::Sandbox,
     share::slots::Slots,
     watch::{Cache, Hub},
@@ -35,10 +36,18 @@ pub struct Host {
     pub modules: Modules,
     /// Where others are pulled from.
     pub registries: Registries,
+    /// Where uploads may be that are not here.
+    pub elsewhere: Arc<dyn Elsewhere>,
+    /// Who must have signed them.
+    pub policy: Policy,
     /// Where events go.
     pub recorder: Recorder,
     /// Counters.
     pub metrics: Metrics,
+    /// What guests have said.
+    pub journals: Journals,
+    /// The controllers that are kept, for whoever asks.
+    pub directory: Directory,
     /// Slots for runs, of which a describe is one.
     pub slots: Slots,
     /// The host's claim on its controllers.

@@ -16,6 +16,7 @@ use crate::{
     causes,
     model::{crd::ModuleStatus, digest::Digest},
     modules::oci::{self, Image, Login},
+    share::slots::Slot,
 };
 
 /// Pull secrets of one account that are looked into.
@@ -38,7 +39,7 @@ impl Estate {
         let named: Image =
             image.parse().map_err(|error| Refusal::failed("BadImage", format!("{error}")))?;
         let login = self.login(account, &named).await?;
-        let _turn = self.pulls.take(team(account)).await;
+        let _turn = self.turn(account).await;
         let resolved = self.host.registries.resolve(&named, login.as_ref()).await;
         let resolved = resolved.map_err(|error| refused(&error))?;
         Ok(ModuleStatus {
@@ -58,15 +59,24 @@ impl Estate {
         let image: Image =
             image.parse().map_err(|error| Refusal::failed("BadImage", format!("{error}")))?;
         let login = self.login(account, &image).await?;
-        let _turn = self.pulls.take(team(account)).await;
+        let _turn = self.turn(account).await;
         let pulled = self.host.registries.pull(&image, digest, login.as_ref(), &self.host.modules);
         pulled.await.map_err(|error| refused(&error))?;
         tracing::info!(%image, %digest, "a component was pulled");
         Ok(())
     }
 
+    /// The team's turn to ask a registry.
+    pub(super) async fn turn(&self, account: &Identity) -> Slot {
+        self.pulls.take(team(account)).await
+    }
+
     /// The login that the account's pull secrets have for `image`, read as the account.
-    async fn login(&self, account: &Identity, image: &Image) -> Result<Option<Login>, Refusal> {
+    pub(super) async fn login(
+        &self,
+        account: &Identity,
+        image: &Image,
+    ) -> Result<Option<Login>, Refusal> {
         let Identity::ServiceAccount { namespace, name } = account else { return Ok(None) };
         let asking = |what: &str| {
             let what = what.to_owned();
@@ -125,7 +135,7 @@ fn team(account: &Identity) -> &str {
     }
 }
 
-fn refused(error: &oci::Error) -> Refusal {
+pub(super) fn refused(error: &oci::Error) -> Refusal {
     let words = causes::all(error);
     let again = Again::Pulling;
     match error {
@@ -137,6 +147,9 @@ fn refused(error: &oci::Error) -> Refusal {
             Refusal { again, ..Refusal::waiting("RegistryUnreachable", words) }
         }
         oci::Error::Tampered { .. } => Refusal { again, ..Refusal::failed("ImageTampered", words) },
+        oci::Error::NotSigned { .. } => {
+            Refusal { again, ..Refusal::failed("SignatureRefused", words) }
+        }
         oci::Error::Odd { .. } => {
             Refusal { again, ..Refusal::failed("ImageHasNoComponent", words) }
         }

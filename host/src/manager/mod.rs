@@ -3,6 +3,7 @@
 //! The manager owns the host's own watches. It tells keepers that something about their object has changed, never
 //! what: they read it themselves.
 
+mod directory;
 mod estate;
 mod garbage;
 mod images;
@@ -18,6 +19,7 @@ mod refusal;
 mod rights;
 mod room;
 mod running;
+mod signed;
 mod stage;
 mod status;
 mod unfit;
@@ -51,6 +53,7 @@ use crate::{
     share::slots::Slots,
     watch::{Cache, Entry, Subscriber, Subscription, Trigger, Wake, Wakes, WatchKey},
 };
+pub use directory::Directory;
 use estate::Estate;
 pub use estate::Host;
 use garbage::Collector;
@@ -139,6 +142,7 @@ impl Manager {
         let accounts = open(resource, watch, None)?;
         let seen = controllers.cache().clone();
         host.metrics.conditions(move || objects::conditions(&seen));
+        host.directory.open(controllers.cache(), revisions.cache());
         let (confirmed, claim) = watch::channel(None);
         let host_claim = host.claim.clone();
         let estate = Estate {

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinSet};
 use tracing::{Instrument, trace_span};
 
-use super::estate::Estate;
+use super::{directory::Listing, estate::Estate};
 use crate::{
     apiserver::Identity,
     client::{
@@ -21,7 +21,7 @@ use crate::{
         object::ObjectKey,
     },
     queue::shared::SharedQueue,
-    sandbox::{LogQuota, RunLimits},
+    sandbox::{ControllerLog, RunLimits},
 };
 
 /// Field managers may have 128 characters.
@@ -81,6 +81,7 @@ pub(super) struct Running {
     pub(super) controller: Controller,
     pub(super) trouble: watch::Receiver<Trouble>,
     pub(super) tasks: JoinSet<()>,
+    _listing: Listing,
     settings: Settings,
     limits: LimitsSpec,
     /// No guest gets more memory, in bytes.
@@ -103,6 +104,7 @@ impl Running {
         let queue = SharedQueue::new(|queue| estate.host.metrics.controller(&name, watched(queue)));
         let metrics = estate.host.metrics.controller(&name, watched(&queue));
         let limits = controller.spec.limits.clone();
+        let journal = estate.host.journals.of(&name);
         let account = Account {
             controller: name,
             api: estate.host.guests.clone(),
@@ -123,7 +125,7 @@ impl Running {
         let shared = Arc::new(Shared {
             sandbox: estate.host.sandbox.clone(),
             account: Arc::new(account),
-            log: Arc::new(LogQuota::new(metrics)),
+            log: Arc::new(ControllerLog::new(metrics, journal)),
             accepted: Mutex::default(),
             strays: Mutex::default(),
         });
@@ -135,7 +137,18 @@ impl Running {
         let mut tasks = JoinSet::new();
         tasks.spawn(work.run().instrument(trace_span!("loop", of = "controller")));
         let trouble = controller.trouble();
-        Self { setup, controller, trouble, tasks, settings, limits, memory_ceiling }
+        let rollout = controller.rollout();
+        let listing = estate.host.directory.list(key, &controller.queue, rollout);
+        Self {
+            setup,
+            controller,
+            trouble,
+            tasks,
+            _listing: listing,
+            settings,
+            limits,
+            memory_ceiling,
+        }
     }
 
     /// Sets limits and suspension, by the spec or for want of what a run needs; true if the limits are others than before.

@@ -27,6 +27,7 @@ use crate::{
     cluster::Refusing,
     controller::run::{Executor, Shared},
     fail,
+    journal::Speaker,
     model::{
         crd::LimitsSpec,
         digest::Digest,
@@ -111,17 +112,20 @@ impl Staging {
         manifest.map_err(|error| Refusal::describe(&error))
     }
 
-    /// The component, pulled if it is in a registry and not here.
+    /// The component, pulled if it is in a registry and not here; only if it is signed as demanded.
     async fn bytes(&self) -> Result<(Digest, Arc<[u8]>), Refusal> {
         let digest: Digest = self
             .digest
             .parse()
             .map_err(|error| Refusal::failed("BadDigest", format!("{error}")))?;
+        self.check_signed(&digest).await?;
         if let Some(bytes) = self.stored(&digest).await? {
             return Ok((digest, bytes));
         }
         if let Some(image) = &self.image {
             self.estate.pull(&self.shared.account.identity, image, &digest).await?;
+        } else {
+            self.estate.host.elsewhere.fetch(digest.clone()).await;
         }
         match self.stored(&digest).await? {
             Some(bytes) => Ok((digest, bytes)),
@@ -165,6 +169,7 @@ impl Staging {
                 controller = self.shared.account.controller,
                 revision = self.name
             ),
+            speaker: Speaker { revision: self.name.as_str().into(), ..Speaker::default() },
             log: self.shared.log.clone(),
         }
     }

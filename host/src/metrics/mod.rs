@@ -100,6 +100,10 @@ pub struct QueueStats {
     pub unfinished: f64,
     /// Age of the oldest run in flight, in seconds.
     pub longest: f64,
+    /// Runs in flight.
+    pub running: usize,
+    /// Keys that wait for a time of their own.
+    pub later: usize,
 }
 
 /// Answers for a queue.
@@ -693,7 +697,13 @@ mod tests {
 
     impl Watched for Fixed {
         fn stats(&self) -> QueueStats {
-            QueueStats { depth: [(0, 3), (-100, 1)].into(), unfinished: 1.5, longest: 1.0 }
+            QueueStats {
+                depth: [(0, 3), (-100, 1)].into(),
+                unfinished: 1.5,
+                longest: 1.0,
+                running: 2,
+                later: 0,
+            }
         }
     }
 

@@ -139,6 +139,8 @@ impl Watched for SharedQueue {
         QueueStats {
             depth: queue.depth().clone(),
             unfinished: ages.iter().sum(),
+            running: ages.len(),
+            later: queue.later(),
             longest: ages.into_iter().fold(0.0, f64::max),
         }
     }

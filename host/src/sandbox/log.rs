@@ -15,7 +15,12 @@ use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Map, Value};
 use tracing::Span;
 
-use crate::{clock, metrics::ControllerMetrics};
+pub(super) use crate::journal::Level;
+use crate::{
+    clock,
+    journal::{Journal, Source, Speaker},
+    metrics::ControllerMetrics,
+};
 
 /// The longest line, fields included.
 const LINE: usize = 4 << 10;
@@ -29,19 +34,11 @@ const LAST_LINES: usize = 3;
 /// How much of each is kept for a report.
 const LAST_LINE: usize = 240;
 
-/// How much a line matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
-    Error,
-    Warn,
-    Info,
-    Debug,
-}
-
-/// What is left of a controller's log this second, shared by all its runs.
+/// The log of a controller, shared by all its runs: where its lines are kept, and what is left of it this second.
 #[derive(Debug)]
-pub struct LogQuota {
+pub struct ControllerLog {
     metrics: ControllerMetrics,
+    journal: Arc<Journal>,
     bucket: Mutex<Bucket>,
     /// Of what the host says about the guest.
     of_host: Mutex<Bucket>,
@@ -53,21 +50,23 @@ struct Bucket {
     at: Option<Instant>,
 }
 
-impl LogQuota {
-    /// A full quota; what goes beyond it is counted in `metrics`.
-    pub fn new(metrics: ControllerMetrics) -> Self {
+impl ControllerLog {
+    /// With a full quota; what goes beyond it is counted in `metrics`.
+    pub fn new(metrics: ControllerMetrics, journal: Arc<Journal>) -> Self {
         let full = || Mutex::new(Bucket { left: RATE, at: None });
-        Self { metrics, bucket: full(), of_host: full() }
+        Self { metrics, journal, bucket: full(), of_host: full() }
     }
 
-    /// Whether a line of so many bytes that the host writes about a run still fits: what the guest answered is in it. One
-    /// that does not is counted as dropped. What the guest logs itself takes nothing away from these.
-    pub fn allows(&self, bytes: usize) -> bool {
+    /// Whether a line that the host writes about a run still fits: what the guest answered is in it. One that does is kept for
+    /// the team; one that does not is counted as dropped. What the guest logs itself takes nothing away from these.
+    pub fn takes(&self, speaker: &Speaker, line: &str) -> bool {
         let mut bucket = self.of_host.lock();
-        let fits = bucket.take(bytes, clock::now());
+        let fits = bucket.take(line.len(), clock::now());
         drop(bucket);
-        if !fits {
-            self.metrics.log_dropped(bytes as u64);
+        if fits {
+            self.journal.say(speaker, (Source::Host, Level::Warn), line, Map::new());
+        } else {
+            self.metrics.log_dropped(line.len() as u64);
         }
         fits
     }
@@ -102,13 +101,14 @@ pub(super) struct GuestLog(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     span: Span,
-    quota: Arc<LogQuota>,
+    speaker: Speaker,
+    quota: Arc<ControllerLog>,
     last: Mutex<VecDeque<String>>,
 }
 
 impl GuestLog {
-    pub(super) fn new(span: Span, quota: Arc<LogQuota>) -> Self {
-        Self(Arc::new(Inner { span, quota, last: Mutex::default() }))
+    pub(super) fn new(span: Span, speaker: Speaker, quota: Arc<ControllerLog>) -> Self {
+        Self(Arc::new(Inner { span, speaker, quota, last: Mutex::default() }))
     }
 
     /// Writes one line.
@@ -121,6 +121,8 @@ impl GuestLog {
         let kept = message.len() + kept;
         let dropped = if self.0.quota.take(kept) {
             self.emit(level, &message, &fields);
+            let inner = &self.0;
+            inner.quota.journal.say(&inner.speaker, (Source::Guest, level), &message, fields);
             given.saturating_sub(kept)
         } else {
             given
@@ -277,7 +279,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::{
-        cli::logs,
+        cli::logging,
         metrics::{Metrics, QueueStats, Watched},
     };
 
@@ -290,9 +292,9 @@ pub(super) mod tests {
     }
 
     /// A quota with counters of its own.
-    pub(in crate::sandbox) fn quota(metrics: &Metrics) -> Arc<LogQuota> {
+    pub(in crate::sandbox) fn quota(metrics: &Metrics) -> Arc<ControllerLog> {
         let queue: Weak<NoQueue> = Weak::new();
-        Arc::new(LogQuota::new(metrics.controller("a/b", queue)))
+        Arc::new(ControllerLog::new(metrics.controller("a/b", queue), Arc::default()))
     }
 
     fn seen(act: impl FnOnce(&GuestLog)) -> (Vec<Value>, String) {
@@ -300,11 +302,15 @@ pub(super) mod tests {
         let quota = quota(&metrics);
         let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
         let to = seen.clone();
-        let lines = logs::Lines::new(logs::Format::Json, move |line: &[u8]| {
+        let lines = logging::Lines::new(logging::Format::Json, move |line: &[u8]| {
             to.lock().extend_from_slice(line);
         });
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
-            act(&GuestLog::new(tracing::info_span!("reconcile", object = "x"), quota));
+            act(&GuestLog::new(
+                tracing::info_span!("reconcile", object = "x"),
+                Speaker::default(),
+                quota,
+            ));
         });
         let bytes = seen.lock().clone();
         let lines = String::from_utf8(bytes).unwrap();
@@ -399,7 +405,8 @@ pub(super) mod tests {
     fn what_the_host_says_about_runs_has_a_limit_too() {
         let (_, page) = seen(|log| {
             let quota = &log.0.quota;
-            let kept = (0..5_000).filter(|_| quota.allows(1_000)).count();
+            let line = "x".repeat(1_000);
+            let kept = (0..5_000).filter(|_| quota.takes(&Speaker::default(), &line)).count();
             assert!((61..200).contains(&kept), "{kept}");
             log.line(Level::Info, "said by the guest", &[]);
         });

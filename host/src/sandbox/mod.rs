@@ -43,7 +43,7 @@ pub use self::{
     engine::Allocation,
     failure::{Failure, Returned},
     limits::RunLimits,
-    log::LogQuota,
+    log::ControllerLog,
     machine::{Division, Mappings},
     native::{Native, NativeCall},
     program::Program,

@@ -28,13 +28,14 @@ use super::{
         },
     },
     limits::{HANDLES, HOSTCALL_FUEL, Meter, RunLimits},
-    log::{GuestLog, LogQuota},
+    log::{ControllerLog, GuestLog},
     memory::Share,
     program::{Guest, Program},
     wasi,
 };
 use crate::{
     cluster::{Cluster, Refusing},
+    journal::Speaker,
     model::{
         digest::Digest,
         manifest::{self, Manifest},
@@ -60,8 +61,10 @@ pub struct Run {
     pub stop: watch::Receiver<bool>,
     /// What log lines are written under.
     pub span: Span,
-    /// What is left of the log.
-    pub log: Arc<LogQuota>,
+    /// In whose name they are kept for the team.
+    pub speaker: Speaker,
+    /// Where they go besides, and how many still may.
+    pub log: Arc<ControllerLog>,
 }
 
 /// What the guest wants next.
@@ -220,7 +223,7 @@ fn store(
     open: mpsc::Sender<()>,
     turned: Arc<TurnClock>,
 ) -> Store<State> {
-    let log = GuestLog::new(run.span, run.log);
+    let log = GuestLog::new(run.span, run.speaker, run.log);
     let wasi: WasiCtx = wasi::context(&log);
     let mut table = ResourceTable::new();
     table.set_max_capacity(HANDLES);

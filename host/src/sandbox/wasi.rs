@@ -318,6 +318,7 @@ impl OutputStream for OutputLines {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::Speaker;
 
     #[test]
     fn no_clock_is_finer_than_a_millisecond() {
@@ -396,7 +397,7 @@ mod tests {
         for text in [CLOCK, NAME] {
             let component = wat::parse_str(text).unwrap();
             let component = wasmtime::component::Component::new(&engine, component).unwrap();
-            let log = GuestLog::new(tracing::Span::none(), quota.clone());
+            let log = GuestLog::new(tracing::Span::none(), Speaker::default(), quota.clone());
             let state = State {
                 table: ResourceTable::new(),
                 wasi: context(&log),
@@ -434,7 +435,7 @@ mod tests {
 
         let metrics = crate::metrics::Metrics::default();
         let quota = crate::sandbox::log::tests::quota(&metrics);
-        let log = GuestLog::new(tracing::Span::none(), quota);
+        let log = GuestLog::new(tracing::Span::none(), Speaker::default(), quota);
         let mut guest = Guest(context(&log), ResourceTable::new());
 
         assert!(cli::environment::Host::get_environment(&mut guest.cli()).unwrap().is_empty());

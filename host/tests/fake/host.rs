@@ -10,13 +10,15 @@ use nagaya::{
     access::authority::Authority,
     apiserver::ApiServer,
     clock, events,
+    journal::Journals,
     leader::fence::Claim,
-    manager::{Host as Parts, Manager},
+    manager::{Directory, Host as Parts, Manager},
     metrics::Metrics,
     model::digest::Digest,
     modules::{
-        Modules,
+        Modules, Nowhere,
         oci::{self, Registries},
+        policy::Policy,
     },
     sandbox::{Allocation, CompilerConfig, Sandbox, SandboxConfig},
     share::slots::Slots,
@@ -69,15 +71,7 @@ impl Host {
     /// One that does not lead; `controllers`: its `--controllers`.
     pub(crate) async fn standby(api: &Fake, controllers: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = SandboxConfig {
-            slots: 8,
-            allocation: Allocation::OnDemand,
-            compiler: CompilerConfig {
-                program: Some(PathBuf::from(env!("CARGO_BIN_EXE_nagaya"))),
-                ..CompilerConfig::default()
-            },
-            ..SandboxConfig::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("in-process-code"))
-        };
+        let config = sandbox_config();
         let (memory_ceiling, slots) = (config.memory_ceiling, config.slots as usize);
         let sandbox = Sandbox::start(config, Handle::current()).unwrap();
         let modules = Modules::open(&folder.path().join("modules")).unwrap();
@@ -95,6 +89,10 @@ impl Host {
             sandbox: sandbox.clone(),
             modules: modules.clone(),
             registries: Registries::new(oci::Settings::default(), MODULE, None),
+            policy: Policy::default(),
+            elsewhere: std::sync::Arc::new(Nowhere),
+            journals: Journals::default(),
+            directory: Directory::default(),
             recorder,
             metrics: metrics.clone(),
             slots: Slots::new(slots),
@@ -214,4 +212,16 @@ pub(crate) fn controller(name: &str, digest: &Digest) -> Value {
 pub(crate) fn condition(object: &Value, kind: &str) -> Value {
     let all = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     all.into_iter().find(|condition| condition["type"] == kind).unwrap_or_default()
+}
+
+fn sandbox_config() -> SandboxConfig {
+    SandboxConfig {
+        slots: 8,
+        allocation: Allocation::OnDemand,
+        compiler: CompilerConfig {
+            program: Some(PathBuf::from(env!("CARGO_BIN_EXE_nagaya"))),
+            ..CompilerConfig::default()
+        },
+        ..SandboxConfig::new(Path::new(env!("CARGO_TARGET_TMPDIR")).join("in-process-code"))
+    }
 }

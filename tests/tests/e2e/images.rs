@@ -19,12 +19,12 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// More than a failure's second pause.
 const TRIED_AGAIN: Duration = Duration::from_secs(60);
 
-fn writing(value: &str) -> Value {
+pub(super) fn writing(value: &str) -> Value {
     json!({"reconcile": "write", "value": value})
 }
 
 /// The host begins anew and knows the registry, and none other if `only`.
-async fn know(test: &mut Test, registry: &Registry, only: bool) -> Result<()> {
+pub(super) async fn know(test: &mut Test, registry: &Registry, only: bool) -> Result<()> {
     let file = test.folder().join("registries.yaml");
     let known = json!({
         "registries": [{"name": registry.address(), "plainHttp": true}],
@@ -38,13 +38,18 @@ async fn know(test: &mut Test, registry: &Registry, only: bool) -> Result<()> {
 }
 
 /// A controller whose spec names this image.
-async fn named(test: &Test, image: &str, value: &str) -> Result<Controller> {
+pub(super) async fn named(test: &Test, image: &str, value: &str) -> Result<Controller> {
     let spec = json!({"module": {"image": image}, "config": writing(value)});
     test.guest("hostile", GUEST_RULES, spec).await
 }
 
 /// Writes a component to the registry as a person does, under a controller that nobody looks at.
-async fn write(test: &Test, component: &Component, to: &str, login: Option<&str>) -> Result<()> {
+pub(super) async fn write(
+    test: &Test,
+    component: &Component,
+    to: &str,
+    login: Option<&str>,
+) -> Result<()> {
     let folder = test.folder().join("docker");
     fs::create_dir_all(&folder)?;
     let registry = to.split('/').next().unwrap_or_default();
@@ -68,7 +73,7 @@ async fn write(test: &Test, component: &Component, to: &str, login: Option<&str>
 }
 
 /// A registry with the component `hostile` under `path`, which the host knows; and the component, and its image.
-async fn serving(
+pub(super) async fn serving(
     test: &mut Test,
     path: &str,
     (login, only): (&str, bool),
@@ -91,7 +96,7 @@ async fn module(controller: &Controller, digest: &str) -> Result<ModuleStatus> {
 }
 
 /// Waits for a condition that says all of this; its message.
-async fn told(controller: &Controller, parts: &[&str]) -> Result<String> {
+pub(super) async fn told(controller: &Controller, parts: &[&str]) -> Result<String> {
     let find = |seen: &WasmController| {
         let conditions = seen.status.iter().flat_map(|status| &status.conditions);
         let mut said = conditions.map(|it| format!("{}: {}", it.reason, it.message));

@@ -4,8 +4,11 @@
 
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
+mod admission;
+mod aggregated;
 mod authority;
 mod bad_input;
+mod chart;
 mod cli;
 mod control_plane;
 mod decisions;
@@ -19,16 +22,19 @@ mod finalizer;
 mod health;
 mod host;
 mod images;
+mod install;
 mod leases;
 mod lifecycle;
 mod older_server;
 mod own_writes;
+mod people;
 mod primary;
 mod proxy;
 mod random;
 mod reconcile;
 mod rollout;
 mod shares;
+mod signatures;
 mod swaps;
 mod upload;
 mod watches;

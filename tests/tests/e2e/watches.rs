@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::account::{self, GUEST_RULES, host_username};
+use e2e::account::{self, GUEST_RULES, Rule, host_username};
 use e2e::component::Component;
 use e2e::control_plane::audit;
 use e2e::site::owning;
@@ -100,5 +100,56 @@ fn thirty_controllers_and_two_revisions_share_one_watch_a_kind() -> Result<()> {
             Ok(())
         })
         .await
+    })
+}
+
+/// Built-in kinds of namespaces that `deploy/` shares: as `apiVersion`, kind, group and plural.
+const BUILT_IN: [(&str, &str, &str, &str); 12] = [
+    ("v1", "ConfigMap", "", "configmaps"),
+    ("v1", "Service", "", "services"),
+    ("v1", "PersistentVolumeClaim", "", "persistentvolumeclaims"),
+    ("apps/v1", "Deployment", "apps", "deployments"),
+    ("apps/v1", "StatefulSet", "apps", "statefulsets"),
+    ("apps/v1", "DaemonSet", "apps", "daemonsets"),
+    ("batch/v1", "Job", "batch", "jobs"),
+    ("batch/v1", "CronJob", "batch", "cronjobs"),
+    ("networking.k8s.io/v1", "Ingress", "networking.k8s.io", "ingresses"),
+    ("networking.k8s.io/v1", "NetworkPolicy", "networking.k8s.io", "networkpolicies"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler", "autoscaling", "horizontalpodautoscalers"),
+    ("policy/v1", "PodDisruptionBudget", "policy", "poddisruptionbudgets"),
+];
+
+#[test]
+fn built_in_kinds_are_watched_as_the_host_and_not_once_an_account() -> Result<()> {
+    test(async |test| {
+        let Some(log) = test.audit() else { return Ok(()) };
+        let log = log.from_now()?;
+        let mut rules = GUEST_RULES.to_vec();
+        rules.extend(BUILT_IN.map(|(_, _, group, resource)| Rule {
+            group,
+            resource,
+            verbs: &["get", "list", "watch"],
+        }));
+        let owned: Vec<_> = BUILT_IN
+            .iter()
+            .map(|(version, kind, group, _)| {
+                let version = version.rsplit('/').next().unwrap_or_default();
+                json!({"kind": {"group": group, "version": version, "kind": kind}})
+            })
+            .collect();
+        let mut config = owning("ok");
+        config["manifest"]["owned"] = owned.into();
+        let hostile = test.guest("hostile", &rules, json!({"config": config})).await?;
+        let revision = hostile.push_config(&Component::load("hostile")?, &config).await?;
+        hostile.active(&revision).await?;
+        let host = host_username();
+        let as_itself = log.open_watches(|event| {
+            event.user.username == host && event.impersonated_user.is_none()
+        })?;
+        for (_, _, _, plural) in BUILT_IN {
+            let path = format!("/namespaces/{}/{plural}?", test.namespace);
+            ensure!(as_itself.iter().any(|uri| uri.contains(&path)), "{plural}: {as_itself:#?}");
+        }
+        Ok(())
     })
 }

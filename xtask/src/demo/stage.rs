@@ -10,7 +10,7 @@ use e2e::component::Component;
 use e2e::control_plane::{ControlPlane, Options, Program, Route, User, locate};
 use e2e::controller::Controller;
 use e2e::host::{self, Host};
-use e2e::{install, manifest};
+use e2e::{install, manifest, own_api};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
@@ -62,11 +62,17 @@ impl Stage {
             kubeconfig: host::kubeconfig(&control_plane, "nagaya-demo-host").await?,
             ..host::Options::default()
         };
+        // A given cluster may be somewhere else, and finds no way to a host on this machine.
+        let is_far = control_plane.is_given();
+        let options = if is_far { options } else { own_api::serving(options) };
         let host = Host::start(&options).await?;
+        if !is_far {
+            own_api::pass_on_to(&admin, &host).await?;
+        }
         progress.command(host.command());
         progress.good(&format!("the host runs as {}, never as an administrator", host_username()));
-        let cli =
-            Cli { kubeconfig: control_plane.kubeconfig(User::Admin), host: host.api().to_owned() };
+        let address = if is_far { host.api().to_owned() } else { String::new() };
+        let cli = Cli { kubeconfig: control_plane.kubeconfig(User::Admin), host: address };
         let website = Controller::new(&admin, NAMESPACE, "website", host.api())?;
         Ok(Self { control_plane, admin, website, host, cli, folder })
     }
@@ -118,14 +124,17 @@ impl Stage {
         let binary = e2e::component::profile_folder().map(|folder| folder.display().to_string());
         progress.say(&format!("cd {}", root()));
         progress.say(&format!("export KUBECONFIG={}", self.cli.kubeconfig.display()));
-        progress.say(&format!("export NAGAYA_HOST={}", self.cli.host));
+        if !self.cli.host.is_empty() {
+            progress.say(&format!("export NAGAYA_HOST={}", self.cli.host));
+        }
         progress.say(&format!("export PATH={}:$PATH", binary.unwrap_or_default()));
         println!();
         for (command, why) in [
             ("kubectl get wc,wr,websites,configmaps,deployments,services -n demo", "what there is"),
             ("kubectl edit website site-01 -n demo", "change a title, see the page follow"),
             ("kubectl delete configmap site-02 -n demo", "see it come back"),
-            ("nagaya get website -n demo", "the controller and its revisions"),
+            ("nagaya get website -n demo", "the controller, its revisions, its queue"),
+            ("nagaya logs website -n demo -f", "what its guests say"),
             ("nagaya promote website -n demo --revision …", "version 2 again; `get` has its name"),
             ("nagaya rollback website -n demo", "and back"),
         ] {

@@ -16,6 +16,7 @@ mod record;
 
 use std::{
     fmt, io,
+    net::SocketAddr,
     str::FromStr,
     thread,
     time::{Duration, Instant},
@@ -27,6 +28,7 @@ use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 pub use election::Profile;
+pub use record::ADDRESS;
 
 use crate::{
     apiserver::{self, ApiServer, Call, Lines, Media, query},
@@ -62,6 +64,8 @@ pub struct Options {
     pub name: String,
     /// Names this process; no other has ever had the same.
     pub identity: String,
+    /// Where other hosts ask this one, which the Lease tells them.
+    pub address: Option<SocketAddr>,
     /// Times.
     pub profile: Profile,
     /// How it connects.
@@ -270,8 +274,7 @@ impl Work {
 
     fn write_call(&self, record: &Record) -> Call {
         let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
-        let Options { namespace, name, .. } = &self.options;
-        let body = record::object(namespace, name, record, &now).to_string();
+        let body = record::object(&self.options, record, &now).to_string();
         let call = if record.version.is_empty() {
             Call::new(Method::POST, self.path(None))
         } else {
@@ -355,6 +358,11 @@ impl LeaseWatch {
     }
 }
 
+/// Where the API server has the Lease.
+pub fn path_of(options: &Options) -> String {
+    path(options, Some(&options.name))
+}
+
 fn path(options: &Options, name: Option<&str>) -> String {
     let leases = format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", options.namespace);
     name.map_or_else(|| leases.clone(), |name| format!("{leases}/{name}"))
@@ -426,6 +434,7 @@ mod tests {
             namespace: "sys".to_owned(),
             name: "nagaya".to_owned(),
             identity: "me".to_owned(),
+            address: None,
             profile: Profile::FAST,
             kubeconfig: Source::default(),
         };

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::election::Record;
+use super::{Options, election::Record};
+
+/// The annotation that says where the holder is asked.
+pub const ADDRESS: &str = "nagaya.dev/address";
 
 /// The record in a Lease.
 pub(super) fn read(lease: &Value) -> Record {
@@ -42,7 +45,8 @@ pub(super) fn news(line: &str) -> News {
 }
 
 /// The Lease that says `record`, renewed at `now`, a time as the API writes it.
-pub(super) fn object(namespace: &str, name: &str, record: &Record, now: &str) -> Value {
+pub(super) fn object(options: &Options, record: &Record, now: &str) -> Value {
+    let Options { namespace, name, address, .. } = options;
     let mut lease = json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -55,6 +59,9 @@ pub(super) fn object(namespace: &str, name: &str, record: &Record, now: &str) ->
             "renewTime": now,
         },
     });
+    if let Some(address) = address {
+        lease["metadata"]["annotations"] = json!({ ADDRESS: address.to_string() });
+    }
     if !record.version.is_empty() {
         lease["metadata"]["resourceVersion"] = json!(record.version);
     }
@@ -64,6 +71,7 @@ pub(super) fn object(namespace: &str, name: &str, record: &Record, now: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{kubeconfig::Source, leader::lease::Profile};
 
     #[test]
     fn a_record_survives_the_way_through_an_object() {
@@ -76,7 +84,16 @@ mod tests {
             version: "17".into(),
         };
         let now = "2026-02-03T04:05:06.000007Z";
-        let lease = object("sys", "nagaya", &record, now);
+        let options = Options {
+            namespace: "sys".into(),
+            name: "nagaya".into(),
+            identity: "host_1".into(),
+            address: Some("10.1.2.3:7443".parse().unwrap()),
+            profile: Profile::FAST,
+            kubeconfig: Source::default(),
+        };
+        let lease = object(&options, &record, now);
+        assert_eq!(lease["metadata"]["annotations"][ADDRESS], "10.1.2.3:7443");
         let found = Record { renewed: Some(now.to_owned()), ..record };
         assert_eq!(read(&lease), found);
         let line = json!({ "type": "MODIFIED", "object": lease }).to_string();
@@ -84,7 +101,7 @@ mod tests {
         let gone = json!({ "type": "DELETED", "object": lease }).to_string();
         assert_eq!(news(&gone), News::Gone);
         assert_eq!(news(r#"{"type":"ERROR","object":{"code":410}}"#), News::Nothing);
-        let created = object("sys", "nagaya", &Record::default(), now);
+        let created = object(&options, &Record::default(), now);
         assert!(created["metadata"].get("resourceVersion").is_none());
         assert_eq!(created["spec"]["acquireTime"], now);
     }

@@ -187,6 +187,7 @@ impl Keeper {
         self.end().await;
         if is_gone {
             self.estate.host.metrics.forget(&name);
+            self.estate.host.journals.forget(&name);
         }
         Ok(())
     }

@@ -194,7 +194,7 @@ mod tests {
             "{time}"
         );
         let expected = json!({
-            "timestamp": null, "level": "WARN", "target": "nagaya::cli::logs::tests", "message": "first",
+            "timestamp": null, "level": "WARN", "target": "nagaya::cli::logging::tests", "message": "first",
             "message_": "second", "span": "inner", "controller": "a/b", "attempt": 2, "late": 7, "object": "own",
             "seconds": 0.5, "ok": true, "error": "Some(\"e\")",
         });
@@ -249,7 +249,7 @@ mod tests {
         let line = lines[0].split_once("Z ").unwrap().1;
         assert_eq!(
             line,
-            "WARN inner: nagaya::cli::logs::tests: first message_=second seconds=0.5 object=own ok=true \
+            "WARN inner: nagaya::cli::logging::tests: first message_=second seconds=0.5 object=own ok=true \
              error=Some(\"e\") attempt=2 controller=a/b late=7"
         );
     }

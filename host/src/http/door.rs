@@ -8,25 +8,42 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     future::Future,
     io,
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use axum::{Router, body::Body, extract::Request, response::Response};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use axum::{
+    Router,
+    body::{Body, Bytes, HttpBody},
+    extract::Request,
+    middleware,
+    response::Response,
+};
+use hyper::{
+    body::{Frame, Incoming, SizeHint},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::ServerConfig;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
 };
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
+
+use super::linger;
 
 /// How patient the host is with its clients.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +67,11 @@ impl Default for Patience {
     }
 }
 
+/// What a connection must show and see before it may speak; `None`: it is not known yet.
+pub type Tls = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
+
+/// A handshake takes no longer.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A request that was begun may end within this; an upload has 30 s.
 const LAST: Duration = Duration::from_secs(40);
 /// Bytes of a head, and of what is read of a body at once.
@@ -59,13 +81,30 @@ const HEADERS: usize = 64;
 /// After a failed accept, which is mostly for want of file handles.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves `router` until `stop` becomes true, and then what is under way.
-pub(super) async fn serve(
+/// How a listener's connections are treated.
+#[derive(Clone, Default)]
+pub struct Door {
+    /// Limits of time and number.
+    pub patience: Patience,
+    /// `None`: anybody may speak, in the clear.
+    pub tls: Option<Tls>,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("patience", &self.patience).finish_non_exhaustive()
+    }
+}
+
+/// Serves `router` until `stop` becomes true, and then what is under way. Answers reach clients that are still sending.
+pub async fn serve(
     listener: TcpListener,
     router: Router,
-    patience: Patience,
+    door: Door,
     mut stop: watch::Receiver<bool>,
 ) {
+    let router = router.layer(middleware::map_request(linger::over));
+    let patience = door.patience;
     let mut connections = JoinSet::new();
     let mut open: Vec<Open> = vec![];
     loop {
@@ -88,7 +127,8 @@ pub(super) async fn serve(
             continue;
         }
         let busy = Arc::new(AtomicUsize::new(0));
-        let serving = connection(stream, router.clone(), busy.clone(), patience, stop.clone());
+        let service = Service { router: router.clone(), busy: busy.clone() };
+        let serving = connection(stream, service, door.clone(), stop.clone());
         open.push(Open { task: connections.spawn(serving), busy });
     }
     drop(listener);
@@ -120,14 +160,30 @@ async fn pause_after(error: &io::Error) {
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+#[derive(Clone)]
+struct Service {
     router: Router,
     busy: Arc<AtomicUsize>,
+}
+
+async fn connection(stream: TcpStream, service: Service, door: Door, stop: watch::Receiver<bool>) {
+    let Some(tls) = door.tls else { return talk(stream, service, door.patience, stop).await };
+    let Some(config) = tls() else { return };
+    match tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => talk(stream, service, door.patience, stop).await,
+        // A probe of a port, or somebody without a certificate.
+        Ok(Err(error)) => tracing::debug!(%error, "a handshake failed"),
+        Err(_) => (),
+    }
+}
+
+async fn talk(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    service: Service,
     patience: Patience,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service = service_fn(move |request| answer(router.clone(), busy.clone(), request));
+    let service = service_fn(move |request| answer(service.clone(), request));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(patience.head)
@@ -147,16 +203,40 @@ async fn connection(
 }
 
 fn answer(
-    router: Router,
-    busy: Arc<AtomicUsize>,
+    service: Service,
     request: http::Request<Incoming>,
 ) -> impl Future<Output = Result<Response, Infallible>> {
-    let busy = Busy::new(busy);
+    let busy = Busy::new(service.busy);
     let request: Request = request.map(Body::new);
     async move {
-        let answer = router.oneshot(request).await;
-        drop(busy);
-        answer
+        let answer = service.router.oneshot(request).await?;
+        Ok(answer.map(|body| Body::new(Sending { body, _busy: busy })))
+    }
+}
+
+/// The body of an answer: as long as it is sent, the request is under way.
+struct Sending {
+    body: Body,
+    _busy: Busy,
+}
+
+impl HttpBody for Sending {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -1,28 +1,23 @@
 //! The host's HTTP interface: uploads. Whoever may name a digest in a WasmController may send its bytes.
 //!
-//! The handler knows nothing of its transport, so that an aggregated API group can serve it later.
+//! The handler knows nothing of its transport: the API group behind the API server serves it too.
 //!
 //! Invariants, in `host/tests/api.rs`: `bytes_nobody_waits_for_are_refused_unread`, `an_upload_has_limits`.
-
-mod door;
-mod linger;
 
 use std::time::Duration;
 
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
-    middleware,
     response::{IntoResponse, Response},
     routing::put,
 };
 use http_body_util::BodyExt;
-use serde_json::json;
-use tokio::{net::TcpListener, sync::watch};
+use tokio::sync::watch;
 
-pub use self::door::Patience;
+use super::answer::status as answer;
 use crate::{
     fail,
     leader::fence::Claim,
@@ -31,7 +26,7 @@ use crate::{
 };
 
 /// The whole body must be here within this time.
-const BODY_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const BODY_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the handlers share.
 #[derive(Clone, Debug)]
@@ -45,7 +40,8 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    fn leads(&self) -> bool {
+    /// Whether this host is the one that takes them.
+    pub(super) fn leads(&self) -> bool {
         self.claim.borrow().as_ref().is_some_and(Claim::holds)
     }
 }
@@ -68,33 +64,12 @@ struct Uploading {
     body_limit: Duration,
 }
 
-/// Serves `router` until `stop` becomes true. Answers reach clients that are still sending.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    serve_with_patience(listener, router, Patience::default(), stop).await;
-    Ok(())
-}
-
-/// The same with other limits for connections.
-pub async fn serve_with_patience(
-    listener: TcpListener,
-    router: Router,
-    patience: Patience,
-    stop: watch::Receiver<bool>,
-) {
-    let router = router.layer(middleware::map_request(linger::over));
-    door::serve(listener, router, patience, stop).await;
-}
-
 async fn look(State(state): State<Uploading>, Path(digest): Path<String>) -> Response {
     if !state.uploads.leads() {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     match digest.parse::<Digest>() {
-        Ok(digest) => match state.uploads.modules.welcome(&digest) {
+        Ok(digest) => match state.uploads.modules.welcome(&digest, None) {
             Welcome::Stored => StatusCode::OK.into_response(),
             Welcome::Wanted => StatusCode::ACCEPTED.into_response(),
             Welcome::Unnamed => StatusCode::NOT_FOUND.into_response(),
@@ -110,6 +85,17 @@ async fn receive(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
+    take(&uploads, (&digest, None), body_limit, &headers, body).await
+}
+
+/// Takes the bytes of a digest that a WasmController names, of the namespace if one is given.
+pub(super) async fn take(
+    uploads: &Uploads,
+    (digest, namespace): (&str, Option<&str>),
+    body_limit: Duration,
+    headers: &HeaderMap,
+    body: Body,
+) -> Response {
     let digest = match digest.parse::<Digest>() {
         Ok(digest) => digest,
         Err(error) => return answer(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -118,7 +104,7 @@ async fn receive(
         let text = "this host is a standby: another one of its deployment holds the Lease and takes the uploads; send it there, or try again in a moment";
         return answer(StatusCode::SERVICE_UNAVAILABLE, text);
     }
-    match uploads.modules.welcome(&digest) {
+    match uploads.modules.welcome(&digest, namespace) {
         Welcome::Wanted => (),
         Welcome::Stored => return answer(StatusCode::OK, "the module is stored already"),
         Welcome::NotSynced => {
@@ -126,8 +112,9 @@ async fn receive(
             return answer(StatusCode::SERVICE_UNAVAILABLE, text);
         }
         Welcome::Unnamed => {
+            let place = namespace.map(|name| format!(" of namespace {name}")).unwrap_or_default();
             let text = format!(
-                "no WasmController names {digest}: set spec.module.digest first (nagaya push does), then send the bytes"
+                "no WasmController{place} names {digest}: set spec.module.digest first (nagaya push does), then send the bytes"
             );
             return answer(StatusCode::NOT_FOUND, &text);
         }
@@ -141,7 +128,7 @@ async fn receive(
     if length.is_some_and(|length: u64| length > uploads.max_bytes) {
         return refused(&Error::TooLarge(uploads.max_bytes));
     }
-    match tokio::time::timeout(body_limit, store(&uploads, digest, body)).await {
+    match tokio::time::timeout(body_limit, store(uploads, digest, body)).await {
         Ok(Ok(())) => answer(StatusCode::CREATED, "stored"),
         Ok(Err(Failure::Store(error))) => refused(&error),
         Ok(Err(Failure::Body(text))) => answer(StatusCode::BAD_REQUEST, &text),
@@ -224,8 +211,4 @@ fn refused(error: &Error) -> Response {
         }
     };
     answer(code, &error.to_string())
-}
-
-fn answer(code: StatusCode, message: &str) -> Response {
-    (code, Json(json!({ "message": message }))).into_response()
 }
