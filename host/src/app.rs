@@ -124,6 +124,8 @@ impl App {
         let sandbox = SandboxConfig { guest_memory, ..sandbox };
         let sandbox = Sandbox::start(sandbox, Handle::current()).context("starting the sandbox")?;
         metrics.mappings(|| Mappings::now().map(|now| (now.used, now.limit)));
+        let guests_hold = sandbox.clone();
+        metrics.guest_memory(move || Some(guests_hold.guest_memory()));
         let claim = watch::channel(None).0;
         Ok(Self {
             config,
@@ -244,7 +246,7 @@ async fn work(
         .context("starting the thread of the Lease")?;
     around.spawn(ending("the election", elector.ended()));
     let _ = tokio::time::timeout(LEASE_FIRST, claim.wait_for(Option::is_some)).await;
-    let authority = Authority::new(app.api.clone());
+    let authority = Authority::new(app.api.clone(), app.metrics.clone());
     let (recorder, sender) = events::recorder(app.api.clone(), instance());
     let hub = Hub::new(app.api.clone(), Handle::current());
     around.spawn(ending("the review of rights", authority.clone().run()));

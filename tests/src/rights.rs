@@ -54,10 +54,13 @@ pub fn used(log: &Log) -> Result<BTreeSet<Right>> {
 /// Rights that a whole run of the tests on the shared server uses in no request of their own, each with its reason.
 fn is_used_unseen((verb, group, resource): &Right) -> bool {
     match (&**verb, &**group, &**resource) {
-        // The admission of owner references that block deletion asks for it.
-        (_, "nagaya.dev", "wasmcontrollers/finalizers") => true,
-        // What is shared is asked for as a whole, and then listed and watched; the host reads no single object of it.
-        ("get", group, _) => !group.ends_with("nagaya.dev") && group != "coordination.k8s.io",
+        // The admission of owner references that block deletion asks for the first; the second is read if another host was faster.
+        (_, "nagaya.dev", "wasmcontrollers/finalizers")
+        | ("get", "nagaya.dev", "wasmrevisions") => true,
+        // What is shared is asked for as a whole, and then watched from its first state on: only an older server is asked to list.
+        ("get" | "list", group, _) => {
+            !group.ends_with("nagaya.dev") && group != "coordination.k8s.io"
+        }
         _ => false,
     }
 }

@@ -30,8 +30,8 @@ Examples:
   nagaya logs website --revision website-1f2e --level warn
   nagaya logs website --since 5m -o json     one JSON object a line
 
-It needs the right to read the WasmController, and nothing else. What a run failed with is among the lines. The host keeps them in
-memory: when another one begins to work, it begins with none.")]
+The role `view` of the namespace is enough. What a run failed with is among the lines. The host keeps them in memory: when another one
+begins to work, it begins with none.")]
 pub(super) struct Args {
     /// The WasmController
     name: String,

@@ -35,7 +35,7 @@ pub(super) struct Args {
     name: String,
     /// The component, a.wasm file
     file: PathBuf,
-    /// An address of the host, such as `http://127.0.0.1:7420` [default: through the API server, by run.nagaya.dev]
+    /// A host's own address, for example from a port-forward [default: through the API server, by run.nagaya.dev]
     #[arg(long, env = "NAGAYA_HOST", value_name = "URL")]
     host: Option<String>,
     /// Write the component to this registry, repository and tag instead, from where the host pulls it

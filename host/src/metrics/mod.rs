@@ -89,6 +89,7 @@ struct Families {
     status_errors: Family<Labels, Counter>,
     leader: Family<Labels, Gauge>,
     lease_slow_path: Family<Labels, Counter>,
+    access_reviews: Family<Labels, Counter>,
 }
 
 /// What one queue says of itself at the moment of a scrape.
@@ -112,10 +113,14 @@ pub trait Watched: Send + Sync {
     fn stats(&self) -> QueueStats;
 }
 
-/// Counts the lines of the process's memory map: how many there are and may be, if the machine says so.
-type CountMappings = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
+/// How much of something there is and may be, if that is known.
+type Count = Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>;
 
-struct Mappings(CountMappings);
+struct Bounded {
+    /// Name and help of what there is, and of what there may be.
+    names: [(&'static str, &'static str); 2],
+    count: Count,
+}
 
 #[derive(Clone, Default)]
 struct Queues(Arc<Mutex<BTreeMap<String, Weak<dyn Watched>>>>);
@@ -192,8 +197,22 @@ impl Metrics {
 
     /// Adds the process's memory mappings: `count` is asked at every scrape how many there are and may be.
     pub fn mappings(&self, count: impl Fn() -> Option<(usize, usize)> + Send + Sync + 'static) {
+        let used = ("nagaya_memory_mappings", "Lines of the process's memory map");
+        let limit =
+            ("nagaya_memory_mappings_limit", "How many lines it may have: vm.max_map_count");
+        self.bounded([used, limit], Box::new(count));
+    }
+
+    /// Adds the memory of guests: `count` is asked at every scrape how many bytes they have and may have.
+    pub fn guest_memory(&self, count: impl Fn() -> Option<(usize, usize)> + Send + Sync + 'static) {
+        let used = ("nagaya_guest_memory_bytes", "Bytes that runs of guests hold at present");
+        let limit = ("nagaya_guest_memory_limit_bytes", "Bytes that all guests together may have");
+        self.bounded([used, limit], Box::new(count));
+    }
+
+    fn bounded(&self, names: [(&'static str, &'static str); 2], count: Count) {
         let mut registry = self.0.registry.lock();
-        registry.register_collector(Box::new(Mappings(Box::new(count))));
+        registry.register_collector(Box::new(Bounded { names, count }));
     }
 
     /// Adds the open watches, for which `ask` is asked at every scrape.
@@ -222,6 +241,12 @@ impl Metrics {
     /// Writes of the Lease `name` that had to be repeated after reading it.
     pub fn lease_slow_path(&self, name: &str) -> Counter {
         self.0.families.lease_slow_path.get_or_create_owned(&vec![("name", name.to_owned())])
+    }
+
+    /// Access reviews that ended like this: `allowed`, `denied` or `error`.
+    pub fn access_reviews(&self, result: &str) -> Counter {
+        let label = vec![("result", result.to_owned())];
+        self.0.families.access_reviews.get_or_create_owned(&label)
     }
 
     /// The metrics of `controller` (`namespace/name`), whose queue is asked at every scrape.
@@ -476,6 +501,10 @@ impl Families {
             "nagaya_status_write_errors",
             "Statuses of the host's own kinds that the API server did not take",
         );
+        let access_reviews = counter(
+            "nagaya_access_reviews",
+            "Questions to the API server about rights of accounts",
+        );
         let lease_slow_path = counter(
             "leader_election_slowpath",
             "Writes of the Lease that had to be repeated after reading it",
@@ -530,6 +559,7 @@ impl Families {
             status_errors,
             leader,
             lease_slow_path,
+            access_reviews,
             fenced,
             traps,
             interrupts,
@@ -583,19 +613,16 @@ impl Collector for Queues {
     }
 }
 
-impl fmt::Debug for Mappings {
+impl fmt::Debug for Bounded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mappings").finish_non_exhaustive()
+        f.debug_struct("Bounded").field("names", &self.names).finish_non_exhaustive()
     }
 }
 
-impl Collector for Mappings {
+impl Collector for Bounded {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let Some((used, limit)) = (self.0)() else { return Ok(()) };
-        for (name, help, count) in [
-            ("nagaya_memory_mappings", "Lines of the process's memory map", used),
-            ("nagaya_memory_mappings_limit", "How many lines it may have: vm.max_map_count", limit),
-        ] {
+        let Some((used, limit)) = (self.count)() else { return Ok(()) };
+        for ((name, help), count) in self.names.into_iter().zip([used, limit]) {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             let gauge = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(count).encode(gauge)?;
@@ -765,6 +792,8 @@ mod tests {
         controller.ran(RunEnd::Success, Duration::from_millis(20));
         controller.adds.inc();
         metrics.mappings(|| Some((431, 65_530)));
+        metrics.guest_memory(|| Some((2 << 20, 64 << 20)));
+        metrics.access_reviews("allowed").inc();
         metrics.leader("nagaya").set(1);
         controller.revision("bucket-1");
         let requests = metrics.requests("host:6443");

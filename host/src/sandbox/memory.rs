@@ -65,6 +65,12 @@ impl GuestMemory {
         Some(Share { all, team, limits })
     }
 
+    /// Bytes that runs hold, and those that there are.
+    pub(super) fn held(&self) -> (usize, usize) {
+        let all = (self.bytes / PAGE).min(Semaphore::MAX_PERMITS);
+        (all.saturating_sub(self.all.available_permits()) * PAGE, self.bytes)
+    }
+
     fn of(&self, team: &Arc<str>) -> Arc<Semaphore> {
         let mut teams = self.teams.lock();
         if let Some(known) = teams.get(team).and_then(Weak::upgrade) {

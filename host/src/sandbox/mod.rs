@@ -253,6 +253,11 @@ impl Sandbox {
         self.0.memory_ceiling
     }
 
+    /// Bytes of memory that runs of guests hold at present, and those that there are for them.
+    pub fn guest_memory(&self) -> (usize, usize) {
+        self.0.memory.held()
+    }
+
     /// Whether swap has come to the machine while used memories are cleaned page by page: a page in swap would not
     /// be cleaned. The host must then drain and start anew.
     pub fn must_restart(&self) -> bool {

@@ -77,10 +77,10 @@ impl Host {
         let modules = Modules::open(&folder.path().join("modules")).unwrap();
         let own = ApiServer::over(api.clone(), "nagaya");
         let hub = Hub::new(own.clone(), Handle::current());
-        let authority = Authority::new(own.clone());
+        let metrics = Metrics::default();
+        let authority = Authority::new(own.clone(), metrics.clone());
         let (recorder, sender) = events::recorder(own.clone(), "test".to_owned());
         let (claim, held) = watch::channel(None);
-        let metrics = Metrics::default();
         let parts = Parts {
             api: own,
             guests: ApiServer::over(api.clone(), "nagaya"),

@@ -97,10 +97,10 @@ fn the_charts_rules_say_who_ships_and_who_promotes() -> Result<()> {
         .await?;
         let image =
             json!({"spec": {"module": {"image": "registry.example.com/web:1", "digest": null}}});
-        is_refused(&bob, test, image.clone(), "module or config").await?;
+        is_refused(&bob, test, image.clone(), "module, config or account").await?;
         patched(&ann, test, image).await?;
         let config = json!({"spec": {"config": {"a": 1}}});
-        is_refused(&bob, test, config.clone(), "module or config").await?;
+        is_refused(&bob, test, config.clone(), "module, config or account").await?;
         patched(&ann, test, config).await?;
         let active = json!({"spec": {"rollout": {"active": "web-0123456789"}}});
         is_refused(&ann, test, active.clone(), "live revision").await?;
@@ -108,6 +108,8 @@ fn the_charts_rules_say_who_ships_and_who_promotes() -> Result<()> {
         let immediate = json!({"spec": {"rollout": {"strategy": "Immediate"}}});
         is_refused(&ann, test, immediate.clone(), "live revision").await?;
         patched(&bob, test, immediate).await?;
+        let account = json!({"spec": {"serviceAccountName": "another"}});
+        is_refused(&bob, test, account, "module, config or account").await?;
         // Now shipping is promoting, which nobody may do both of.
         let again = json!({"spec": {"module": {"image": "registry.example.com/web:2"}}});
         is_refused(&ann, test, again, "live revision").await?;

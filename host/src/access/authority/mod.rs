@@ -22,6 +22,7 @@ use crate::{
     access::grant::{ALLOW_VALID, Answers, Right, Verdict},
     apiserver::{ApiServer, Call, Error, Identity, Media},
     clock,
+    metrics::Metrics,
 };
 use round::Round;
 
@@ -37,6 +38,7 @@ const IN_TIME: Duration = Duration::from_millis(3_500);
 pub struct Authority {
     api: ApiServer,
     state: Arc<Mutex<State>>,
+    metrics: Metrics,
 }
 
 #[derive(Debug, Default)]
@@ -54,9 +56,9 @@ pub struct Interest {
 }
 
 impl Authority {
-    /// An empty table.
-    pub fn new(api: ApiServer) -> Self {
-        Self { api, state: Arc::default() }
+    /// An empty table; what it asks is counted in `metrics`.
+    pub fn new(api: ApiServer, metrics: Metrics) -> Self {
+        Self { api, state: Arc::default(), metrics }
     }
 
     /// What is known now, without asking.
@@ -76,7 +78,14 @@ impl Authority {
     /// Asks the API server, whatever is known.
     pub async fn ask(&self, account: &Identity, right: &Right) -> Result<bool, Error> {
         let asked = clock::now();
-        let review: Review = self.api.fetch(review(account, right)).await?;
+        let answer: Result<Review, Error> = self.api.fetch(review(account, right)).await;
+        let result = match &answer {
+            Ok(review) if review.status.allowed => "allowed",
+            Ok(_) => "denied",
+            Err(_) => "error",
+        };
+        self.metrics.access_reviews(result).inc();
+        let review = answer?;
         self.state().answers.learn(account, right, review.status.allowed, asked);
         Ok(review.status.allowed)
     }
