@@ -16,7 +16,8 @@ const SEPARATOR: &str = "\x1f";
 pub(super) fn host(root: &Path, target: &Path, arch: Arch) -> Result<PathBuf> {
     let triple = format!("{}-unknown-linux-gnu", arch.machine());
     install_target(root, &triple)?;
-    let linker = linker(arch)?;
+    let (compiler, packages) = compiler(arch);
+    find(compiler, packages)?;
     let moved = moved(root, target)?;
     let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
     flags.extend(moved.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
@@ -32,33 +33,33 @@ pub(super) fn host(root: &Path, target: &Path, arch: Arch) -> Result<PathBuf> {
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join(SEPARATOR))
-        .env(format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), &linker)
-        .env(format!("CC_{variable}"), &linker)
+        .env(format!("CARGO_TARGET_{}_LINKER", variable.to_uppercase()), compiler)
+        .env(format!("CC_{variable}"), compiler)
         .env(format!("CFLAGS_{variable}"), of_c.join(" "));
     let status = cargo.status().context("starting cargo")?;
     ensure!(status.success(), "cargo built no host for {}: {status}", arch.name());
     Ok(target.join(triple).join("release/nagaya"))
 }
 
-/// The C compiler for `arch`, which also links; it must know a static C library.
-fn linker(arch: Arch) -> Result<String> {
-    let native = Arch::here().is_ok_and(|here| here == arch);
-    let compiler =
-        if native { "cc".to_owned() } else { format!("{}-linux-gnu-gcc", arch.machine()) };
-    let packages = match (native, arch) {
-        (true, _) => "gcc libc6-dev",
-        (false, Arch::Amd64) => "gcc-x86-64-linux-gnu libc6-dev-amd64-cross",
-        (false, Arch::Arm64) => "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
-    };
-    let help = format!("`apt-get install {packages}` on Debian and Ubuntu");
-    let output = Command::new(&compiler).arg("-print-file-name=libc.a").output();
-    let output = output.with_context(|| {
-        format!("there is no {compiler}, which links for {}: {help}", arch.name())
-    })?;
-    // One that it does not know, the compiler repeats.
+/// The C compiler for `arch`, which also links, and the packages that have it on Debian and Ubuntu.
+fn compiler(arch: Arch) -> (&'static str, &'static str) {
+    match arch {
+        arch if Arch::here().is_ok_and(|here| here == arch) => ("cc", "gcc libc6-dev"),
+        Arch::Amd64 => ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu libc6-dev-amd64-cross"),
+        Arch::Arm64 => ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+    }
+}
+
+/// Whether `compiler` is there, and a static C library with it.
+fn find(compiler: &str, packages: &str) -> Result<()> {
+    let help = format!("on Debian and Ubuntu: apt-get install {packages}");
+    let output = Command::new(compiler).arg("-print-file-name=libc.a").output();
+    let output =
+        output.with_context(|| format!("there is no {compiler}, which links the host; {help}"))?;
+    // The compiler repeats the name of a file that it does not know.
     let found = Path::new(String::from_utf8_lossy(&output.stdout).trim()).is_absolute();
-    ensure!(found, "{compiler} finds no static C library (libc.a): {help}");
-    Ok(compiler)
+    ensure!(found, "{compiler} has no static C library, libc.a; {help}");
+    Ok(())
 }
 
 /// The folders of this machine, with what stands for them in the binary. The standard library's is what it is called
@@ -83,4 +84,30 @@ fn moved(root: &Path, target: &Path) -> Result<Vec<(String, String)>> {
     }
     moved.push((format!("{}/lib/rustlib/src/rust", sysroot.trim()), format!("/rustc/{commit}")));
     Ok(moved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_compiler_is_named_with_the_command_that_installs_it() {
+        let (_, packages) = compiler(Arch::Arm64);
+        let error = find("no-such-compiler", packages).unwrap_err().to_string();
+        assert!(error.contains("there is no no-such-compiler"), "{error}");
+        assert!(error.contains(&format!("apt-get install {packages}")), "{error}");
+        // It prints nothing, so it knows no library.
+        let error = find("true", "gcc").unwrap_err().to_string();
+        assert!(error.contains("no static C library"), "{error}");
+    }
+
+    #[test]
+    fn the_folders_of_this_machine_are_mapped_away() {
+        let root = crate::root().unwrap();
+        let moved = moved(&root, &root.join("target")).unwrap();
+        let names: Vec<_> = moved.iter().map(|(_, to)| to.as_str()).collect();
+        assert_eq!(names[..3], ["/nagaya", "/target", "/cargo"]);
+        assert!(names[3].starts_with("/rustc/") && names[3].len() == "/rustc/".len() + 40);
+        assert!(moved.iter().all(|(from, _)| Path::new(from).is_absolute()));
+    }
 }

@@ -1,5 +1,5 @@
-//! `cargo xtask image`: builds the host and packs it as a container image, without a container engine. Two builds of one
-//! commit with the same tools make the same bytes.
+//! `cargo xtask image`: builds the host and packs it as a container image, without a container engine. What it
+//! packs depends on the commit and the tools alone.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
