@@ -212,6 +212,7 @@ impl App {
                 directory: self.directory.clone(),
                 lease: self.lease.clone(),
                 standing: standing.clone(),
+                stop: shut.clone(),
             };
             self.elsewhere = Some(Arc::new(Hosts(served.clone())));
             let (router, door) = (aggregated::router(served), aggregated::door(standing));

@@ -20,9 +20,9 @@ mod component;
 mod decision;
 mod edit;
 mod get;
-mod log;
 pub mod logging;
-mod own;
+mod logs;
+mod own_api;
 mod presence;
 mod print;
 mod promote;
@@ -83,7 +83,7 @@ enum Command {
     /// Show controllers, or one with its revisions and problems
     Get(get::Args),
     /// Show what a controller's guests have said
-    Logs(log::Args),
+    Logs(logs::Args),
     /// Make the candidate live
     Promote(promote::Args),
     /// Reject the candidate
@@ -174,7 +174,7 @@ fn run(args: Args) -> Result<()> {
         Command::CompileChild(_) | Command::PullChild(_) => Ok(()),
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
-        Command::Logs(args) => client(global, async |cluster| log::run(args, cluster).await),
+        Command::Logs(args) => client(global, async |cluster| logs::run(args, cluster).await),
         Command::Promote(args) => client(global, async |cluster| promote::run(args, cluster).await),
         Command::Abort(args) => client(global, async |cluster| abort::run(args, cluster).await),
         Command::Rollback(args) => {

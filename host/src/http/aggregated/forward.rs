@@ -9,7 +9,8 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
-use futures::TryStreamExt;
+use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::watch;
 
 use super::{Served, Standing, hosts::leader};
 use crate::{causes, http::answer::status};
@@ -66,6 +67,31 @@ async fn pass_on(
             given.headers_mut().append(name.clone(), value.clone());
         }
     }
-    *given.body_mut() = Body::from_stream(answer.bytes_stream().map_err(std::io::Error::other));
+    let pieces = until(served.stop.clone(), answer.bytes_stream());
+    *given.body_mut() = Body::from_stream(pieces.map_err(std::io::Error::other));
     Ok(given)
+}
+
+/// What comes until `stop` becomes true.
+fn until<S: Stream>(mut stop: watch::Receiver<bool>, pieces: S) -> impl Stream<Item = S::Item> {
+    pieces.take_until(async move {
+        if stop.wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_passed_on_ends_with_the_host_that_does_so() {
+        let (tell, stop) = watch::channel(false);
+        let endless = futures::stream::iter([1]).chain(futures::stream::pending());
+        let mut pieces = std::pin::pin!(until(stop, endless));
+        assert_eq!(pieces.next().await, Some(1));
+        tell.send_replace(true);
+        assert_eq!(pieces.next().await, None);
+    }
 }

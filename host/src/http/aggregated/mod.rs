@@ -130,6 +130,8 @@ pub struct Served {
     pub lease: Arc<OnceLock<String>>,
     /// What it takes to serve, once it is known.
     pub standing: watch::Receiver<Option<Arc<Standing>>>,
+    /// Becomes true when the host ends: a log that is followed through it does not keep it.
+    pub stop: watch::Receiver<bool>,
 }
 
 impl fmt::Debug for Served {
@@ -373,7 +375,55 @@ fn resources() -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use tower::ServiceExt;
+
     use super::*;
+    use crate::{apiserver::answering, leader::fence::Claim, modules::Modules};
+
+    /// What this host answers to a component that `user` sends, who `may` or may not; and whether it has it then.
+    async fn sent(user: &str, may: bool) -> (u16, bool) {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        let front = front::Front::read(&front::tests::config(&pem)).unwrap();
+        let service: Service = "a.b.svc".parse().unwrap();
+        let standing = Standing::for_tests(front, &service);
+        let folder = tempfile::tempdir().unwrap();
+        let modules = Modules::open(folder.path()).unwrap();
+        let bytes = b"\0asm\x0d\0\x01\0";
+        let digest = Digest::of(bytes);
+        modules.name("demo/web", HashSet::from([digest.clone()]));
+        let claim = Claim::new(1, crate::clock::now(), Duration::MAX);
+        let review = json!({ "status": { "allowed": may } }).to_string();
+        let served = Served {
+            api: answering(move |_| (201, Some(review.clone()))),
+            service,
+            uploads: Uploads {
+                modules: modules.clone(),
+                claim: watch::channel(Some(claim)).1,
+                max_bytes: 1 << 10,
+            },
+            journals: Journals::default(),
+            directory: Directory::default(),
+            lease: Arc::default(),
+            standing: watch::channel(Some(Arc::new(standing))).1,
+            stop: watch::channel(false).1,
+        };
+        let path = format!("/apis/{GROUP}/{VERSION}/namespaces/demo/modules/{digest}");
+        let request = Request::put(path).header("X-Remote-User", user).body(Body::from(&bytes[..]));
+        let answer = router(served).oneshot(request.unwrap()).await.unwrap();
+        (answer.status().as_u16(), modules.has(&digest))
+    }
+
+    /// The API server asks before; this holds if somebody lets it ask for less.
+    #[tokio::test]
+    async fn nobody_sends_bytes_without_the_right_or_a_name() {
+        assert_eq!(sent("ann", true).await, (201, true));
+        assert_eq!(sent("ann", false).await, (403, false));
+        assert_eq!(sent("", true).await, (401, false));
+    }
 
     #[test]
     fn a_service_is_named_with_its_namespace() {

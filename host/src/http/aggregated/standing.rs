@@ -187,6 +187,15 @@ impl Upkeep {
 }
 
 impl Standing {
+    /// With a CA of its own.
+    #[cfg(test)]
+    pub(super) fn for_tests(front: Front, service: &Service) -> Self {
+        let authority = Authority::make(Timestamp::now()).unwrap();
+        let leaf = authority.leaf(&service.host(), Timestamp::now()).unwrap();
+        let server = Arc::new(tls::server(&front, &authority, &leaf).unwrap());
+        Self { server, to_hosts: tls::client(&authority, &leaf).unwrap(), front }
+    }
+
     /// A client of the host at `address`, which is asked as `service`.
     pub(super) fn client(
         &self,

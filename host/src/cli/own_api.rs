@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use serde_json::Value;
 
 use super::cluster::Cluster;
 use crate::{
@@ -37,8 +38,10 @@ impl Cluster {
     /// Whether the host has a module, or wants it: its answer's status, and its words.
     pub(super) async fn ask_for_module(&self, digest: &Digest) -> Result<(StatusCode, String)> {
         let call = Call { limit: ASK_LIMIT, ..Call::new(Method::GET, self.module(digest)) };
-        match self.api().call(call).await {
-            Ok(text) if text.contains("\"Stored\"") => Ok((StatusCode::OK, String::new())),
+        match self.api().fetch::<Value>(call).await {
+            Ok(module) if module["status"]["phase"] == "Stored" => {
+                Ok((StatusCode::OK, String::new()))
+            }
             Ok(_) => Ok((StatusCode::ACCEPTED, String::new())),
             Err(error) => refused(error, "cannot ask the host for the component"),
         }

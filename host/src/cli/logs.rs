@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::{cluster::Cluster, own, span};
+use super::{cluster::Cluster, own_api, span};
 use crate::{
     apiserver::{Error, Lines},
     journal::{Level, Line, Source},
@@ -71,10 +71,12 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
     let mut reader = Reader::new(&args);
     let mut lines = match cluster.log(&args.name, &reader.question()).await {
         Ok(lines) => lines,
-        Err(error) => return Err(own::explained(error, &what)),
+        Err(error) => return Err(own_api::explained(error, &what)),
     };
     loop {
-        reader.read(&mut lines, &mut io::stdout().lock()).await?;
+        if !reader.read(&mut lines, &mut io::stdout().lock()).await? {
+            return Ok(());
+        }
         if !args.follow {
             if reader.last.is_none() {
                 eprintln!(
@@ -88,7 +90,7 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
             match cluster.log(&args.name, &reader.question()).await {
                 Ok(lines) => break lines,
                 Err(error) if passes(&error) => sleep(PAUSE).await,
-                Err(error) => return Err(own::explained(error, &what)),
+                Err(error) => return Err(own_api::explained(error, &what)),
             }
         };
     }
@@ -142,10 +144,10 @@ impl<'a> Reader<'a> {
         pairs
     }
 
-    /// Shows what comes until the stream ends; one that breaks off is gone on with.
-    async fn read(&mut self, lines: &mut Lines, to: &mut impl Write) -> Result<()> {
+    /// Shows what comes until the stream ends; one that breaks off is gone on with. False: nobody reads any more, as in `| head`.
+    async fn read(&mut self, lines: &mut Lines, to: &mut impl Write) -> Result<bool> {
         while let Some(text) = lines.next().await {
-            let Ok(text) = text else { return Ok(()) };
+            let Ok(text) = text else { return Ok(true) };
             let line: Line = serde_json::from_str(&text)
                 .with_context(|| format!("cannot read a line of the log: {text}"))?;
             self.last = Some(line.time);
@@ -154,11 +156,11 @@ impl<'a> Reader<'a> {
                 Output::Text => drawn(&line, self.colours),
             };
             match writeln!(to, "{shown}").and_then(|()| to.flush()) {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
                 written => written.context("cannot write to stdout")?,
             }
         }
-        Ok(())
+        Ok(true)
     }
 }
 
