@@ -783,6 +783,18 @@ mod tests {
         drop(other);
     }
 
+    fn watched(bytes: usize, silent: u64) -> WatchStats {
+        WatchStats {
+            group: "apps".into(),
+            version: "v1".into(),
+            resource: "deployments".into(),
+            projection: "full",
+            objects: 2,
+            bytes,
+            silent: Duration::from_secs(silent),
+        }
+    }
+
     #[test]
     fn the_metric_names_are_the_committed_ones() {
         let metrics = Metrics::default();
@@ -799,16 +811,7 @@ mod tests {
         let requests = metrics.requests("host:6443");
         requests.sent(&http::Method::GET, Some(http::StatusCode::OK), Duration::from_millis(7));
         requests.sent(&http::Method::PATCH, None, Duration::from_secs(5));
-        let watch = |bytes, silent| WatchStats {
-            group: "apps".into(),
-            version: "v1".into(),
-            resource: "deployments".into(),
-            projection: "full",
-            objects: 2,
-            bytes,
-            silent: Duration::from_secs(silent),
-        };
-        metrics.watches(move || vec![watch(30, 1), watch(12, 21)]);
+        metrics.watches(move || vec![watched(30, 1), watched(12, 21)]);
         let ready = ConditionStats {
             controller: "storage/bucket".into(),
             kind: "Ready".into(),
@@ -834,6 +837,9 @@ mod tests {
             "process_cpu_seconds_total ",
             "nagaya_memory_mappings 431",
             "nagaya_memory_mappings_limit 65530",
+            "nagaya_guest_memory_bytes 2097152",
+            "nagaya_guest_memory_limit_bytes 67108864",
+            r#"nagaya_access_reviews_total{result="allowed"} 1"#,
         ] {
             assert!(page.contains(line), "{line} is not in\n{page}");
         }
