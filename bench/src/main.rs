@@ -1,7 +1,7 @@
 //! Measures what Nagaya promises about speed and memory, all of it in one run: `cargo xtask bench`.
 //!
-//! In reading order: [`run`] and [`waits`] need no cluster; [`memory`], [`watches`], [`steady`] and [`swap`] are on a
-//! real API server with the real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
+//! In reading order: [`run`] and [`waits`] need no cluster; [`memory`], [`watches`], [`scopes`], [`steady`] and
+//! [`swap`] are on a real API server with the real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
 
 use std::process::ExitCode;
 
@@ -15,6 +15,7 @@ mod memory;
 mod process;
 mod report;
 mod run;
+mod scopes;
 mod server;
 mod steady;
 mod swap;
@@ -48,6 +49,8 @@ enum Part {
     Memory,
     /// Many controllers of one kind
     Watches,
+    /// Many controllers, each of a namespace of its own
+    Scopes,
     /// A stream of changes: latency and CPU of each
     Steady,
     /// Promote and roll back
@@ -73,7 +76,8 @@ fn measure(args: &Args) -> Result<()> {
         let about = "an object of 4,090 bytes is read, a ConfigMap made and applied".to_owned();
         report.add("run", about, || runtime()?.block_on(run::measure()))?;
     }
-    if [Part::Memory, Part::Watches, Part::Steady, Part::Swap].into_iter().any(wanted) {
+    if [Part::Memory, Part::Watches, Part::Scopes, Part::Steady, Part::Swap].into_iter().any(wanted)
+    {
         runtime()?.block_on(server::prepare())?;
     }
     if wanted(Part::Memory) {
@@ -84,6 +88,10 @@ fn measure(args: &Args) -> Result<()> {
         let about =
             "controllers of Websites that own ConfigMaps, each with its own code".to_owned();
         report.add("watches", about, watches::measure)?;
+    }
+    if wanted(Part::Scopes) {
+        let about = "controllers of one code, each bound to a namespace of its own".to_owned();
+        report.add("scopes", about, scopes::measure)?;
     }
     if wanted(Part::Steady) {
         let about =

@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::control_plane::User;
 use e2e::wait::within;
 use e2e::{Test, install, manifest};
 use futures::{StreamExt, TryStreamExt, stream};
-use k8s_openapi::api::rbac::v1::ClusterRole;
-use kube::api::{ListParams, Patch, PatchParams};
-use kube::{Api, Client};
-use serde_json::json;
+use kube::Client;
 
 /// For a thousand objects on a busy machine.
 const DONE_WITHIN: Duration = Duration::from_secs(120);
@@ -18,8 +14,6 @@ const DONE_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Requests at a time that make objects.
 const REQUESTS: usize = 8;
-/// The role by which the host watches for all controllers.
-const SHARED_WATCHES: &str = "nagaya-watch";
 
 /// Puts everything on the server that tests use, too.
 ///
@@ -31,14 +25,7 @@ pub(crate) async fn prepare() -> Result<()> {
     if control_plane.has_controller_manager() {
         return Ok(());
     }
-    let roles = Api::<ClusterRole>::all(control_plane.client(User::Admin).await?);
-    let shared = roles.list(&ListParams::default().labels("nagaya.dev/watch=true")).await;
-    let shared = shared.context("listing the roles that share kinds")?;
-    let rules: Vec<_> =
-        shared.into_iter().flat_map(|role| role.rules.unwrap_or_default()).collect();
-    let patch = Patch::Merge(json!({"rules": rules}));
-    let patched = roles.patch(SHARED_WATCHES, &PatchParams::default(), &patch).await;
-    patched.map(drop).with_context(|| format!("filling the role {SHARED_WATCHES}"))
+    install::share_kinds(control_plane).await
 }
 
 /// Makes so many Websites, called `site-0` and so on.

@@ -7,6 +7,7 @@
 
 mod fake;
 mod fake_server;
+mod feed;
 mod guests;
 mod keeping;
 mod loops;

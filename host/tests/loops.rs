@@ -13,6 +13,7 @@ use crate::{
         native,
         polls::Polls,
     },
+    feed::{self, Scope},
     guests,
 };
 
@@ -26,6 +27,8 @@ const BOUNDS: &[(&str, u64)] = &[
     // An Event is tried twelve times, with pauses of 10 s; series are looked at each 30 s.
     ("events", 3 * 20),
     ("events-writer", 3 * 60),
+    // As a watch, for all namespaces at once.
+    ("feed", 6 * 600),
     // Each second while something fails.
     ("health", 4 * 600),
     // Each second after a failed pass, each five seconds for what others must provide.
@@ -74,7 +77,9 @@ async fn an_idle_host_waits() {
     api.put(site("web"));
     api.writes().await;
     let most = a_while(&polls).await;
-    for (kind, _) in BOUNDS.iter().filter(|(kind, _)| !["own-writes", "reconcile"].contains(kind)) {
+    for (kind, _) in
+        BOUNDS.iter().filter(|(kind, _)| !["feed", "own-writes", "reconcile"].contains(kind))
+    {
         assert!(most.contains_key(*kind), "`{kind}` is not among the loops: {most:?}");
     }
     host.stop().await;
@@ -126,6 +131,34 @@ async fn a_host_whose_watches_end_at_once_waits() {
         a_while(&polls).await;
         api.heal();
     }
+}
+
+/// Idle, refused, cut off, and while the API server is away.
+#[tokio::test(start_paused = true)]
+async fn namespaces_that_share_a_connection_wait() {
+    let polls = Polls::count();
+    let api = Fake::new();
+    let hub = feed::hub(&api);
+    let mut scopes = vec![];
+    for number in 0..20 {
+        scopes.push(Scope::open(&hub, &format!("n{number}")).synced().await);
+    }
+    let most = a_while(&polls).await;
+    assert!(most.contains_key("feed") && most.contains_key("watch"), "{most:?}");
+    assert!(most["watch"] <= 30, "who follows hears the bookmarks: {most:?}");
+    for fault in [
+        Fault::answers("GET", "/api/v1/configmaps", 403),
+        Fault::answers("GET", "/api/v1/configmaps", 503),
+        Fault::does("GET", "watch=true", Effect::Cut(0)),
+        Fault::does("GET", "", Effect::Down),
+    ] {
+        api.fault(fault);
+        api.break_watches("*");
+        a_while(&polls).await;
+        api.heal();
+        a_while(&polls).await;
+    }
+    assert_eq!(api.watched_in("configmaps"), [None], "and share it again");
 }
 
 #[tokio::test(start_paused = true)]

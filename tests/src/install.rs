@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::authorization::v1::{
     ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec,
 };
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::PostParams;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use tokio::time::sleep;
 
@@ -24,6 +25,9 @@ const SETTLED_AFTER: Duration = Duration::from_secs(3);
 
 /// The label of `ClusterRoles` that share a kind with the host.
 const SHARES: &str = "nagaya.dev/watch";
+
+/// The role by which the host watches for all controllers.
+const SHARED_WATCHES: &str = "nagaya-watch";
 
 /// The folders of the examples.
 pub const EXAMPLES: [&str; 3] = ["website", "at", "mirror"];
@@ -53,6 +57,22 @@ pub async fn install(control_plane: &ControlPlane) -> Result<()> {
         within(Duration::from_secs(30), what, async || may_watch_websites(&admin).await).await?;
     }
     Ok(())
+}
+
+/// Fills the role by which the host watches the kinds that are shared with it, as the controller manager does; where
+/// there is none, it would stay empty.
+pub async fn share_kinds(control_plane: &ControlPlane) -> Result<()> {
+    let admin = control_plane.client(User::Admin).await?;
+    let roles = Api::<ClusterRole>::all(admin.clone());
+    let shared = roles.list(&ListParams::default().labels(&format!("{SHARES}=true"))).await;
+    let shared = shared.context("listing the roles that share kinds")?;
+    let rules: Vec<_> =
+        shared.into_iter().flat_map(|role| role.rules.unwrap_or_default()).collect();
+    let patch = Patch::Merge(json!({"rules": rules}));
+    let patched = roles.patch(SHARED_WATCHES, &PatchParams::default(), &patch).await;
+    patched.map(drop).with_context(|| format!("filling the role {SHARED_WATCHES}"))?;
+    let what = "the host may watch the kinds that are shared with it";
+    within(Duration::from_secs(30), what, async || may_watch_websites(&admin).await).await
 }
 
 /// The CRDs of the host and of the examples.

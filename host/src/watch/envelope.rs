@@ -258,7 +258,7 @@ pub fn list(text: &str, kind: &Kind, interner: &mut Interner) -> Result<List, Er
 }
 
 /// A JSON object; what is read into a struct could be an array as well.
-fn braced(text: &str) -> Result<&str, Error> {
+pub(super) fn braced(text: &str) -> Result<&str, Error> {
     if text.trim_ascii_start().starts_with('{') {
         Ok(text)
     } else {

@@ -1,9 +1,14 @@
 //! When a watch last showed that it lives: by a byte, or by the headers of a new connection.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 /// Written by the task of the watch, read by whoever scrapes.
 #[derive(Debug)]
@@ -11,12 +16,14 @@ pub(super) struct Life {
     begun: Instant,
     /// Milliseconds after `begun`.
     seen: AtomicU64,
+    /// Of the feed that brings the lines.
+    feed: Mutex<Option<Arc<Life>>>,
 }
 
 impl Life {
     /// A watch that begins at `now`.
     pub(super) fn new(now: Instant) -> Self {
-        Self { begun: now, seen: AtomicU64::new(0) }
+        Self { begun: now, seen: AtomicU64::new(0), feed: Mutex::default() }
     }
 
     /// It lives at `now`.
@@ -25,8 +32,16 @@ impl Life {
         self.seen.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// From now on it lives as long as `feed` does, too.
+    pub(super) fn follow(&self, feed: Option<Arc<Self>>) {
+        self.seen(self.last());
+        *self.feed.lock() = feed;
+    }
+
     /// When it last lived.
     pub(super) fn last(&self) -> Instant {
-        self.begun + Duration::from_millis(self.seen.load(Ordering::Relaxed))
+        let own = self.begun + Duration::from_millis(self.seen.load(Ordering::Relaxed));
+        let feed = self.feed.lock().as_ref().map(|feed| feed.last());
+        feed.map_or(own, |feed| feed.max(own))
     }
 }

@@ -6,9 +6,11 @@
 //!
 //! Invariant, on a real server: `thirty_controllers_and_two_revisions_share_one_watch_a_kind`.
 
+mod asks;
 pub mod cache;
 pub mod envelope;
 pub mod fault;
+mod feed;
 pub mod fingerprint;
 mod health;
 mod index;
@@ -19,6 +21,7 @@ mod proof;
 pub mod stream;
 mod task;
 pub mod trigger;
+mod wire;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -48,9 +51,14 @@ use crate::{
     model::manifest::Projection,
     queue::Urgency,
 };
+use asks::Asks;
+use feed::Feed;
 use health::Health;
 use life::Life;
 
+/// Namespaces of which a kind is watched, from which on one connection serves them all.
+/// See `docs/decisions/0014-one-connection-for-many-namespaces.md`.
+const SHARED_FROM: usize = 2;
 /// Initial lists at the same time, to bound the peak of memory.
 const LISTS_AT_ONCE: usize = 4;
 
@@ -109,7 +117,14 @@ struct Inner {
     lists: Arc<Semaphore>,
     health: Health,
     subscribed: AtomicU64,
-    open: Mutex<HashMap<WatchKey, Watching>>,
+    open: Mutex<Open>,
+}
+
+/// What runs.
+#[derive(Debug, Default)]
+struct Open {
+    watches: HashMap<WatchKey, Watching>,
+    feeds: HashMap<WatchKey, Feed>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,6 +135,7 @@ struct Watching {
     life: Arc<Life>,
     /// Held by whoever asks whether the cache is fresh: one question serves all.
     proving: Arc<Semaphore>,
+    asks: Asks,
     /// The teams that use it, and how often.
     teams: Arc<Mutex<BTreeMap<Arc<str>, usize>>>,
 }
@@ -143,6 +159,8 @@ enum Message {
     Barrier(oneshot::Sender<()>),
     /// Open the watch anew, so that the server sends a bookmark soon.
     Again,
+    /// There is a feed that may bring the lines.
+    Share(Feed),
     /// Everything that was written before this is in the cache.
     Fresh(Instant),
 }
@@ -151,7 +169,6 @@ enum Message {
 #[derive(Debug)]
 pub struct Subscription {
     id: u64,
-    hub: Hub,
     key: WatchKey,
     watching: Watching,
     /// Whose share of memory it counts to.
@@ -192,24 +209,70 @@ impl Hub {
     pub fn subscribe(&self, key: &WatchKey, subscriber: Subscriber) -> Subscription {
         let id = self.0.subscribed.fetch_add(1, Ordering::Relaxed);
         let mut open = self.open();
-        let known = open.get(key).filter(|watching| !watching.messages.is_closed()).cloned();
-        let watching = known.unwrap_or_else(|| {
-            let (watching, task) = task::Task::new(self.clone(), key.clone());
-            open.insert(key.clone(), watching.clone());
-            self.0.control.spawn(task.run().instrument(trace_span!("loop", of = "watch")));
-            watching
-        });
+        let known = open.watches.get(key).filter(|watching| !watching.messages.is_closed());
+        let watching = match known.cloned() {
+            Some(known) => known,
+            None => self.begin(&mut open, key),
+        };
         // Sent under the lock: the task gives up only under it, and only if nothing was sent.
         let _ = watching.messages.send(Message::Subscribe(id, subscriber));
         drop(open);
-        let hub = self.clone();
-        Subscription { id, hub, key: key.clone(), watching, team: None, lingers: true }
+        Subscription { id, key: key.clone(), watching, team: None, lingers: true }
+    }
+
+    fn begin(&self, open: &mut Open, key: &WatchKey) -> Watching {
+        let of_all = key.of_all_namespaces();
+        let feed = of_all.as_ref().and_then(|of_all| self.feed(open, of_all));
+        let (watching, task) = task::Task::new(self.clone(), key.clone(), feed);
+        open.watches.insert(key.clone(), watching.clone());
+        self.0.control.spawn(task.run().instrument(trace_span!("loop", of = "watch")));
+        watching
+    }
+
+    /// The feed for one namespace more, if there is one or is to be one now.
+    fn feed(&self, open: &mut Open, of_all: &WatchKey) -> Option<Feed> {
+        if let Some(feed) = open.feeds.get(of_all).filter(|feed| !feed.is_closed()) {
+            return Some(feed.clone());
+        }
+        if open.namespaces_of(of_all).count() + 1 < SHARED_FROM {
+            return None;
+        }
+        let (feed, task) = feed::Task::new(self.clone(), of_all.clone());
+        self.0.control.spawn(task.run().instrument(trace_span!("loop", of = "feed")));
+        for watching in open.namespaces_of(of_all) {
+            let _ = watching.messages.send(Message::Share(feed.clone()));
+        }
+        open.feeds.insert(of_all.clone(), feed.clone());
+        Some(feed)
+    }
+
+    /// Whether too few watches could use the feed.
+    fn is_feed_unused(&self, key: &WatchKey) -> bool {
+        self.open().namespaces_of(key).count() < SHARED_FROM
+    }
+
+    /// Ends the feed, unless it can be used again: under the lock, so that no watch begins meanwhile.
+    fn end_feed(&self, key: &WatchKey) -> bool {
+        let mut open = self.open();
+        let ends = open.namespaces_of(key).count() < SHARED_FROM;
+        if ends {
+            open.feeds.remove(key);
+        }
+        ends
+    }
+
+    fn api(&self) -> &ApiServer {
+        &self.0.api
+    }
+
+    fn health(&self) -> &Health {
+        &self.0.health
     }
 
     /// About how many bytes of memory the caches take that `team` uses: of one that others use too, its part.
     pub fn held_by(&self, team: &str) -> usize {
         let open = self.open();
-        let parts = open.values().filter_map(|watching| {
+        let parts = open.watches.values().filter_map(|watching| {
             let teams = watching.teams();
             teams.contains_key(team).then(|| watching.cache.cost() / teams.len())
         });
@@ -224,7 +287,7 @@ impl Hub {
     /// How each open watch is doing at `now`.
     pub fn stats(&self, now: Instant) -> Vec<Stats> {
         let open = self.open();
-        let stats = open.iter().map(|(key, watching)| Stats {
+        let stats = open.watches.iter().map(|(key, watching)| Stats {
             key: key.clone(),
             objects: watching.cache.len(),
             bytes: watching.cache.bytes(),
@@ -235,17 +298,47 @@ impl Hub {
 
     /// The keys of all open watches, for people and tests.
     pub fn open_watches(&self) -> Vec<WatchKey> {
-        let mut keys: Vec<_> = self.open().keys().cloned().collect();
+        let mut keys: Vec<_> = self.open().watches.keys().cloned().collect();
         keys.sort_unstable();
         keys
     }
 
-    fn open(&self) -> MutexGuard<'_, HashMap<WatchKey, Watching>> {
+    fn open(&self) -> MutexGuard<'_, Open> {
         self.0.open.lock()
     }
 }
 
+impl Open {
+    /// The watches of single namespaces that the feed `of_all` could serve.
+    fn namespaces_of(&self, of_all: &WatchKey) -> impl Iterator<Item = &Watching> {
+        let fits = |key: &WatchKey| key.namespace.is_some() && key.is_but_for_namespace(of_all);
+        self.watches.iter().filter(move |(key, _)| fits(key)).map(|(_, watching)| watching)
+    }
+}
+
+impl WatchKey {
+    /// The same of all namespaces, if this is of one and the host asks for itself.
+    fn of_all_namespaces(&self) -> Option<Self> {
+        let is_shared = self.namespace.is_some() && self.identity == Identity::Host;
+        is_shared.then(|| Self { namespace: None, ..self.clone() })
+    }
+
+    fn is_but_for_namespace(&self, other: &Self) -> bool {
+        let Self { resource, namespace: _, label_selector, field_selector, projection, identity } =
+            self;
+        *resource == other.resource
+            && *label_selector == other.label_selector
+            && *field_selector == other.field_selector
+            && *projection == other.projection
+            && *identity == other.identity
+    }
+}
+
 impl Subscription {
+    fn asks(&self) -> &Asks {
+        &self.watching.asks
+    }
+
     /// Counts the cache to what `team` holds.
     #[must_use]
     pub fn charged_to(mut self, team: &str) -> Self {

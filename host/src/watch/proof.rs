@@ -6,32 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use http::Method;
-use serde::Deserialize;
-
-use super::{Message, Subscription, WatchKey, envelope::Version, lenient::or_default};
-use crate::{
-    apiserver::{self, Call, query},
-    clock,
-};
+use super::{Message, Subscription, envelope::Version};
 
 /// The pause after a failed question.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// A watch that was to be opened anew and has not passed the version yet is asked again.
 const PASS_LIMIT: Duration = Duration::from_secs(5);
-
-#[derive(Deserialize)]
-struct List {
-    #[serde(default, deserialize_with = "or_default")]
-    metadata: Meta,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct Meta {
-    #[serde(deserialize_with = "or_default")]
-    resource_version: String,
-}
 
 impl Subscription {
     /// Whether the cache is known to have all that was written before `since`.
@@ -45,7 +25,7 @@ impl Subscription {
         let _one = proving.acquire().await;
         while !self.is_fresh(since) {
             let _ = self.watching.state.clone().wait_for(|state| state.synced).await;
-            match self.newest().await {
+            match self.asks().newest().await {
                 Ok((begun, version)) => self.pass(begun, &version).await,
                 Err(error) => {
                     tracing::debug!(watch = %self.key, %error, "cannot ask how new a cache must be");
@@ -53,23 +33,6 @@ impl Subscription {
                 }
             }
         }
-    }
-
-    /// The newest version there is, and when it was asked for.
-    async fn newest(&self) -> Result<(Instant, Version), apiserver::Error> {
-        let begun = clock::now();
-        let WatchKey { resource, namespace, identity, .. } = &self.key;
-        let path = resource.path(namespace.as_deref(), None, None)?;
-        let selectors = [
-            ("labelSelector", &self.key.label_selector),
-            ("fieldSelector", &self.key.field_selector),
-        ];
-        let selectors =
-            selectors.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
-        let call =
-            Call::new(Method::GET, query(&path, [("limit", "1")].into_iter().chain(selectors)));
-        let list: List = self.hub.0.api.fetch(call.identity(identity.clone())).await?;
-        Ok((begun, Version::parse(&list.metadata.resource_version)))
     }
 
     async fn pass(&self, begun: Instant, version: &Version) {

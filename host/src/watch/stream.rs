@@ -150,6 +150,12 @@ impl Stream {
         }
     }
 
+    /// A stream that has seen everything up to `version`, and hears what comes after it.
+    pub(super) fn resuming(kind: Kind, seed: u64, version: &Version) -> Self {
+        let version = Some(version.to_string());
+        Self { phase: Phase::Watch, version, ..Self::new(kind, seed) }
+    }
+
     /// What to ask next.
     pub fn next(&mut self, now: Instant) -> Step {
         if let Some(at) = self.resume_at.take_if(|at| *at > now) {
@@ -355,6 +361,17 @@ impl Stream {
         self.version = Some(version).filter(|version| is_version(version));
         self.phase = next;
         Effect::Replaced(std::mem::take(&mut self.collected).into_values().collect())
+    }
+
+    /// A line of a watch whose state nobody keeps has come: everything up to `version` was seen.
+    pub(super) fn passed(&mut self, version: &Version) {
+        self.cut_short = 0;
+        self.gets_on(version);
+    }
+
+    /// Somebody else's connection, which brings the lines, is in trouble, or well again.
+    pub(super) fn set_trouble(&mut self, trouble: Option<Fault>) {
+        self.trouble = trouble;
     }
 
     /// The watch shows what happens: what failed before it is over, and makes nobody wait any longer. As in client-go, where a

@@ -2,53 +2,56 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::future::BoxFuture;
-use http::Method;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::{
     Cache, Change, Entry, Fault, Hub, Message, State, Stream, Subscriber, WatchKey, Watching,
+    asks::{Asks, Parameters},
+    envelope::Version,
     fault::Flaw,
+    feed::{Feed, Following},
     health::Failing,
     life::Life,
     stream::{Effect, Step},
+    wire::{Heard, Second, Wire},
 };
 use crate::{
-    apiserver::{self, Call, Lines, TooLarge, query},
+    apiserver::{self, TooLarge},
     causes, clock,
-    model::manifest::Projection,
     queue::{self, Urgency},
     text,
 };
 
 /// How long a watch without users stays open.
-const LINGER: Duration = Duration::from_secs(60);
+pub(super) const LINGER: Duration = Duration::from_secs(60);
 /// No LIST takes longer; a page has 500 objects.
 const LIST_LIMIT: Duration = Duration::from_secs(60);
 /// The server sends headers at once, except for a version that it does not have yet: then after 3 s.
-const OPEN_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const OPEN_LIMIT: Duration = Duration::from_secs(10);
 /// A watch that says nothing for so long must prove that it lives.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// An initial state comes without a pause; its end is at most three seconds behind the last object.
 const STALLED: Duration = Duration::from_secs(10);
 /// The proof is the headers of a second connection, within this.
-const PROOF_LIMIT: Duration = Duration::from_secs(5);
+pub(super) const PROOF_LIMIT: Duration = Duration::from_secs(5);
 /// The API server sends a bookmark 2 s before the end of a watch, looking once a second.
-const BRIEFLY: u32 = 3;
+pub(super) const BRIEFLY: u32 = 3;
 /// After an outage the watches come back spread over this.
-const RETURN_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const RETURN_WITHIN: Duration = Duration::from_secs(3);
 
-const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-const METADATA_LIST: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+/// A watch that a feed has let go follows one again after this at the earliest.
+const REJOIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Task {
     hub: Hub,
     key: WatchKey,
+    asks: Asks,
     stream: Stream,
     cache: Arc<Cache>,
     subscribers: BTreeMap<u64, Subscriber>,
@@ -64,30 +67,18 @@ pub(super) struct Task {
     life: Arc<Life>,
     /// Held while the API server cannot be reached for this watch.
     failing: Option<Failing>,
-}
-
-/// A connection that is to take the place of the one that runs.
-struct Second {
-    opening: Opening,
-    /// Seconds after which the server is to end it; `None`: the usual ones, it is opened as a proof of life.
-    lasting: Option<u32>,
-}
-
-type Opening = BoxFuture<'static, Result<Lines, apiserver::Error>>;
-
-/// What a running watch heard.
-enum Heard {
-    Line(Option<Result<String, apiserver::Error>>),
-    Opened(Result<Lines, apiserver::Error>),
-    Silence,
-    Again,
+    /// The feed that brings the lines of its namespace, if there is one.
+    feed: Option<Feed>,
+    /// When it may follow the feed again.
+    rejoin_at: Instant,
 }
 
 /// Nobody uses the watch any more.
 struct Unused;
 
 impl Task {
-    pub(super) fn new(hub: Hub, key: WatchKey) -> (Watching, Self) {
+    /// The watch `key`; `feed`: what may bring its lines.
+    pub(super) fn new(hub: Hub, key: WatchKey, feed: Option<Feed>) -> (Watching, Self) {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (state, state_seen) = watch::channel(State::default());
         let cache = Arc::new(Cache::default());
@@ -98,10 +89,12 @@ impl Task {
             state: state_seen,
             life: life.clone(),
             proving: Arc::new(Semaphore::new(1)),
+            asks: Asks::new(hub.api().clone(), key.clone()),
             teams: Arc::default(),
         };
         let task = Self {
             stream: Stream::new(key.resource.kind.clone(), seed()),
+            asks: watching.asks.clone(),
             hub,
             key,
             cache,
@@ -114,6 +107,8 @@ impl Task {
             again: Arc::default(),
             life,
             failing: None,
+            feed,
+            rejoin_at: now(),
         };
         (watching, task)
     }
@@ -179,12 +174,9 @@ impl Task {
         Ok(())
     }
 
-    async fn list(&mut self, parameters: &[(&'static str, String)]) -> Result<(), Unused> {
-        let api = self.hub.0.api.clone();
-        let Some(call) = self.call(parameters, METADATA_LIST, LIST_LIMIT) else {
-            return Err(Unused);
-        };
-        match self.serving(async move { api.call(call).await }).await? {
+    async fn list(&mut self, parameters: &Parameters) -> Result<(), Unused> {
+        let answer = self.asks.list(parameters, LIST_LIMIT);
+        match self.serving(answer).await? {
             Ok(text) => {
                 self.life.seen(now());
                 let effect = self.stream.page(&text, now());
@@ -199,9 +191,11 @@ impl Task {
         Ok(())
     }
 
-    async fn watch(&mut self, parameters: &[(&'static str, String)]) -> Result<(), Unused> {
-        let Some(opening) = self.open(parameters, OPEN_LIMIT) else { return Err(Unused) };
-        let mut lines = match self.serving(opening).await? {
+    async fn watch(&mut self, parameters: &Parameters) -> Result<(), Unused> {
+        // Before the request: what it is answered is then no older than the feed's first line.
+        let joining = self.join();
+        let opening = self.asks.open(parameters, OPEN_LIMIT);
+        let lines = match self.serving(opening).await? {
             Ok(lines) => lines,
             Err(error) => {
                 self.stream.failed(fault(&error), now());
@@ -209,65 +203,98 @@ impl Task {
             }
         };
         self.begun();
-        let mut second: Option<Second> = None;
-        loop {
-            match self.hear(&mut lines, &mut second).await? {
-                Heard::Line(Some(Ok(line))) => {
-                    self.life.seen(now());
-                    let effect = self.stream.line(&line, now());
-                    let reopen = matches!(effect, Effect::Reopen);
-                    self.apply(effect);
-                    self.publish();
-                    if reopen {
-                        return Ok(());
-                    }
-                    // The first connection has proven itself.
-                    second = second.filter(|second| second.lasting.is_some());
-                }
-                Heard::Line(Some(Err(error))) | Heard::Opened(Err(error)) => {
-                    self.stream.failed(fault(&error), now());
-                    return Ok(());
-                }
-                Heard::Line(None) => {
-                    self.stream.closed(now());
-                    return Ok(());
-                }
-                Heard::Opened(Ok(opened)) => {
-                    tracing::trace!(watch = %self.key, "a watch goes on over its second connection");
-                    lines = opened;
-                    second = None;
-                    self.begun();
-                }
-                Heard::Silence => second = self.reopen(None),
-                Heard::Again => second = self.reopen(Some(BRIEFLY)),
-            }
-            let patience = self.patience();
-            if second.is_none() && self.life.last() + patience <= now() {
-                let message = format!("the initial state has not gone on for {patience:?}");
-                self.stream.failed(Fault::flawed(Flaw::Endless, message), now());
-                return Ok(());
-            }
+        let mut wire = Wire::new(lines, joining);
+        while self.hear(&mut wire).await?.is_continue() {
+            self.go_over(&mut wire);
         }
+        self.life.follow(None);
+        Ok(())
     }
 
-    async fn hear(
-        &mut self,
-        lines: &mut Lines,
-        second: &mut Option<Second>,
-    ) -> Result<Heard, Unused> {
+    /// Hears one thing, and whether the watch ends with it.
+    async fn hear(&mut self, wire: &mut Wire) -> Result<ControlFlow<()>, Unused> {
         let again = self.again.clone();
         let silent_at = self.life.last() + self.patience();
-        let heard = async {
-            let quiet = second.is_none();
-            tokio::select! {
-                biased;
-                line = lines.next() => Heard::Line(line),
-                opened = opened(second) => Heard::Opened(opened),
-                () = again.notified() => Heard::Again,
-                () = tokio::time::sleep_until(silent_at.into()), if quiet => Heard::Silence,
+        match self.serving(wire.hear(silent_at, &again, None)).await? {
+            Heard::Line(Some(Ok(line))) => {
+                self.life.seen(now());
+                wire.is_alive();
+                return Ok(self.line(&line));
             }
-        };
-        self.serving(heard).await
+            Heard::Fed(line) => return Ok(self.line(&line)),
+            Heard::Line(Some(Err(error))) | Heard::NotOpened(error) => {
+                self.stream.failed(fault(&error), now());
+                return Ok(ControlFlow::Break(()));
+            }
+            Heard::Line(None) => {
+                if wire.is_opening_briefly() {
+                    self.again.notify_one();
+                }
+                self.stream.closed(now());
+                return Ok(ControlFlow::Break(()));
+            }
+            Heard::FeedEnd => return Ok(ControlFlow::Break(())),
+            Heard::Opened => {
+                tracing::trace!(watch = %self.key, "a watch goes on over its second connection");
+                self.begun();
+                wire.join(|| self.join());
+            }
+            Heard::Silence => match self.reopen(None) {
+                Some(second) => wire.set_second(Some(second)),
+                None => {
+                    let patience = self.patience();
+                    let message = format!("the initial state has not gone on for {patience:?}");
+                    self.stream.failed(Fault::flawed(Flaw::Endless, message), now());
+                    return Ok(ControlFlow::Break(()));
+                }
+            },
+            Heard::Again => {
+                if let Some(feed) = wire.feed() {
+                    feed.again();
+                } else {
+                    wire.join(|| self.join());
+                    wire.set_second(self.reopen(Some(BRIEFLY)));
+                }
+            }
+            Heard::FeedTrouble(trouble) => {
+                self.stream.set_trouble(trouble);
+                self.publish();
+            }
+            // The end of its own connection is a bookmark, which brings it as far as the feed is.
+            Heard::Joined if wire.is_joining() && !self.go_over(wire) => {
+                wire.set_second(self.reopen(Some(BRIEFLY)));
+            }
+            Heard::Joined => (),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn line(&mut self, line: &str) -> ControlFlow<()> {
+        let effect = self.stream.line(line, now());
+        let reopen = matches!(effect, Effect::Reopen);
+        self.apply(effect);
+        self.publish();
+        if reopen { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Follows the feed, if there is one.
+    fn join(&mut self) -> Option<Following> {
+        self.feed.take_if(|feed| feed.is_closed());
+        let (feed, namespace) = (self.feed.as_ref()?, self.key.namespace.clone()?);
+        (self.rejoin_at <= now()).then(|| feed.join(namespace))
+    }
+
+    /// Goes over to the feed once that leaves nothing out; whether it has.
+    fn go_over(&mut self, wire: &mut Wire) -> bool {
+        let version = self.stream.version().filter(|_| !self.stream.is_listing());
+        if !version.is_some_and(|version| wire.go_over(&Version::parse(version))) {
+            return false;
+        }
+        self.begun();
+        self.rejoin_at = now() + REJOIN;
+        self.life.follow(wire.feed().map(|feed| feed.life().clone()));
+        tracing::debug!(watch = %self.key, "a watch goes on over the feed of all namespaces");
+        true
     }
 
     /// How long the connection may be silent.
@@ -278,8 +305,8 @@ impl Task {
     /// Begins a second connection beside the one that runs; `None` while the initial state is being received.
     fn reopen(&mut self, lasting: Option<u32>) -> Option<Second> {
         let query = self.stream.reopening(lasting)?;
-        let opening = self.open(&query, PROOF_LIMIT)?;
-        Some(Second { opening, lasting })
+        let opening = self.asks.open(&query, PROOF_LIMIT);
+        Some(Second { opening, is_brief: lasting.is_some() })
     }
 
     /// The watch runs over a new connection.
@@ -287,37 +314,6 @@ impl Task {
         self.stream.opened(now());
         self.life.seen(now());
         self.failing = None;
-    }
-
-    fn open(&self, parameters: &[(&'static str, String)], limit: Duration) -> Option<Opening> {
-        let api = self.hub.0.api.clone();
-        let call = self.call(parameters, METADATA, limit)?;
-        Some(Box::pin(async move { api.lines(call).await }))
-    }
-
-    fn call(
-        &self,
-        parameters: &[(&'static str, String)],
-        media: &'static str,
-        limit: Duration,
-    ) -> Option<Call> {
-        let path = match self.key.resource.path(self.key.namespace.as_deref(), None, None) {
-            Ok(path) => path,
-            Err(error) => {
-                tracing::error!(watch = %self.key, %error, "the watch has no path");
-                return None;
-            }
-        };
-        let selectors = [
-            ("labelSelector", &self.key.label_selector),
-            ("fieldSelector", &self.key.field_selector),
-        ];
-        let selectors =
-            selectors.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?)));
-        let parameters = parameters.iter().map(|(name, value)| (*name, value.as_str()));
-        let call = Call::new(Method::GET, query(&path, parameters.chain(selectors)));
-        let accept = (self.key.projection == Projection::Metadata).then_some(media);
-        Some(Call { accept, limit, ..call.identity(self.key.identity.clone()) })
     }
 
     /// Waits for `work` and serves messages meanwhile; ends if nobody has used the watch for a while.
@@ -364,6 +360,10 @@ impl Task {
             }
             Message::Barrier(done) => drop(done.send(())),
             Message::Again => self.again.notify_one(),
+            Message::Share(feed) => {
+                self.feed = Some(feed);
+                self.again.notify_one();
+            }
             Message::Fresh(since) => self.fresh(since),
         }
     }
@@ -391,7 +391,7 @@ impl Task {
         if !self.messages.is_empty() {
             return false;
         }
-        open.remove(&self.key);
+        open.watches.remove(&self.key);
         self.messages.close();
         true
     }
@@ -453,13 +453,6 @@ fn deliver(subscriber: &Subscriber, change: &Change, priority: i32) {
     }
 }
 
-async fn opened(second: &mut Option<Second>) -> Result<Lines, apiserver::Error> {
-    match second {
-        Some(second) => (&mut second.opening).await,
-        None => std::future::pending().await,
-    }
-}
-
 async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -467,7 +460,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-fn fault(error: &apiserver::Error) -> Fault {
+pub(super) fn fault(error: &apiserver::Error) -> Fault {
     let apiserver::Error::Refused(status) = error else {
         let flaw = match error {
             apiserver::Error::Answer(cause) if cause.is::<TooLarge>() => Some(Flaw::TooLarge),
@@ -491,7 +484,7 @@ fn now() -> Instant {
 }
 
 /// Spreads the watches' pauses; it need not be hard to guess.
-fn seed() -> u64 {
+pub(super) fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
 }

@@ -166,11 +166,23 @@ impl Fake {
 
     /// What becomes of a question about a right, until another rule is about it.
     pub(crate) fn rule(&self, account: &str, verb: &str, resource: &str, verdict: Verdict) {
+        self.rule_in(account, verb, resource, "*", verdict);
+    }
+
+    /// The same in one namespace, or with an empty one in the whole cluster at once.
+    pub(crate) fn rule_in(
+        &self,
+        account: &str,
+        verb: &str,
+        resource: &str,
+        namespace: &str,
+        verdict: Verdict,
+    ) {
         self.store().access.push(Access {
             account: account.to_owned(),
             verb: verb.to_owned(),
             resource: resource.to_owned(),
-            namespace: "*".to_owned(),
+            namespace: namespace.to_owned(),
             verdict,
         });
     }
@@ -184,6 +196,15 @@ impl Fake {
     pub(crate) fn release(&self, plural: &str) {
         let mut store = self.store();
         for happened in store.held.remove(plural).unwrap_or_default() {
+            store.tell(&happened);
+        }
+    }
+
+    /// Watches hear the first thing of what was held back, and no more.
+    pub(crate) fn release_one(&self, plural: &str) {
+        let mut store = self.store();
+        let held = store.held.get_mut(plural).filter(|held| !held.is_empty());
+        if let Some(happened) = held.map(|held| held.remove(0)) {
             store.tell(&happened);
         }
     }
@@ -226,6 +247,14 @@ impl Fake {
     /// Which kinds are watched at the moment, and as whom.
     pub(crate) fn watched(&self) -> Vec<(String, String)> {
         self.store().watched().into_iter().collect()
+    }
+
+    /// The namespace of each open watch of a kind; `None`: all of them.
+    pub(crate) fn watched_in(&self, plural: &str) -> Vec<Option<String>> {
+        let store = self.store();
+        let open = store.watchers.iter().filter(|watcher| !watcher.lines.is_closed());
+        let of_kind = open.filter(|watcher| watcher.wanted.plural == plural);
+        of_kind.map(|watcher| watcher.wanted.namespace.clone()).collect()
     }
 
     /// Up to which version watches of a kind were told.

@@ -300,7 +300,14 @@ impl Fake {
             }
             if !too_new {
                 let account = read.asked.account.clone();
-                store.watchers.push(Watcher { wanted: wanted.clone(), account, lines: sender });
+                // What is held back comes to who was told of the time before, as from a server that lags behind.
+                let from = if initial || from == 0 { store.version } else { from };
+                store.watchers.push(Watcher {
+                    wanted: wanted.clone(),
+                    account,
+                    from,
+                    lines: sender,
+                });
                 store.log.changed();
             }
             too_new.then_some(store.version)

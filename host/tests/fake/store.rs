@@ -52,6 +52,8 @@ pub(crate) struct Wanted {
 pub(crate) struct Watcher {
     pub(crate) wanted: Wanted,
     pub(crate) account: String,
+    /// It is told of what is newer than this.
+    pub(crate) from: u64,
     pub(crate) lines: mpsc::UnboundedSender<Line>,
 }
 
@@ -178,7 +180,8 @@ impl Store {
     /// Tells whoever watches.
     pub(crate) fn tell(&mut self, happened: &Happened) {
         self.watchers.retain(|watcher| {
-            let line = watcher.wanted.line(happened);
+            let is_news = happened.version > watcher.from;
+            let line = watcher.wanted.line(happened).filter(|_| is_news);
             line.is_none_or(|line| watcher.lines.send(Line::Text(line)).is_ok())
                 && !watcher.lines.is_closed()
         });

@@ -25,6 +25,7 @@ mod images;
 mod install;
 mod leases;
 mod lifecycle;
+mod namespaces;
 mod older_server;
 mod own_writes;
 mod people;

@@ -138,6 +138,9 @@ pub(crate) const PURE: &[&str] = &[
     "text.rs",
     "watch/envelope.rs",
     "watch/fault.rs",
+    "watch/feed/place.rs",
+    "watch/feed/route.rs",
+    "watch/feed/worth.rs",
     "watch/lenient.rs",
     "watch/fingerprint.rs",
     "watch/index.rs",
@@ -297,15 +300,10 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     ("manager/mod.rs", 2, &["an_idle_host_waits", "a_host_without_an_api_server_waits"]),
     ("sandbox/native.rs", 1, &["a_native_guest_ends_at_its_wall"]),
     ("sandbox/run.rs", 1, &["a_guest_that_waits_for_one_call_is_polled_at_most_five_times"]),
-    (
-        "watch/task.rs",
-        3,
-        &[
-            "an_idle_host_waits",
-            "a_host_that_is_refused_waits",
-            "a_host_whose_watches_end_at_once_waits",
-        ],
-    ),
+    ("watch/feed/mod.rs", 1, &["namespaces_that_share_a_connection_wait"]),
+    ("watch/feed/task.rs", 3, &["namespaces_that_share_a_connection_wait"]),
+    ("watch/task.rs", 2, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
+    ("watch/wire.rs", 1, &["an_idle_host_waits", "a_host_whose_watches_end_at_once_waits"]),
 ];
 
 /// What makes a place wait for several things, or be polled by hand.
