@@ -2,8 +2,6 @@
 
 #![cfg(test)] // Tells clippy that helpers are test code too.
 
-mod monitoring;
-
 use std::{
     collections::BTreeSet,
     fs,

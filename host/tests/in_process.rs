@@ -11,6 +11,7 @@ mod feed;
 mod guests;
 mod keeping;
 mod loops;
+mod monitoring;
 mod native;
 mod path;
 mod registries;

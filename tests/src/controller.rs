@@ -159,8 +159,10 @@ impl Controller {
         .await
     }
 
-    /// Waits until this revision stands there.
+    /// Waits until this revision stands there, and the host has seen the controller as it is now: a revision that has just
+    /// been made is pending, too, and its bytes are welcome a moment later.
     pub async fn stands(&self, revision: &str, phase: RevisionPhase) -> Result<WasmRevision> {
+        self.observed(self.get().await?.metadata.generation.unwrap_or_default()).await?;
         self.revision(revision, &format!("is {phase:?}"), |status| status.phase == phase).await
     }
 
