@@ -228,7 +228,7 @@ async fn watches_of_accounts_share_nothing() {
 async fn who_may_not_watch_everywhere_goes_on_in_each_namespace() {
     let api = Fake::new();
     let hub = hub(&api);
-    api.rule_in("host", "*", "configmaps", "", Verdict::Denied);
+    api.rule_everywhere("host", "*", "configmaps", Verdict::Denied);
     let mut scopes = vec![];
     for namespace in NAMESPACES {
         scopes.push(Scope::open(&hub, namespace).synced().await);
@@ -239,10 +239,10 @@ async fn who_may_not_watch_everywhere_goes_on_in_each_namespace() {
     assert!((1..30).contains(&refused), "{refused} refusals in {LONG:?}");
     // Nobody is told of a failure: nothing fails for him.
     assert!(scopes.iter().all(|scope| scope.subscription.state().borrow().trouble.is_none()));
-    api.rule_in("host", "*", "configmaps", "", Verdict::Allowed);
+    api.rule_everywhere("host", "*", "configmaps", Verdict::Allowed);
     until(&api, "one connection", || connections(&api) == (1, 0)).await;
     // And when the right goes while it runs.
-    api.rule_in("host", "*", "configmaps", "", Verdict::Denied);
+    api.rule_everywhere("host", "*", "configmaps", Verdict::Denied);
     api.break_watches("configmaps");
     until(&api, "each its own", || connections(&api) == (0, NAMESPACES.len())).await;
     api.put(object("n3", "a", 1));
@@ -299,7 +299,7 @@ async fn a_connection_that_only_the_feed_cannot_have_is_no_bodys_trouble() {
 async fn who_may_list_everywhere_and_not_watch_hears_of_no_trouble() {
     let api = Fake::new();
     let hub = hub(&api);
-    api.rule_in("host", "watch", "configmaps", "", Verdict::Denied);
+    api.rule_everywhere("host", "watch", "configmaps", Verdict::Denied);
     let mut scopes = vec![];
     for namespace in NAMESPACES {
         scopes.push(Scope::open(&hub, namespace).synced().await);
@@ -447,103 +447,129 @@ fn seeds() -> std::ops::RangeInclusive<u64> {
     1..=count.unwrap_or(60)
 }
 
-async fn walk(seed: u64) {
-    let api = Fake::new();
-    if seed % 4 == 0 {
-        api.without_watch_list();
+/// A server, a hub, and whatever happens to both.
+struct Walk {
+    api: Fake,
+    hub: Hub,
+    random: fastrand::Rng,
+    scopes: BTreeMap<&'static str, Scope>,
+}
+
+impl Walk {
+    /// One thing happens; what it was.
+    async fn step(&mut self) -> String {
+        match self.random.u32(..50) {
+            0..20 => self.change(),
+            20..29 => self.watch(),
+            29..34 => {
+                self.api.release_one("configmaps");
+                "the watches hear one thing more".to_owned()
+            }
+            34..44 => self.go_wrong(),
+            _ => {
+                let most = if self.random.u32(..4) == 0 { 90_000 } else { 800 };
+                let wait = Duration::from_millis(self.random.u64(..most));
+                tokio::time::sleep(wait).await;
+                format!("{wait:?} pass")
+            }
+        }
     }
-    let hub = hub(&api);
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut scopes: BTreeMap<&str, Scope> = BTreeMap::new();
-    let mut told = vec![];
-    for step in 0..250 {
-        let namespace = NAMESPACES[random.usize(..NAMESPACES.len())];
+
+    /// Of an object, in some namespace.
+    fn change(&mut self) -> String {
         let places = [&NAMESPACES[..], &OTHERS[..]].concat();
-        let place = places[random.usize(..places.len())];
-        let name = format!("o{}", random.u32(..3));
-        let done = match random.u32(..50) {
-            0..=13 => {
-                let bytes = if random.u32(..40) == 0 { 1 << 20 } else { 10 };
-                api.put(object(place, &name, bytes));
-                format!("{place}/{name} is put")
-            }
-            14..=19 if api.get(&format!("{place}/configmaps/{name}")).is_some() => {
-                api.delete(&format!("{place}/configmaps/{name}"));
-                format!("{place}/{name} is deleted")
-            }
-            20..=23 => {
-                scopes.entry(namespace).or_insert_with(|| Scope::open(&hub, namespace));
-                format!("{namespace} is watched")
-            }
-            24 | 45..=48 => {
-                scopes.remove(namespace);
-                format!("{namespace} is not watched")
-            }
-            25 => {
+        let place = places[self.random.usize(..places.len())];
+        let name = format!("o{}", self.random.u32(..3));
+        if self.random.u32(..10) < 3
+            && self.api.get(&format!("{place}/configmaps/{name}")).is_some()
+        {
+            self.api.delete(&format!("{place}/configmaps/{name}"));
+            return format!("{place}/{name} is deleted");
+        }
+        let bytes = if self.random.u32(..40) == 0 { 1 << 20 } else { 10 };
+        self.api.put(object(place, &name, bytes));
+        format!("{place}/{name} is put")
+    }
+
+    /// A namespace is watched, or not any more.
+    fn watch(&mut self) -> String {
+        let namespace = NAMESPACES[self.random.usize(..NAMESPACES.len())];
+        if self.random.bool() {
+            self.scopes.remove(namespace);
+            return format!("{namespace} is not watched");
+        }
+        self.scopes.entry(namespace).or_insert_with(|| Scope::open(&self.hub, namespace));
+        format!("{namespace} is watched")
+    }
+
+    fn go_wrong(&mut self) -> String {
+        let (api, random) = (&self.api, &mut self.random);
+        match random.u32(..9) {
+            0 => {
                 api.compact();
                 "the history is forgotten".to_owned()
             }
-            26 => {
+            1 => {
                 api.break_watches("configmaps");
                 "the watches break".to_owned()
             }
-            27 => {
+            2 => {
                 api.end_watches("configmaps");
                 "the watches end".to_owned()
             }
-            28 => {
+            3 => {
                 api.hold("configmaps");
                 "the watches lag".to_owned()
             }
-            29 => {
+            4 => {
                 api.release("configmaps");
                 "the watches go on".to_owned()
             }
-            40..=44 => {
-                api.release_one("configmaps");
-                "the watches hear one thing more".to_owned()
-            }
-            30 => {
+            5 => {
                 let code = *random.choice(&[403, 410, 429, 500, 503, 504]).unwrap_or(&500);
                 api.fault(Fault::answers("GET", "configmaps", code).times(random.usize(1..4)));
                 format!("{code} is answered")
             }
-            31 => {
+            6 => {
                 let verdict = if random.bool() { Verdict::Denied } else { Verdict::Allowed };
-                api.rule_in("host", "*", "configmaps", "", verdict);
+                api.rule_everywhere("host", "*", "configmaps", verdict);
                 format!("everywhere is {verdict:?}")
             }
-            32 => {
+            7 => {
                 let wait = Duration::from_millis(random.u64(..9_000));
                 let late = Fault::does("GET", "configmaps", Effect::Late(wait));
                 api.fault(late.times(random.usize(1..3)));
                 format!("an answer is late by {wait:?}")
             }
-            33 => {
+            _ => {
                 let cut = Fault::does("GET", "configmaps", Effect::Cut(random.usize(..600)));
                 api.fault(cut.times(1));
                 "an answer is cut".to_owned()
             }
-            34..=35 => {
-                let wait = Duration::from_secs(random.u64(1..90));
-                tokio::time::sleep(wait).await;
-                format!("{wait:?} pass")
-            }
-            _ => {
-                let wait = Duration::from_millis(random.u64(..800));
-                tokio::time::sleep(wait).await;
-                format!("{wait:?} pass")
-            }
-        };
+        }
+    }
+}
+
+async fn walk(seed: u64) {
+    let api = Fake::new();
+    if seed.is_multiple_of(4) {
+        api.without_watch_list();
+    }
+    let (hub, random) = (hub(&api), fastrand::Rng::with_seed(seed));
+    let mut walk = Walk { api, hub, random, scopes: BTreeMap::new() };
+    let mut told = vec![];
+    for step in 0..250 {
+        let done = walk.step().await;
         told.push(format!("{step}: {done}"));
         let last = || format!("seed {seed}: {:#?}", &told[told.len().saturating_sub(40)..]);
-        for (namespace, scope) in &mut scopes {
+        for (namespace, scope) in &mut walk.scopes {
             scope.never_goes_back(&format!("{namespace}: {}", last()));
         }
     }
+    let Walk { api, hub, mut scopes, .. } = walk;
     api.heal();
     api.release("configmaps");
-    api.rule_in("host", "*", "configmaps", "", Verdict::Allowed);
+    api.rule_everywhere("host", "*", "configmaps", Verdict::Allowed);
     for namespace in NAMESPACES {
         scopes.entry(namespace).or_insert_with(|| Scope::open(&hub, namespace));
     }

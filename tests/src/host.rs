@@ -22,6 +22,7 @@ use crate::code;
 use crate::component;
 use crate::control_plane::{ControlPlane, User};
 use crate::log::{Line, Log};
+use crate::standstill;
 use crate::wait::within;
 
 /// A busy machine starts it in a few seconds.
@@ -229,7 +230,8 @@ impl Host {
 
     /// Stops its threads where they are, until [`Host::thaw`] (SIGSTOP).
     pub fn freeze(&self) -> Result<()> {
-        self.signal(Signal::STOP).context("freezing the host")
+        self.signal(Signal::STOP).context("freezing the host")?;
+        standstill::wait(self.child.id())
     }
 
     /// Lets it go on (SIGCONT).

@@ -38,6 +38,7 @@ pub mod registry;
 pub mod rights;
 pub mod signing;
 pub mod site;
+mod standstill;
 mod test;
 pub mod wait;
 pub mod witness;

@@ -166,25 +166,18 @@ impl Fake {
 
     /// What becomes of a question about a right, until another rule is about it.
     pub(crate) fn rule(&self, account: &str, verb: &str, resource: &str, verdict: Verdict) {
-        self.rule_in(account, verb, resource, "*", verdict);
+        self.store().access.push(Access::new((account, verb, resource), "*", verdict));
     }
 
-    /// The same in one namespace, or with an empty one in the whole cluster at once.
-    pub(crate) fn rule_in(
+    /// The same of the right in all namespaces at once, and not of those in single ones.
+    pub(crate) fn rule_everywhere(
         &self,
         account: &str,
         verb: &str,
         resource: &str,
-        namespace: &str,
         verdict: Verdict,
     ) {
-        self.store().access.push(Access {
-            account: account.to_owned(),
-            verb: verb.to_owned(),
-            resource: resource.to_owned(),
-            namespace: namespace.to_owned(),
-            verdict,
-        });
+        self.store().access.push(Access::new((account, verb, resource), "", verdict));
     }
 
     /// Watches of a kind are told nothing until [`Fake::release`].

@@ -156,6 +156,16 @@ pub(crate) struct Asks {
 }
 
 impl Access {
+    pub(crate) fn new(
+        (account, verb, resource): (&str, &str, &str),
+        namespace: &str,
+        verdict: Verdict,
+    ) -> Self {
+        let [account, verb, resource, namespace] =
+            [account, verb, resource, namespace].map(str::to_owned);
+        Self { account, verb, resource, namespace, verdict }
+    }
+
     pub(crate) fn is_about(&self, asks: &Asks) -> bool {
         let is = |wanted: &str, found: &str| wanted == "*" || wanted == found;
         is(&self.account, &asks.account)

@@ -302,12 +302,8 @@ impl Fake {
                 let account = read.asked.account.clone();
                 // What is held back comes to who was told of the time before, as from a server that lags behind.
                 let from = if initial || from == 0 { store.version } else { from };
-                store.watchers.push(Watcher {
-                    wanted: wanted.clone(),
-                    account,
-                    from,
-                    lines: sender,
-                });
+                let wanted = wanted.clone();
+                store.watchers.push(Watcher { wanted, account, from, lines: sender });
                 store.log.changed();
             }
             too_new.then_some(store.version)

@@ -243,9 +243,9 @@ impl ControlPlane {
         Ok(audit::Log::open(self.folder.join(flags::AUDIT_LOG)))
     }
 
-    /// Lets `program` stand still (SIGSTOP) until [`resume`](Self::resume).
+    /// Lets `program` stand still (SIGSTOP) until [`resume`](Self::resume); it does when this returns.
     pub fn pause(&mut self, program: Program) -> Result<()> {
-        self.running()?.signal(program, Signal::STOP)
+        self.running()?.freeze(program)
     }
 
     /// Lets `program` go on.

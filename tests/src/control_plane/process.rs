@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 
 use super::program::{Program, Programs};
+use crate::standstill;
 
 /// A polite end takes 0.2 s; a server that cannot reach its etcd takes minutes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,6 +93,12 @@ impl Process {
     /// Its exit status, if it has ended.
     pub(super) fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("looking after {}", self.name()))
+    }
+
+    /// Stops all its threads where they are.
+    pub(super) fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        standstill::wait(self.child.id()).with_context(|| format!("freezing {}", self.name()))
     }
 
     pub(super) fn signal(&mut self, signal: Signal) -> Result<()> {

@@ -113,6 +113,10 @@ impl Running {
         }
     }
 
+    pub(super) fn freeze(&mut self, program: Program) -> Result<()> {
+        self.process(program)?.freeze()
+    }
+
     pub(super) fn signal(&mut self, program: Program, signal: Signal) -> Result<()> {
         self.process(program)?.signal(signal)
     }
