@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::component::Component;
-use e2e::{Test, site, test};
+use e2e::{Test, site};
 
 use crate::figure::Figure;
 use crate::process::Process;
-use crate::server::{done, make_websites};
+use crate::server::{done, make_websites, with_host};
 
 /// The examples and their components.
 const EXAMPLES: [(&str, &str); 3] = [("website", "website_v1"), ("at", "at"), ("mirror", "mirror")];
@@ -19,12 +19,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// Measures, with `objects` in all.
 pub(crate) fn measure(objects: u32) -> Result<Vec<Figure>> {
-    let mut figures = vec![];
-    test(async |test| {
-        figures = on(test, objects).await?;
-        Ok(())
-    })?;
-    Ok(figures)
+    with_host(async |test| on(test, objects).await)
 }
 
 async fn on(test: &Test, objects: u32) -> Result<Vec<Figure>> {

@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use e2e::Test;
 use e2e::account::{self, GUEST_RULES, host_username};
 use e2e::component::Component;
 use e2e::control_plane::audit;
 use e2e::manifest;
-use e2e::{Test, test};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 use crate::figure::{Figure, millis};
 use crate::process::Process;
+use crate::server::with_host;
 
 /// Of the same code, in so many namespaces.
 const CONTROLLERS: u32 = 100;
@@ -36,12 +37,7 @@ struct Bench<'a> {
 
 /// Measures.
 pub(crate) fn measure() -> Result<Vec<Figure>> {
-    let mut figures = vec![];
-    test(async |test| {
-        figures = on(test).await?;
-        Ok(())
-    })?;
-    Ok(figures)
+    with_host(async |test| on(test).await)
 }
 
 async fn on(test: &mut Test) -> Result<Vec<Figure>> {

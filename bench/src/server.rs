@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::wait::within;
-use e2e::{Test, install, manifest};
+use e2e::{Test, install, manifest, test};
 use futures::{StreamExt, TryStreamExt, stream};
 use kube::Client;
+
+use crate::figure::Figure;
 
 /// For a thousand objects on a busy machine.
 const DONE_WITHIN: Duration = Duration::from_secs(120);
@@ -26,6 +28,18 @@ pub(crate) async fn prepare() -> Result<()> {
         return Ok(());
     }
     install::share_kinds(control_plane).await
+}
+
+/// What `measure` finds with a host of its own on the server.
+pub(crate) fn with_host(
+    measure: impl AsyncFnOnce(&mut Test) -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
+    let mut figures = vec![];
+    test(async |test| {
+        figures = measure(test).await?;
+        Ok(())
+    })?;
+    Ok(figures)
 }
 
 /// Makes so many Websites, called `site-0` and so on.

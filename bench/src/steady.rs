@@ -7,11 +7,12 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use e2e::Test;
 use e2e::bystander::Bystander;
-use e2e::{Test, test};
 
 use crate::figure::{Figure, millis};
 use crate::process::Process;
+use crate::server::with_host;
 
 /// Changes a second, and for how long they are looked at.
 pub(crate) const CHANGES: u32 = 50;
@@ -23,12 +24,7 @@ const CPU_MILLIS: f64 = 2.5;
 
 /// Measures.
 pub(crate) fn measure() -> Result<Vec<Figure>> {
-    let mut figures = vec![];
-    test(async |test| {
-        figures = on(test).await?;
-        Ok(())
-    })?;
-    Ok(figures)
+    with_host(async |test| on(test).await)
 }
 
 async fn on(test: &mut Test) -> Result<Vec<Figure>> {

@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use e2e::Test;
 use e2e::account::GUEST_RULES;
 use e2e::component::Component;
 use e2e::control_plane::audit::{Event, Log, Stage};
 use e2e::controller::Controller;
 use e2e::site::owning;
-use e2e::{Test, test};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::figure::{Figure, millis};
 use crate::process::Process;
-use crate::server::{done, make_websites};
+use crate::server::{done, make_websites, with_host};
 
 const CONTROLLER: &str = "swap";
 /// Far more than is written, so that the budget is not what is measured.
@@ -29,12 +29,7 @@ const QUIET: Duration = Duration::from_secs(3);
 
 /// Measures so many swaps, there and back.
 pub(crate) fn measure(objects: u32, swaps: u32) -> Result<Vec<Figure>> {
-    let mut figures = vec![];
-    test(async |test| {
-        figures = on(test, objects, swaps).await?;
-        Ok(())
-    })?;
-    Ok(figures)
+    with_host(async |test| on(test, objects, swaps).await)
 }
 
 async fn on(test: &Test, objects: u32, swaps: u32) -> Result<Vec<Figure>> {

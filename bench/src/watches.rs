@@ -5,16 +5,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use e2e::Test;
 use e2e::account::{self, GUEST_RULES, host_username};
 use e2e::component::Component;
 use e2e::control_plane::audit;
 use e2e::site::owning;
-use e2e::{Test, test};
 use serde_json::json;
 
 use crate::figure::Figure;
 use crate::process::Process;
-use crate::server::done;
+use crate::server::{done, with_host};
 
 /// Of one kind.
 const CONTROLLERS: u32 = 30;
@@ -23,12 +23,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// Measures.
 pub(crate) fn measure() -> Result<Vec<Figure>> {
-    let mut figures = vec![];
-    test(async |test| {
-        figures = on(test).await?;
-        Ok(())
-    })?;
-    Ok(figures)
+    with_host(async |test| on(test).await)
 }
 
 async fn on(test: &Test) -> Result<Vec<Figure>> {

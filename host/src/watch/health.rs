@@ -2,7 +2,10 @@
 //!
 //! While it cannot be, runs are paused and not failed, and stores are kept; when it is back, watches end their pauses.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::Method;
 use tokio::sync::watch;
@@ -47,8 +50,22 @@ impl Health {
     }
 
     /// Moves when the API server answers although a watch was failing.
-    pub(super) fn recoveries(&self) -> watch::Receiver<u64> {
+    fn recoveries(&self) -> watch::Receiver<u64> {
         self.0.recoveries.subscribe()
+    }
+
+    /// Waits out a pause. `spread`: of a watch that cannot reach the API server, which goes on when that has come back and
+    /// so much more has passed; true: it has.
+    pub(super) async fn pause(&self, until: Instant, spread: Option<Duration>) -> bool {
+        let mut back = self.recoveries();
+        let hurried = async {
+            let _ = back.changed().await;
+            tokio::time::sleep(spread.unwrap_or_default()).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(until.into()) => false,
+            () = hurried, if spread.is_some() => true,
+        }
     }
 
     /// Whether it answers, as far as anybody has had a reason to ask.

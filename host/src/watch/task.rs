@@ -44,7 +44,6 @@ pub(super) const PROOF_LIMIT: Duration = Duration::from_secs(5);
 pub(super) const BRIEFLY: u32 = 3;
 /// After an outage the watches come back spread over this.
 pub(super) const RETURN_WITHIN: Duration = Duration::from_secs(3);
-
 /// A watch that a feed has let go follows one again after this at the earliest.
 const REJOIN: Duration = Duration::from_secs(10);
 
@@ -152,19 +151,13 @@ impl Task {
     async fn wait(&mut self, at: Instant) -> Result<(), Unused> {
         // An answer of no use came from a server that is there: its recovery would be no news.
         let unreachable = self.stream.trouble().is_some_and(|fault| fault.number().is_none());
-        let health = self.hub.0.health.clone();
+        let health = self.hub.health().clone();
         self.failing = unreachable.then(|| health.failing());
-        let mut back = health.recoveries();
         let again = self.again.clone();
-        let spread = RETURN_WITHIN.mul_f64(self.stream.share());
-        let hurried = async {
-            let _ = back.changed().await;
-            tokio::time::sleep(spread).await;
-        };
+        let spread = unreachable.then(|| RETURN_WITHIN.mul_f64(self.stream.share()));
         let hurry = async {
             tokio::select! {
-                () = tokio::time::sleep_until(at.into()) => false,
-                () = hurried, if unreachable => true,
+                is_back = health.pause(at, spread) => is_back,
                 () = again.notified() => true,
             }
         };
@@ -260,11 +253,12 @@ impl Task {
                 self.stream.set_trouble(trouble);
                 self.publish();
             }
-            // The end of its own connection is a bookmark, which brings it as far as the feed is.
-            Heard::Joined if wire.is_joining() && !self.go_over(wire) => {
-                wire.set_second(self.reopen(Some(BRIEFLY)));
+            Heard::Joined => {
+                // The end of a brief connection is a bookmark, which brings it as far as the feed is.
+                if wire.is_joining() && !self.go_over(wire) {
+                    wire.set_second(self.reopen(Some(BRIEFLY)));
+                }
             }
-            Heard::Joined => (),
         }
         Ok(ControlFlow::Continue(()))
     }

@@ -301,7 +301,12 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
     ("sandbox/native.rs", 1, &["a_native_guest_ends_at_its_wall"]),
     ("sandbox/run.rs", 1, &["a_guest_that_waits_for_one_call_is_polled_at_most_five_times"]),
     ("watch/feed/mod.rs", 1, &["namespaces_that_share_a_connection_wait"]),
-    ("watch/feed/task.rs", 3, &["namespaces_that_share_a_connection_wait"]),
+    ("watch/feed/task.rs", 2, &["namespaces_that_share_a_connection_wait"]),
+    (
+        "watch/health.rs",
+        1,
+        &["a_host_without_an_api_server_waits", "namespaces_that_share_a_connection_wait"],
+    ),
     ("watch/task.rs", 2, &["an_idle_host_waits", "a_host_that_is_refused_waits"]),
     ("watch/wire.rs", 1, &["an_idle_host_waits", "a_host_whose_watches_end_at_once_waits"]),
 ];

@@ -35,10 +35,10 @@ use crate::{
 /// what it allows a moment later.
 const REST: Duration = Duration::from_secs(4);
 const LONGEST_REST: Duration = Duration::from_secs(300);
+/// A feed most of which was for nobody begins again after so long.
+const TOO_DEAR: Duration = Duration::from_secs(600);
 /// Followers do not wait longer for a connection that each could have for itself.
 const BLIND: Duration = Duration::from_secs(20);
-/// And for so long after most of it was for nobody.
-const TOO_DEAR: Duration = Duration::from_secs(600);
 
 /// Keeps a feed.
 pub(in crate::watch) struct Task {
@@ -176,19 +176,9 @@ impl Task {
         let unreachable = trouble.is_some_and(|fault| fault.number().is_none());
         let health = self.hub.health().clone();
         self.failing = unreachable.then(|| health.failing());
-        let mut back = health.recoveries();
-        let spread = RETURN_WITHIN.mul_f64(self.stream.as_mut().map_or(0.0, Stream::share));
-        let hurried = async {
-            let _ = back.changed().await;
-            tokio::time::sleep(spread).await;
-        };
-        let hurry = async {
-            tokio::select! {
-                () = tokio::time::sleep_until(at.into()) => false,
-                () = hurried, if unreachable => true,
-            }
-        };
-        if self.serving(hurry).await?
+        let share = self.stream.as_mut().map_or(0.0, Stream::share);
+        let spread = unreachable.then(|| RETURN_WITHIN.mul_f64(share));
+        if self.serving(async move { health.pause(at, spread).await }).await?
             && let Some(stream) = &mut self.stream
         {
             stream.hurry();
@@ -212,7 +202,8 @@ impl Task {
         self.is_open = true;
         self.publish();
         let mut wire = Wire::new(lines, None);
-        while self.stream.is_some() && self.hear(&mut wire).await? {
+        // Without followers it ends with the next line, at the latest with a bookmark.
+        while !self.routes.is_empty() && self.stream.is_some() && self.hear(&mut wire).await? {
             self.publish();
         }
         self.is_open = false;
