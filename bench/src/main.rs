@@ -1,7 +1,7 @@
 //! Measures what Nagaya promises about speed and memory, all of it in one run: `cargo xtask bench`.
 //!
-//! In reading order: [`run`] and [`waits`] need no cluster; [`memory`], [`watches`], [`scopes`], [`steady`] and
-//! [`swap`] are on a real API server with the real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
+//! In reading order: [`run`] and [`waits`] need no cluster; [`memory`], [`watches`], [`scopes`], [`steady`],
+//! [`swap`] and [`plan`] are on a real API server with the real host, by [`server`]. What they find is a [`figure`], and all of it a [`report`].
 
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use report::Report;
 
 mod figure;
 mod memory;
+mod plan;
 mod process;
 mod report;
 mod run;
@@ -21,6 +22,9 @@ mod steady;
 mod swap;
 mod waits;
 mod watches;
+
+/// Objects of the plan whose memory is measured.
+const MANY: u32 = 10_000;
 
 /// Measures Nagaya's speed and memory.
 #[derive(Debug, Parser)]
@@ -55,6 +59,8 @@ enum Part {
     Steady,
     /// Promote and roll back
     Swap,
+    /// What a candidate would do to all objects
+    Plan,
 }
 
 fn main() -> ExitCode {
@@ -76,8 +82,9 @@ fn measure(args: &Args) -> Result<()> {
         let about = "an object of 4,090 bytes is read, a ConfigMap made and applied".to_owned();
         report.add("run", about, || runtime()?.block_on(run::measure()))?;
     }
-    if [Part::Memory, Part::Watches, Part::Scopes, Part::Steady, Part::Swap].into_iter().any(wanted)
-    {
+    let on_server =
+        [Part::Memory, Part::Watches, Part::Scopes, Part::Steady, Part::Swap, Part::Plan];
+    if on_server.into_iter().any(wanted) {
         runtime()?.block_on(server::prepare())?;
     }
     if wanted(Part::Memory) {
@@ -102,6 +109,12 @@ fn measure(args: &Args) -> Result<()> {
         let about =
             format!("{objects} objects of one ConfigMap each, {swaps} times there and back");
         report.add("swap", about, || swap::measure(objects, swaps))?;
+    }
+    if wanted(Part::Plan) {
+        let about = format!("{objects} objects of one ConfigMap each, whose writes are only tried");
+        report.add("plan", about, || plan::measure(objects))?;
+        let about = format!("the same with {MANY} objects");
+        report.add("plan-memory", about, || plan::memory(MANY))?;
     }
     let text = if args.json {
         report.json()?

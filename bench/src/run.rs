@@ -14,7 +14,7 @@ use nagaya::journal::Speaker;
 use nagaya::metrics::{Metrics, QueueStats, Watched};
 use nagaya::model::digest::Digest;
 use nagaya::sandbox::{
-    CompilerConfig, ControllerLog, Program, Run, RunLimits, Sandbox, SandboxConfig,
+    Chance, CompilerConfig, ControllerLog, Program, Run, RunLimits, Sandbox, SandboxConfig,
 };
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -107,6 +107,8 @@ impl Guest {
     pub(crate) fn prepared(&self, config: &Arc<str>) -> Run {
         Run {
             cluster: Arc::new(nagaya::cluster::Refusing),
+            behind: false,
+            chance: Chance::Live,
             team: "bench".into(),
             config: config.clone(),
             limits: self.limits.clone(),

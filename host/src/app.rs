@@ -39,6 +39,7 @@ use crate::{
     metrics::{Metrics, WatchStats},
     model::crd,
     modules::{Elsewhere, Modules, Nowhere, oci::Registries},
+    preview::{self, Previews},
     sandbox::{Mappings, Sandbox, SandboxConfig, division},
     share::slots::Slots,
     watch::Hub,
@@ -63,6 +64,8 @@ pub struct App {
     api: ApiServer,
     /// For what guests ask: the host's own requests never wait behind theirs.
     guests: ApiServer,
+    /// For runs whose writes are only tried: no live one waits behind them.
+    previews: ApiServer,
     claim: watch::Sender<Option<Claim>>,
     modules: Modules,
     sandbox: Sandbox,
@@ -95,7 +98,7 @@ impl App {
             let api = ApiServer::connect(&config.kubeconfig, "nagaya").await;
             api.map(|api| api.counted(&metrics)).context("reading the kubeconfig")
         };
-        let (api, guests) = (connect().await?, connect().await?);
+        let (api, guests, previews) = (connect().await?, connect().await?, connect().await?);
         if let Some(user) = api.acting_as() {
             bail!(
                 "the kubeconfig's user acts as {user}, but the host acts as the account of each controller, and a request has room for one: give the host credentials of its own, without `as`"
@@ -116,7 +119,8 @@ impl App {
         let folder = |name: &str| config.data.join(name);
         let modules = Modules::open(&folder("modules")).context("opening the module store")?;
         let sandbox = SandboxConfig {
-            slots: config.slots,
+            // Those of previews are beside those of live runs.
+            slots: config.slots.saturating_add(u32::try_from(preview::AT_ONCE).unwrap_or(0)),
             memory_ceiling: config.memory_ceiling,
             ..SandboxConfig::new(folder("code"))
         };
@@ -131,6 +135,7 @@ impl App {
             config,
             api,
             guests,
+            previews,
             claim,
             modules,
             sandbox,
@@ -268,6 +273,7 @@ async fn work(
         metrics: app.metrics.clone(),
         journals: app.journals.clone(),
         directory: app.directory.clone(),
+        previews: Previews::new(app.previews.clone()),
         slots: Slots::new(usize::try_from(app.config.slots).unwrap_or(1)),
         claim: app.claim.subscribe(),
         reachable,

@@ -18,7 +18,7 @@ mod upkeep;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{oneshot, watch},
+    sync::{broadcast, oneshot, watch},
     task::{AbortHandle, Id, JoinError, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
@@ -28,6 +28,7 @@ use crate::{
     client::Client,
     clock,
     controller::{
+        health::Ended,
         rollout::Rollout,
         run::{End, Executor, SERVER_PAUSE, Shared, Start, told},
     },
@@ -46,6 +47,8 @@ use upkeep::Upkeep;
 
 /// How often missed wake-ups and lost rights are looked for.
 const HOUSEKEEPING: Duration = Duration::from_millis(1_500);
+/// Objects whose run is over, for who repeats it.
+const RAN: usize = 64;
 /// What acts at once and is no part of a revision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -68,6 +71,8 @@ pub struct Controller {
     pub queue: Arc<SharedQueue>,
     /// What its runs share.
     pub shared: Arc<Shared>,
+    /// Objects whose run is over.
+    ran: broadcast::Sender<ObjectKey>,
     ended: watch::Receiver<bool>,
 }
 
@@ -93,6 +98,7 @@ impl Controller {
         let (trouble_told, trouble) = watch::channel(Trouble::default());
         let (ended_told, ended) = watch::channel(false);
         let (queue, shared) = (parts.queue.clone(), parts.shared.clone());
+        let ran = broadcast::channel(RAN).0;
         let swap = Swap::new(parts.claim.borrow().clone());
         let gate = watch::channel(swap.gate().clone()).0;
         let looping = Loop {
@@ -102,6 +108,7 @@ impl Controller {
             settings: settings_seen,
             stop: stop_seen,
             trouble: trouble_told,
+            ran: ran.clone(),
             ended: ended_told,
             gate,
             reachable: shared.account.reachable.clone(),
@@ -117,7 +124,7 @@ impl Controller {
             upkeep: Upkeep::new(clock::now()),
             searching: None,
         };
-        (Self { rollout, settings, stop, trouble, queue, shared, ended }, looping)
+        (Self { rollout, settings, stop, trouble, queue, shared, ran, ended }, looping)
     }
 
     /// Makes `rollout` what runs from now on; nothing happens if it is what runs already.
@@ -147,6 +154,11 @@ impl Controller {
         self.trouble.clone()
     }
 
+    /// The objects whose run was successful, as each is over; who reads slowly misses some.
+    pub fn ran(&self) -> broadcast::Receiver<ObjectKey> {
+        self.ran.subscribe()
+    }
+
     /// Starts no more runs; [`Controller::ended`] becomes true when the last one is over, within [`DRAIN`].
     pub fn stop(&self) {
         self.stop.send_replace(true);
@@ -167,6 +179,7 @@ pub struct Loop {
     settings: watch::Receiver<Settings>,
     stop: watch::Receiver<bool>,
     trouble: watch::Sender<Trouble>,
+    ran: broadcast::Sender<ObjectKey>,
     ended: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
     /// Whether the API server answers.
@@ -350,6 +363,9 @@ impl Loop {
         if let Some(flight) = self.flights.remove(&id) {
             if let Some(end) = &ended {
                 self.note(&flight, end);
+                if end.ended == Ended::Well && self.ran.receiver_count() > 0 {
+                    let _ = self.ran.send(flight.key.clone());
+                }
             }
             let end = ended.map(|end| (end.outcome, Some(end.client)));
             self.park(flight.key, end.unwrap_or((Outcome::Failed, None)));

@@ -30,6 +30,7 @@ pub mod manager;
 pub mod metrics;
 pub mod model;
 pub mod modules;
+pub mod preview;
 pub mod queue;
 pub mod rate;
 pub mod sandbox;

@@ -14,6 +14,7 @@ mod loops;
 mod monitoring;
 mod native;
 mod path;
+mod previews;
 mod registries;
 mod rights;
 mod runs;

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::{
     fake::{
         Effect, Fake, Fault, Guest, Host, Served, Stop,
-        guest::{child, site},
+        guest::{child, site, sites},
         host::{account, controller},
         native,
         polls::Polls,
@@ -36,12 +36,18 @@ const BOUNDS: &[(&str, u64)] = &[
     ("manager", 60),
     // Ten seconds, with each event of the kind.
     ("own-writes", 100),
+    // Each two seconds while it has something to tell.
+    ("plan", 2 * 300),
     ("reconcile", 100),
     // Each 1.5 s the ages of all answers.
     ("rights", 20 * 400),
+    ("shadow", 4 * 300),
     // Silence of 15 s is proven, pauses after a refusal are of seconds.
     ("watch", 6 * 600),
 ];
+
+/// Loops that an idle host with one controller does not have.
+const SOMETIMES: [&str; 5] = ["feed", "own-writes", "plan", "reconcile", "shadow"];
 
 fn one_child() -> Guest {
     native(|cx| async move {
@@ -77,11 +83,42 @@ async fn an_idle_host_waits() {
     api.put(site("web"));
     api.writes().await;
     let most = a_while(&polls).await;
-    for (kind, _) in
-        BOUNDS.iter().filter(|(kind, _)| !["feed", "own-writes", "reconcile"].contains(kind))
-    {
+    for (kind, _) in BOUNDS.iter().filter(|(kind, _)| !SOMETIMES.contains(kind)) {
         assert!(most.contains_key(*kind), "`{kind}` is not among the loops: {most:?}");
     }
+    host.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_looks_ahead_waits() {
+    let polls = Polls::count();
+    let (api, guest) = (Fake::new(), one_child());
+    let host = Host::over(&api, &guest).await;
+    api.edit("demo/wasmcontrollers/sites", |object| {
+        object["spec"]["rollout"] =
+            json!({ "strategy": "BlueGreen", "shadow": { "percent": 100 } });
+    });
+    api.put(site("web"));
+    api.writes().await;
+    let candidate = Guest::new("two", sites(), |cx| async move {
+        let Some(site) = cx.site().await? else { return Ok(Action::AwaitChange) };
+        cx.apply(child(&site, cx.name(), "changed")).await?;
+        Ok(Action::AwaitChange)
+    });
+    host.upload(&candidate);
+    api.edit("demo/wasmcontrollers/sites", |object| {
+        object["spec"]["module"]["digest"] = candidate.digest().to_string().into();
+    });
+    api.until("the plan is so", |api: &Fake| {
+        let names = api.names("wasmrevisions");
+        let mut all =
+            names.iter().filter_map(|name| api.get(&name.replace('/', "/wasmrevisions/")));
+        all.any(|one| one["status"]["plan"]["phase"] == "Complete").then_some(())
+    })
+    .await;
+    api.touch("demo/sites/web");
+    let most = a_while(&polls).await;
+    assert!(most.contains_key("shadow") && most.contains_key("plan"), "{most:?}");
     host.stop().await;
 }
 

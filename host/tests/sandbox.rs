@@ -23,8 +23,8 @@ use nagaya::{
         manifest::{Manifest, Mapping, PredicateStep, Projection, Verb},
     },
     sandbox::{
-        Allocation, CompilerConfig, ControllerLog, Error, Failure, NoManifest, Program, Returned,
-        Run, RunLimits, Sandbox, SandboxConfig,
+        Allocation, Chance, CompilerConfig, ControllerLog, Error, Failure, NoManifest, Program,
+        Returned, Run, RunLimits, Sandbox, SandboxConfig,
     },
 };
 use serde_json::{Value, json};
@@ -103,6 +103,8 @@ impl Hostile {
         Run {
             cluster: Arc::new(Refusing),
             team: "demo".into(),
+            behind: false,
+            chance: Chance::Live,
             config: config.to_string().into(),
             limits: self.limits.clone(),
             stop: self.stop.subscribe(),

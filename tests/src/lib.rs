@@ -9,8 +9,9 @@
 //! [`manifest`] the objects around it, [`credentials`] the host's, [`site`] the objects that tests
 //! reconcile, [`load`] changes them. [`wait`] and [`witness`] look at what happens, [`history`] at
 //! what has happened, [`bystander`] and [`memory`] at what it costs others. [`proxy`] stands between
-//! host and server and makes faults; `code` spares hosts what others have compiled; [`bombs`] are
-//! components that no compiler should see. [`helm`] renders and installs `deploy/chart`; `go` builds it, and the control plane.
+//! host and server and makes faults, [`webhook`] behind the server, which asks it about writes; `code`
+//! spares hosts what others have compiled; [`bombs`] are components that no compiler should see. [`helm`]
+//! renders and installs `deploy/chart`; `go` builds it, and the control plane.
 
 pub mod account;
 pub mod bombs;
@@ -41,6 +42,7 @@ pub mod site;
 mod standstill;
 mod test;
 pub mod wait;
+pub mod webhook;
 pub mod witness;
 
 /// Whether the full form of a test is wanted: `cargo xtask test --long` sets `NAGAYA_LONG=1`.

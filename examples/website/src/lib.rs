@@ -1,6 +1,6 @@
 //! A Website becomes a `ConfigMap` with its page, a Deployment that serves it and a Service.
 //!
-//! The crates `website-v1` and `website-v2` are components of this one, with different designs.
+//! The crates `website-v1`, `website-v2` and `website-hasty` are components of this one, with different designs.
 
 use std::{collections::BTreeMap, marker::PhantomData};
 
@@ -86,6 +86,8 @@ pub trait Design {
     const LABEL: Option<&'static str>;
     /// What stands below the page.
     const FOOTER: &'static str;
+    /// The server. Another one restarts every pod.
+    const IMAGE: &'static str = "nginxinc/nginx-unprivileged:1.29-alpine";
 }
 
 /// The first revision's design.
@@ -102,6 +104,15 @@ pub struct Framed;
 impl Design for Framed {
     const LABEL: Option<&'static str> = Some("v2");
     const FOOTER: &'static str = "<footer>Served from the row house.</footer>\n";
+}
+
+/// A design that brings another server with it, of which nobody has spoken.
+pub struct Hasty;
+
+impl Design for Hasty {
+    const LABEL: Option<&'static str> = None;
+    const FOOTER: &'static str = Framed::FOOTER;
+    const IMAGE: &'static str = "nginxinc/nginx-unprivileged:1.29";
 }
 
 /// The reconciler.
@@ -122,7 +133,7 @@ impl<D: Design> Reconciler for Sites<D> {
     fn reconcile(site: &Website, cx: &Context) -> Result<Action, Error> {
         let metadata = metadata::<D>(site)?;
         cx.apply(&page::<D>(&site.spec, metadata.clone()))?;
-        cx.apply(&deployment(&site.spec, metadata.clone()))?;
+        cx.apply(&deployment::<D>(&site.spec, metadata.clone()))?;
         cx.apply(&service(metadata))?;
         let before = site.status.clone().unwrap_or_default().conditions;
         let ready = Statement::yes("Ready", "Applied", "the page and what serves it are applied");
@@ -166,7 +177,7 @@ fn page<D: Design>(spec: &WebsiteSpec, metadata: ObjectMeta) -> ConfigMap {
 }
 
 /// The page is mounted, so a change of it needs no new pods.
-fn deployment(spec: &WebsiteSpec, metadata: ObjectMeta) -> Deployment {
+fn deployment<D: Design>(spec: &WebsiteSpec, metadata: ObjectMeta) -> Deployment {
     let selector = selector(&metadata);
     let volume = Volume {
         name: "page".to_owned(),
@@ -179,7 +190,7 @@ fn deployment(spec: &WebsiteSpec, metadata: ObjectMeta) -> Deployment {
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(selector.clone()), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
-            containers: vec![server()],
+            containers: vec![server(D::IMAGE)],
             volumes: Some(vec![volume]),
             ..PodSpec::default()
         }),
@@ -193,10 +204,10 @@ fn deployment(spec: &WebsiteSpec, metadata: ObjectMeta) -> Deployment {
     Deployment { metadata, spec: Some(spec), ..Deployment::default() }
 }
 
-fn server() -> Container {
+fn server(image: &str) -> Container {
     Container {
         name: "server".to_owned(),
-        image: Some("nginxinc/nginx-unprivileged:1.29-alpine".to_owned()),
+        image: Some(image.to_owned()),
         ports: Some(vec![ContainerPort {
             name: Some("http".to_owned()),
             container_port: 8080,

@@ -10,8 +10,10 @@
 //! - `an_older_answer_never_replaces_a_newer_one`
 //! - `escalation_kinds_are_denied_whatever_the_account_may`
 //! - `a_missing_right_is_shown_as_yaml_that_gives_it`
+//! - `a_name_from_outside_stays_a_name`
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
     fmt::Write as _,
@@ -176,7 +178,7 @@ pub fn denied_to_guests(group: &str, resource: &str) -> Option<&'static str> {
 /// The YAML that gives `rights` to `account`: what its own team applies.
 pub fn rbac_for_account(account: &Identity, rights: &BTreeSet<Right>) -> String {
     let Identity::ServiceAccount { namespace, name } = account else { return String::new() };
-    let subject = format!("{{ kind: ServiceAccount, name: {name}, namespace: {namespace} }}");
+    let subject = service_account(namespace, name);
     documents(name, &subject, rights)
 }
 
@@ -203,12 +205,25 @@ fn rbac_for_host(account: &Identity, host: &str, needed: &BTreeSet<Right>) -> St
         .strip_prefix("system:serviceaccount:")
         .and_then(|rest| rest.split_once(':'))
     {
-        Some((namespace, name)) => {
-            format!("{{ kind: ServiceAccount, name: {name}, namespace: {namespace} }}")
-        }
+        Some((namespace, name)) => service_account(namespace, name),
         None => format!("{{ kind: User, apiGroup: rbac.authorization.k8s.io, name: {host:?} }}"),
     };
     documents(&format!("nagaya-as-{name}"), &subject, needed)
+}
+
+fn service_account(namespace: &str, name: &str) -> String {
+    let (namespace, name) = (scalar(namespace), scalar(name));
+    format!("{{ kind: ServiceAccount, name: {name}, namespace: {namespace} }}")
+}
+
+/// A text as YAML reads it: names come from outside, and what is no name must not become another document.
+fn scalar(text: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    let is_word = text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('.')
+        && text.chars().all(is_plain)
+        && !["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text);
+    if is_word { text.into() } else { serde_json::Value::from(text).to_string().into() }
 }
 
 /// A Role and RoleBinding for each namespace, a ClusterRole and ClusterRoleBinding for the rest. Their name says what
@@ -216,7 +231,7 @@ fn rbac_for_host(account: &Identity, host: &str, needed: &BTreeSet<Right>) -> St
 fn documents(stem: &str, subject: &str, rights: &BTreeSet<Right>) -> String {
     let stem = &stem[..stem.floor_char_boundary(LONGEST_STEM)];
     let name = format!("{stem}-{:08x}", fingerprint(rights));
-    let name = name.as_str();
+    let name = &*scalar(&name);
     let mut by_scope: BTreeMap<Option<&Arc<str>>, Vec<&Right>> = BTreeMap::new();
     for right in rights {
         by_scope.entry(right.namespace.as_ref()).or_default().push(right);
@@ -224,7 +239,9 @@ fn documents(stem: &str, subject: &str, rights: &BTreeSet<Right>) -> String {
     let mut documents = vec![];
     for (namespace, rights) in by_scope {
         let (prefix, place) = match namespace {
-            Some(namespace) => ("", format!("{{ name: {name}, namespace: {namespace} }}")),
+            Some(namespace) => {
+                ("", format!("{{ name: {name}, namespace: {} }}", scalar(namespace)))
+            }
             None => ("Cluster", format!("{{ name: {name} }}")),
         };
         let api = "apiVersion: rbac.authorization.k8s.io/v1";
@@ -260,7 +277,8 @@ fn rules(rights: &[&Right]) -> Vec<String> {
         .into_iter()
         .map(|((group, resource, name), verbs)| {
             let verbs: Vec<_> = verbs.into_iter().map(|verb| format!("{verb:?}")).collect();
-            let name = name.map(|name| format!(" resourceNames: [{name}],")).unwrap_or_default();
+            let name = name.map(|name| format!(" resourceNames: [{}],", scalar(name)));
+            let name = name.unwrap_or_default();
             format!(
                 "{{ apiGroups: [{group:?}], resources: [{resource:?}],{name} verbs: [{}] }}",
                 verbs.join(", ")
@@ -305,6 +323,25 @@ mod tests {
         answers.learn(&account(), &right, false, late);
         assert_eq!(answers.verdict(&account(), &right, late + DENY_VALID), Verdict::Denied);
         assert_eq!(answers.verdict(&Identity::Host, &right, late), Verdict::Unknown);
+    }
+
+    #[test]
+    fn a_name_from_outside_stays_a_name() {
+        let evil = "x] }\n---\nkind: ClusterRoleBinding";
+        for name in [evil, "123", "1e3", "null", "on", "a: b", "", "ok", "a.b-c"] {
+            let right = Right { name: Some(name.into()), ..right("get", Some(name)) };
+            let account =
+                Identity::ServiceAccount { namespace: "storage".into(), name: "b".into() };
+            let text = rbac_for_account(&account, &BTreeSet::from([right]));
+            let documents: Vec<serde_json::Value> = serde_saphyr::from_multiple(&text).unwrap();
+            assert_eq!(documents.len(), 2, "{text}");
+            assert_eq!(
+                documents[0]["rules"][0]["resourceNames"],
+                serde_json::json!([name]),
+                "{text}"
+            );
+            assert_eq!(documents[0]["metadata"]["namespace"], name, "{text}");
+        }
     }
 
     /// Answers arrive in any order; the verdict is always that of the newest question.

@@ -19,6 +19,7 @@ use crate::model::{
         revision_name,
     },
     digest::Digest,
+    plan::Enforcement,
 };
 
 /// The CRD refuses a longer `rollout.rejected`.
@@ -165,6 +166,12 @@ impl Seen {
         let mut revisions: Vec<_> = self.revisions.iter().collect();
         revisions.sort_by_key(|revision| std::cmp::Reverse(revision.spec.number));
         revisions
+    }
+
+    /// Whether a promotion by hand is held by gates.
+    pub(super) fn enforces_gates(&self) -> bool {
+        let gates = self.rollout().gates.as_ref();
+        gates.is_some_and(|gates| gates.enforcement == Enforcement::Enforce)
     }
 
     fn rollout(&self) -> &RolloutSpec {

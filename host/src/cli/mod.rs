@@ -18,11 +18,15 @@ mod abort;
 mod cluster;
 mod component;
 mod decision;
+mod diff;
 mod edit;
+mod explain;
 mod get;
 pub mod logging;
 mod logs;
 mod own_api;
+mod plan;
+mod planned;
 mod presence;
 mod print;
 mod promote;
@@ -55,6 +59,7 @@ Examples:
   nagaya push website website.wasm -n demo     upload a component; it becomes the candidate
   nagaya get website -n demo                   what is live, what waits, and what is wrong
   nagaya logs website -n demo -f               what its guests say, as they say it
+  nagaya plan website -n demo                  what the candidate would change, before it does
   nagaya promote website -n demo               make the candidate live
   nagaya rollback website -n demo              go back to the revision that was live before
 
@@ -84,6 +89,12 @@ enum Command {
     Get(get::Args),
     /// Show what a controller's guests have said
     Logs(logs::Args),
+    /// Show which rights a revision needs, and what another needs besides
+    ExplainAccess(explain::Args),
+    /// Show what a revision would change in the whole fleet, without changing anything
+    Plan(plan::Args),
+    /// Show what a revision would change in full, as unified diffs
+    Diff(diff::Args),
     /// Make the candidate live
     Promote(promote::Args),
     /// Reject the candidate
@@ -175,6 +186,11 @@ fn run(args: Args) -> Result<()> {
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
         Command::Logs(args) => client(global, async |cluster| logs::run(args, cluster).await),
+        Command::ExplainAccess(args) => {
+            client(global, async |cluster| explain::run(args, cluster).await)
+        }
+        Command::Plan(args) => client(global, async |cluster| plan::run(args, cluster).await),
+        Command::Diff(args) => client(global, async |cluster| diff::run(args, cluster).await),
         Command::Promote(args) => client(global, async |cluster| promote::run(args, cluster).await),
         Command::Abort(args) => client(global, async |cluster| abort::run(args, cluster).await),
         Command::Rollback(args) => {

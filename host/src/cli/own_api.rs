@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::cluster::Cluster;
+use super::{cluster::Cluster, planned::Wanted};
 use crate::{
     apiserver::{Call, Error, Lines, query},
     model::{
@@ -71,6 +71,18 @@ impl Cluster {
     pub(super) async fn log(&self, name: &str, pairs: &[(&str, String)]) -> Result<Lines, Error> {
         let path = format!("{}/log", self.own("controllers", name));
         let pairs = pairs.iter().map(|(key, value)| (*key, value.as_str()));
+        self.api().lines(Call::new(Method::GET, query(&path, pairs))).await
+    }
+
+    /// The lines of a plan that is begun by asking for it.
+    pub(super) async fn plan(&self, wanted: &Wanted) -> Result<Lines, Error> {
+        let path = format!("{}/namespaces/{}/plans", root(), self.namespace());
+        let selector = format!("metadata.name={}", wanted.name);
+        let watch = [("watch", "true"), ("fieldSelector", selector.as_str())];
+        let pairs = [("revision", &wanted.revision), ("object", &wanted.object)];
+        let pairs = pairs.into_iter().filter_map(|(key, value)| Some((key, value.as_deref()?)));
+        let pairs = pairs.chain(wanted.values.then_some(("values", "true")));
+        let pairs = watch.into_iter().chain(pairs);
         self.api().lines(Call::new(Method::GET, query(&path, pairs))).await
     }
 

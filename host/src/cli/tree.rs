@@ -13,10 +13,11 @@ use super::{
     wait::is_trouble,
 };
 use crate::model::{
-    crd::{RevisionPhase, WasmRevision},
+    crd::{RevisionPhase, WasmRevision, WasmRevisionStatus},
     kind::Kind,
     live::{Live, Queue, Watch},
     manifest::{Manifest, Mapping, Projection},
+    plan::PlanPhase,
 };
 
 /// Draws what was seen, as of `now`, with what the host itself says of it if it can be asked.
@@ -93,8 +94,36 @@ fn of_revision(seen: &Seen, revision: &WasmRevision, now: Timestamp) -> Tree {
     let message = message.map(|text| format!("\n{text}")).unwrap_or_default();
     let image = revision.spec.image.as_deref();
     let image = image.map(|text| format!("\n{text}")).unwrap_or_default();
+    let plan = revision.status.as_ref().and_then(of_plan);
+    let plan = plan.map(|text| format!("\n{text}")).unwrap_or_default();
     let (role, number) = (role(seen, revision), revision.spec.number);
-    Tree::new(&format!("{name}  {role}  #{number}  {digest}  {made}{image}{message}"))
+    Tree::new(&format!("{name}  {role}  #{number}  {digest}  {made}{image}{message}{plan}"))
+}
+
+/// What its plan and its shadow say; of what is live or history they say nothing that matters now.
+fn of_plan(status: &WasmRevisionStatus) -> Option<String> {
+    if status.phase != RevisionPhase::Ready {
+        return None;
+    }
+    let plan = status.plan.as_ref().map(|plan| {
+        let counts = &plan.objects;
+        match (plan.phase, &plan.message) {
+            (PlanPhase::Running, _) => {
+                format!("plan: {} of {} objects", counts.looked, counts.total)
+            }
+            (PlanPhase::Complete, Some(message)) => format!("plan: {message}"),
+            (phase, message) => {
+                let message = message.as_deref().unwrap_or_default();
+                format!("plan ({}): {message}", format!("{phase:?}").to_lowercase())
+            }
+        }
+    });
+    let shadow = status.shadow.as_ref().map(|shadow| {
+        let bad = shadow.differing + shadow.failed + shadow.untold;
+        format!("shadow: {} runs, {bad} of them other than the live ones", shadow.runs)
+    });
+    let all: Vec<_> = plan.into_iter().chain(shadow).collect();
+    (!all.is_empty()).then(|| all.join("\n"))
 }
 
 /// What a revision is to its controller; else where it stands.

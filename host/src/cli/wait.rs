@@ -59,6 +59,14 @@ pub(super) enum Error {
         /// What the host waits for.
         message: String,
     },
+    /// Its gates hold it.
+    #[error("{revision} is named, and goes live once its gates pass: {message}")]
+    Gated {
+        /// The revision.
+        revision: String,
+        /// What the host says.
+        message: String,
+    },
     /// Another push.
     #[error(
         "somebody else changed the module or the config of {0} meanwhile; `nagaya get {0}` shows what is there now"
@@ -108,6 +116,7 @@ pub(super) fn live(seen: &Seen, revision: &str) -> Result<ControlFlow<()>, Error
     }
     unless_failed(seen, revision)?;
     unless_blocked(seen, revision)?;
+    unless_gated(seen, revision)?;
     Ok(Continue(()))
 }
 
@@ -125,6 +134,21 @@ fn unless_failed(seen: &Seen, revision: &str) -> Result<(), Error> {
     match seen.standing(revision) {
         Some((RevisionPhase::Failed, message)) => {
             Err(Error::Failed { revision: revision.to_owned(), message })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A gate that holds goes on holding until somebody changes something; one that waits for a plan is waited for.
+fn unless_gated(seen: &Seen, revision: &str) -> Result<(), Error> {
+    if noticed(seen, seen.generation()).is_continue() {
+        return Ok(());
+    }
+    let status = seen.status();
+    let gated = status.conditions.iter().find(|condition| condition.type_ == "Gated");
+    match gated.filter(|gated| gated.status == "True" && gated.reason == "GateHolds") {
+        Some(gated) if seen.enforces_gates() => {
+            Err(Error::Gated { revision: revision.to_owned(), message: gated.message.clone() })
         }
         _ => Ok(()),
     }

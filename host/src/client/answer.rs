@@ -13,6 +13,7 @@
 //! - `an_error_of_the_client_is_none_of_the_server_whatever_its_code`
 //! - `a_kind_that_is_not_served_is_no_object_that_is_gone`
 //! - `what_became_another_object_is_a_conflict`
+//! - `a_webhook_that_takes_no_dry_runs_is_told_from_one_that_refuses`
 
 use crate::{
     apiserver::{self, Status},
@@ -134,6 +135,14 @@ pub(super) fn may_pass(error: &apiserver::Error) -> bool {
         meaning(status),
         Meaning::NoRight | Meaning::Schema | Meaning::Object | Meaning::Conflict | Meaning::Exists
     )
+}
+
+/// Whether the server cannot say what a write would lead to: a webhook that does something of its own is not asked for a dry
+/// run (`NewDryRunUnsupportedErr`).
+pub(super) fn is_against_dry_runs(error: &apiserver::Error) -> bool {
+    let apiserver::Error::Refused(status) = error else { return false };
+    let webhook = status.message.strip_prefix("admission webhook ").and_then(quoted);
+    status.code == 400 && webhook == Some(" does not support dry run")
 }
 
 /// Whether how the kind is served must be asked again.
@@ -293,6 +302,26 @@ mod tests {
         assert!(
             matches!(super::error(&stale), Error::Unavailable(text) if text.contains("the host's own"))
         );
+    }
+
+    #[test]
+    fn a_webhook_that_takes_no_dry_runs_is_told_from_one_that_refuses() {
+        for (code, message, expected) in [
+            (400, r#"admission webhook "a.example.com" does not support dry run"#, true),
+            (400, r#"admission webhook "odd" does not support dry run" denied the request"#, false),
+            (
+                400,
+                r#"admission webhook "a.example.com" denied the request: does not support dry run"#,
+                false,
+            ),
+            (403, r#"admission webhook "a.example.com" does not support dry run"#, false),
+        ] {
+            assert_eq!(
+                is_against_dry_runs(&refused(code, "BadRequest", message)),
+                expected,
+                "{message}"
+            );
+        }
     }
 
     #[test]

@@ -153,9 +153,21 @@ impl Client {
         Ok(Standing::Seen(entry))
     }
 
+    /// The object as the run finds it on the API server; `None`: there is none.
+    pub(super) async fn look_at(
+        &self,
+        kind: &Kind,
+        key: &ObjectKey,
+    ) -> Result<Option<Arc<Entry>>, Error> {
+        match self.dry().and_then(|dry| dry.overlaid(kind, key)) {
+            Some(left) => Ok(left.here()),
+            None => self.look_past(kind, key).await,
+        }
+    }
+
     /// The object as the API server has it; `None`: there is none. Who may patch may look: an account that may not get
     /// it makes a patch of nothing, of which nothing is stored.
-    pub(super) async fn look_at(
+    pub(super) async fn look_past(
         &self,
         kind: &Kind,
         key: &ObjectKey,
@@ -163,7 +175,8 @@ impl Client {
         let resource = self.resource(kind)?;
         let path = path(&resource, key, None)?;
         let mut answer = self.read(self.call(Method::GET, path.clone())).await;
-        if answer.as_ref().is_err_and(|error| answer::missing_right(error).is_some()) {
+        let may_not = answer.as_ref().is_err_and(|error| answer::missing_right(error).is_some());
+        if may_not && self.takes_dry_runs(kind).await {
             let path = query(&path, [("dryRun", "All")]);
             answer = self.read(self.call(Method::PATCH, path).body(Media::MergePatch, "{}")).await;
         }

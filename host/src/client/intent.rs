@@ -3,7 +3,7 @@
 //! A call of a guest is read, asked for the grant, the owners it names are judged, and one that would change nothing is answered.
 //! What is left is an [`Intent`]. It passes, in this order: the tries against other writers, the fight and the budget (both or
 //! none is charged), the barrier of own writes, the account's wait, and last, before each try, whether the guest is gone and
-//! the fence. Whoever wants a write to end elsewhere than on the API server, a preview or a record, does so in [`Client::write`].
+//! the fence. A write of a preview passes none of these: it is tried, in [`super::dry`].
 //!
 //! Invariant: `what_the_fight_or_the_budget_refuses_is_charged_to_neither`.
 
@@ -59,6 +59,9 @@ impl Intent {
 impl Client {
     /// The one way of a write to the API server.
     pub(super) async fn write(&self, intent: Intent) -> Result<String, Unwritten> {
+        if let Some(dry) = self.dry() {
+            return self.try_out(dry, intent).await;
+        }
         let admitted = self.check_tries(&intent.kind, &intent.key);
         admitted.and_then(|()| self.charge(&intent)).map_err(Unwritten::Refused)?;
         self.send(intent).await

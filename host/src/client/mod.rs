@@ -10,6 +10,7 @@
 mod answer;
 mod answers;
 mod apply;
+pub mod dry;
 mod flow;
 pub mod gates;
 mod intent;
@@ -55,6 +56,7 @@ use crate::{
     },
 };
 
+use dry::{Dry, Use};
 pub use flow::Flow;
 pub use gates::noop::Applied;
 
@@ -143,10 +145,19 @@ pub struct Run {
     pub uid: Option<Arc<str>>,
     /// Whether no cache shows it, so that the guest reads it from the API server.
     pub is_hidden: bool,
-    /// Whether it may write.
-    pub fence: Fence,
+    /// What becomes of its writes.
+    pub mode: Mode,
     /// Goes out with every request.
     pub user_agent: String,
+}
+
+/// What becomes of a run's writes.
+#[derive(Clone, Debug)]
+pub enum Mode {
+    /// They are made, as long as this allows it.
+    Live(Fence),
+    /// They are only tried.
+    Dry(Arc<Dry>),
 }
 
 impl Client {
@@ -188,6 +199,10 @@ impl Client {
                 return Err(Error::Invalid(format!("the {what} must have 1 to 128 bytes")));
             }
         }
+        if let Some(dry) = self.dry() {
+            dry.event();
+            return Ok(());
+        }
         self.0.account.recorder.record(Event {
             identity: self.0.account.identity.clone(),
             controller: self.0.account.controller.clone(),
@@ -206,7 +221,8 @@ impl Client {
         let view = &self.0.view;
         let resource = self.resource(&regarding.kind)?;
         let namespace = regarding.namespace.as_deref();
-        let entry = view.entry(&regarding.kind, namespace, &regarding.name);
+        let key = ObjectKey::new(namespace, &regarding.name);
+        let entry = self.cached(&regarding.kind, &key);
         let is_primary = view.is_primary(&regarding.kind)
             && self.0.run.request.name.as_ref() == regarding.name
             && self.0.run.request.namespace.as_deref() == namespace;
@@ -239,9 +255,22 @@ impl Client {
             )));
         }
         let resource = self.resource(kind)?;
-        match crate::access::grant::denied_to_guests(&resource.kind.group, &resource.plural) {
-            Some(why) => Err(Error::Forbidden(format!("no guest may write {kind}: {why}"))),
-            None => Ok(resource),
+        if let Some(why) =
+            crate::access::grant::denied_to_guests(&resource.kind.group, &resource.plural)
+        {
+            return Err(Error::Forbidden(format!("no guest may write {kind}: {why}")));
+        }
+        if let Some(dry) = self.dry() {
+            dry.used(kind, Use::Write(verb));
+        }
+        Ok(resource)
+    }
+
+    /// What the run has instead of the right to write, if it is a preview.
+    fn dry(&self) -> Option<&Arc<Dry>> {
+        match &self.0.run.mode {
+            Mode::Live(_) => None,
+            Mode::Dry(dry) => Some(dry),
         }
     }
 

@@ -128,7 +128,9 @@ impl Client {
             if self.is_visible(kind, key) {
                 return;
             }
-            if self.awaited(kind, key).is_some_and(|awaited| awaited.is_unknown()) {
+            let is_unknown = self.awaited(kind, key).is_some_and(|awaited| awaited.is_unknown());
+            // A preview finds nothing out for those that run.
+            if is_unknown && self.dry().is_none() {
                 self.find_out(kind, key).await;
                 continue;
             }
@@ -156,7 +158,8 @@ impl Client {
                     let selects = |entry: &_| shown::selects(&source.watch, entry);
                     awaited.is_visible(selects, cache.get(key).as_deref(), observed.as_ref())
                 });
-        if is_visible && awaited.is_settled() {
+        // What a preview's view shows is not what the live one's does.
+        if is_visible && awaited.is_settled() && self.dry().is_none() {
             self.0.account.own.send_if_modified(|own| {
                 own.seen(kind, key, &awaited);
                 false

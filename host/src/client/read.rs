@@ -4,8 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use http::Method;
 use nagaya_selector::Selector;
+use serde_json::Value;
 
-use super::{Client, Error, ListOptions, Page, answer, object::key};
+use super::{Client, Error, ListOptions, Page, answer, dry::Use, object::key, shown};
 use crate::{
     access::{
         grant::{Right, Verdict},
@@ -13,13 +14,33 @@ use crate::{
     },
     apiserver::Call,
     model::{kind::Kind, object::ObjectKey},
-    watch::{Entry, Query, envelope},
+    watch::{Entry, Query, envelope, fingerprint::Part},
 };
 
 /// Objects in a page when the guest leaves it to the host.
 const PAGE: usize = 500;
 /// Bytes in a page: data into a guest is not covered by its fuel, so pages keep it from drowning.
 const PAGE_BYTES: usize = 1 << 20;
+
+/// Which objects a list asks for.
+struct Wanted<'a> {
+    namespace: Option<&'a str>,
+    selector: Option<&'a Selector>,
+    /// Path and value.
+    index: Option<(&'a str, &'a str)>,
+    after: Option<&'a ObjectKey>,
+}
+
+impl Wanted<'_> {
+    fn takes(&self, entry: &Entry) -> bool {
+        let namespace = entry.key().namespace.as_deref();
+        self.namespace.is_none_or(|wanted| namespace == Some(wanted))
+            && self.selector.is_none_or(|selector| selector.matches(|key| entry.label(key)))
+            && self.index.is_none_or(|(path, value)| {
+                envelope::field(entry.body(), path).iter().any(|found| found == value)
+            })
+    }
+}
 
 impl Client {
     /// One object from the cache.
@@ -31,6 +52,9 @@ impl Client {
     ) -> Result<Arc<str>, Error> {
         let key = key(namespace, name)?;
         let sources = self.readable(kind, namespace).await?;
+        if let Some(left) = self.dry().and_then(|dry| dry.overlaid(kind, &key)) {
+            return left.here().map(|entry| self.projected(kind, &entry)).ok_or(Error::NotFound);
+        }
         if self.0.run.is_hidden && self.0.view.is_primary(kind) && key == self.0.run.request {
             return self.get_live(kind, namespace, name).await.map(Into::into);
         }
@@ -38,6 +62,11 @@ impl Client {
             return self.get_live(kind, namespace, name).await.map(Into::into);
         }
         let entry = sources.into_iter().find_map(|s| s.cache().get(&key));
+        match (self.dry(), &entry) {
+            (Some(dry), Some(entry)) => dry.saw(kind, entry),
+            (Some(dry), None) => dry.missed(kind, &key),
+            _ => (),
+        }
         entry.map(|entry| entry.body().clone()).ok_or(Error::NotFound)
     }
 
@@ -81,7 +110,56 @@ impl Client {
                 found.entry(entry.key().clone()).or_insert(entry);
             }
         }
+        if let Some(dry) = self.dry() {
+            for entry in found.values() {
+                dry.saw(kind, entry);
+            }
+            dry.listed(kind, &format!("{options:?}"), found.keys());
+            let of =
+                Wanted { selector: selector.as_ref(), index, namespace, after: after.as_ref() };
+            self.overlay_page(&of, (kind, &mut found), more);
+        }
         Ok(page(found, limit, more))
+    }
+
+    /// Puts into a page of a list what this run would have written.
+    fn overlay_page(
+        &self,
+        of: &Wanted<'_>,
+        (kind, found): (&Kind, &mut BTreeMap<ObjectKey, Arc<Entry>>),
+        more: bool,
+    ) {
+        let Some(dry) = self.dry() else { return };
+        let last = found.keys().next_back().filter(|_| more).cloned();
+        for (key, left) in dry.all_overlaid(kind) {
+            let is_here = of.after.is_none_or(|after| key > *after)
+                && last.as_ref().is_none_or(|last| key <= *last);
+            let shows = |entry: &Arc<Entry>| {
+                let covers = |source: &&Source| source.covers(key.namespace.as_deref());
+                let mut sources = self.0.view.sources(kind).filter(covers);
+                of.takes(entry) && sources.any(|source| shown::selects(&source.watch, entry))
+            };
+            match left.filter(shows).filter(|_| is_here) {
+                Some(entry) => {
+                    let body = self.projected(kind, &entry);
+                    let entry = as_object(&body).unwrap_or(entry);
+                    found.insert(key, entry);
+                }
+                None => drop(found.remove(&key)),
+            }
+        }
+    }
+
+    /// An object's text as a cache of its kind shows it.
+    fn projected(&self, kind: &Kind, entry: &Entry) -> Arc<str> {
+        if self.part(kind) != Part::Metadata {
+            return entry.body().clone();
+        }
+        let mut object: Value = serde_json::from_str(entry.body()).unwrap_or_default();
+        if let Some(fields) = object.as_object_mut() {
+            fields.retain(|name, _| ["apiVersion", "kind", "metadata"].contains(&name.as_str()));
+        }
+        object.to_string().into()
     }
 
     /// One object from the API server, as the controller's account.
@@ -96,18 +174,33 @@ impl Client {
                 "the manifest does not declare reading {kind}"
             )));
         }
+        if let Some(dry) = self.dry() {
+            dry.used(kind, Use::Live);
+        }
         let entry = self.live(kind, &key(namespace, name)?).await?;
         Ok(entry.body().to_string())
     }
 
     /// The object as the API server has it.
     pub(super) async fn live(&self, kind: &Kind, key: &ObjectKey) -> Result<Arc<Entry>, Error> {
+        if let Some(left) = self.dry().and_then(|dry| dry.overlaid(kind, key)) {
+            return left.here().ok_or(Error::NotFound);
+        }
         let resource = self.resource(kind)?;
         let path = resource.path(key.namespace.as_deref(), Some(&key.name), None);
         let path = path.map_err(|error| answer::error(&error))?;
         match self.read(self.call(Method::GET, path)).await {
-            Ok(text) => as_object(&text),
+            Ok(text) => {
+                let entry = as_object(&text)?;
+                if let Some(dry) = self.dry() {
+                    dry.saw(kind, &entry);
+                }
+                Ok(entry)
+            }
             Err(error) => {
+                if let Some(dry) = self.dry() {
+                    dry.missed(kind, key);
+                }
                 self.learn_anew(kind, &error).await;
                 Err(self.heard(&error))
             }

@@ -8,7 +8,7 @@ use http::Method;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    Client, Error, answer,
+    Client, Error, Mode, answer, dry,
     flow::{self, Sort},
     intent::Intent,
 };
@@ -60,6 +60,11 @@ impl Client {
     pub fn over_budget(&self) -> Option<Duration> {
         let budget = self.obstacles().budget?;
         Some(budget.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the API server had no time for this run, or did not answer as one that is well.
+    pub fn was_short_of_time(&self) -> bool {
+        self.obstacles().faulty || self.held().is_some()
     }
 
     /// How much longer the API server has asked the run to wait, if it has.
@@ -164,21 +169,27 @@ impl Client {
 
     /// The last look before a write leaves.
     fn may_send(&self, intent: &Intent) -> Result<(), Error> {
-        let refuse = |reason: &str, text: String| {
-            self.0.account.metrics.fenced(reason);
-            Err(Error::Unavailable(text))
-        };
-        if !intent.by_host && self.0.gone.load(Ordering::SeqCst) {
-            return refuse("ended", "the run has ended".to_owned());
-        }
-        match self.0.run.fence.check() {
-            Ok(()) => Ok(()),
-            Err(refusal) => refuse(refusal.reason(), refusal.to_string()),
+        let fenced = |reason: &str| self.0.account.metrics.fenced(reason);
+        self.check_guest(intent).inspect_err(|_| fenced("ended"))?;
+        match &self.0.run.mode {
+            Mode::Live(fence) => fence.check().map_err(|refusal| {
+                fenced(refusal.reason());
+                Error::Unavailable(refusal.to_string())
+            }),
+            Mode::Dry(_) => Err(Error::Unavailable("a preview writes nothing".to_owned())),
         }
     }
 
+    /// Nothing is done for a guest that has ended.
+    pub(super) fn check_guest(&self, intent: &Intent) -> Result<(), Error> {
+        if !intent.by_host && self.0.gone.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("the run has ended".to_owned()));
+        }
+        Ok(())
+    }
+
     /// Sends a call until it is answered for good; `may_send` has the last word before each try.
-    async fn tried(
+    pub(super) async fn tried(
         &self,
         call: Call,
         sort: Sort,
@@ -186,7 +197,7 @@ impl Client {
     ) -> Result<String, Unwritten> {
         let until = Instant::now() + IN_ALL;
         for tries in 1.. {
-            let wait = self.flow().wait(Instant::now().into_std());
+            let wait = self.must_wait();
             if !fits(wait, until) {
                 self.hold(wait);
                 return Err(Unwritten::Call(asked_to_wait(wait)));
@@ -203,7 +214,7 @@ impl Client {
             if sort == Sort::Write {
                 fail::point("write");
             }
-            let error = match self.0.account.api.call(call).await {
+            let error = match self.request(call).await {
                 Ok(text) => {
                     if sort == Sort::Write {
                         fail::point("written");
@@ -213,7 +224,7 @@ impl Client {
                 Err(error) => error,
             };
             if let Some(wait) = error.retry_after() {
-                self.flow().asked(wait, Instant::now().into_std());
+                self.asked_to_wait(wait);
             }
             match flow::pause(sort, tries, &error) {
                 Some(pause) if fits(pause, until) => sleep(pause).await,
@@ -224,6 +235,18 @@ impl Client {
             }
         }
         Err(Unwritten::Refused(Error::Unavailable("no try was left".to_owned())))
+    }
+
+    /// One request; none of a preview changes anything.
+    async fn request(&self, call: Call) -> Result<String, apiserver::Error> {
+        match self.dry() {
+            Some(_) if !dry::is_dry(&call) => {
+                let text = "a preview writes nothing".to_owned();
+                Err(apiserver::Error::Request(text))
+            }
+            Some(dry) => dry.api().call(call).await,
+            None => self.0.account.api.call(call).await,
+        }
     }
 
     fn note_failure(&self, error: &apiserver::Error) {
@@ -239,6 +262,10 @@ impl Client {
         if answer::is_outcome_unknown(error) {
             self.0.unsettled.store(true, Ordering::Relaxed);
         }
+        self.note_conflict(intent, error);
+    }
+
+    pub(super) fn note_conflict(&self, intent: &Intent, error: &apiserver::Error) {
         if answer::is_conflict(error) && !intent.is_probe {
             let key = (intent.kind.clone(), intent.key.clone());
             *self.obstacles().conflicts.entry(key).or_default() += 1;
@@ -252,8 +279,17 @@ impl Client {
         obstacles.held = obstacles.held.max(until);
     }
 
-    fn flow(&self) -> parking_lot::MutexGuard<'_, flow::Flow> {
-        self.0.account.flow.lock()
+    /// How long the account's next call has to wait; previews wait apart.
+    fn must_wait(&self) -> Duration {
+        let now = Instant::now().into_std();
+        let live = || self.0.account.flow.lock().wait(now);
+        self.dry().map_or_else(live, |dry| dry.wait(now))
+    }
+
+    fn asked_to_wait(&self, wait: Duration) {
+        let now = Instant::now().into_std();
+        let live = || self.0.account.flow.lock().asked(wait, now);
+        self.dry().map_or_else(live, |dry| dry.asked(wait, now));
     }
 
     /// Remembers a right that the account turned out to lack.
@@ -284,6 +320,10 @@ impl Client {
     }
 
     pub(super) async fn ask_how_it_is_served(&self, kind: &Kind) {
+        // A preview changes nothing for those that run.
+        if self.dry().is_some() {
+            return;
+        }
         match self.0.account.api.discover(kind).await {
             Ok(Some(resource)) => self.0.view.learn(resource),
             Ok(None) => (),

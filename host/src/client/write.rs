@@ -138,7 +138,7 @@ impl Client {
         let intent = Intent::new(Verb::Delete, (kind, &key), call);
         let answer = self.write(Intent { deletes: Some(uid), ..intent }).await;
         self.written(kind, &key, answer)?;
-        self.applied().forget(kind, &key);
+        self.forget(kind, &key);
         Ok(())
     }
 
@@ -188,13 +188,16 @@ impl Client {
         self.is_visible(kind, key).then(|| self.cached(kind, key)).flatten()
     }
 
-    /// Remembers what was written, and whether that took back what somebody else had done.
+    /// Remembers what was written, and whether that took back what somebody else had done. What was only tried is neither.
     pub(super) fn learn(
         &self,
         at: (Target, Kind, ObjectKey),
         (sent, part): (&str, Part),
         (before, now): (Option<&Entry>, &Entry),
     ) {
+        if self.dry().is_some() {
+            return;
+        }
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
         let (body, is_status) = (value(sent), at.0 == Target::Status);
         let shown = |entry: &Entry| {
@@ -240,14 +243,34 @@ impl Client {
             Ok(text) => Ok(text),
             Err(Unwritten::Refused(error)) => Err(error),
             Err(Unwritten::Call(error)) => {
-                self.applied().forget(kind, key);
+                self.forget(kind, key);
                 Err(self.heard(&error))
             }
         }
     }
 
     pub(super) fn cached(&self, kind: &Kind, key: &ObjectKey) -> Option<Arc<Entry>> {
-        self.0.view.entry(kind, key.namespace.as_deref(), &key.name)
+        match self.dry() {
+            Some(dry) => match dry.overlaid(kind, key) {
+                Some(left) => left.here(),
+                None => {
+                    let entry = self.0.view.entry(kind, key.namespace.as_deref(), &key.name);
+                    match &entry {
+                        Some(entry) => dry.saw(kind, entry),
+                        None => dry.missed(kind, key),
+                    }
+                    entry
+                }
+            },
+            None => self.0.view.entry(kind, key.namespace.as_deref(), &key.name),
+        }
+    }
+
+    /// What was applied last to the object is not known any more.
+    fn forget(&self, kind: &Kind, key: &ObjectKey) {
+        if self.dry().is_none() {
+            self.applied().forget(kind, key);
+        }
     }
 
     /// What an apply's effect on the cached object shows in: all of it, or its metadata where only that is cached.

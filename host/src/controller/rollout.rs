@@ -10,6 +10,7 @@
 //! - `the_named_revision_wins_over_every_strategy`
 //! - `deciding_twice_changes_nothing`
 //! - `an_unknown_name_keeps_what_runs`
+//! - `gates_hold_a_promotion_and_never_a_rollback`
 //! - `promote_then_rollback_is_the_identity`
 
 use std::sync::Arc;
@@ -44,6 +45,10 @@ pub struct Wanted<'a> {
     pub active: Option<&'a str>,
     /// `status.previous`.
     pub previous: Option<&'a str>,
+    /// `spec.rollout.autoPromote`, and no gate holds the revision that would go live next.
+    pub auto: bool,
+    /// The revision that nobody may promote now, for its gates.
+    pub held: Option<&'a str>,
 }
 
 /// Who is live, who waits, who stays warm.
@@ -68,8 +73,17 @@ pub enum Problem {
     Waiting(String),
     /// The named revision was refused.
     Failed(String),
+    /// The named revision is held by its gates.
+    Gated(String),
     /// The live revision is rejected, and there is no other to go to.
     NothingElse(String),
+}
+
+impl Wanted<'_> {
+    /// Whether the revision of the spec goes live as soon as it can.
+    fn goes_by_itself(&self) -> bool {
+        self.strategy == Strategy::Immediate || self.auto
+    }
 }
 
 /// Decides, given where each revision stands.
@@ -79,6 +93,9 @@ pub fn decide(intent: &Wanted<'_>, stage: impl Fn(&str) -> Stage) -> Decision {
     let (target, problem) = match intent.named {
         Some(name) if intent.active == Some(name) => (Some(name), None),
         Some(name) => match stage(name) {
+            Stage::Ready if intent.active.is_some() && intent.held == Some(name) => {
+                (intent.active, Some(Problem::Gated(name.to_owned())))
+            }
             Stage::Ready => (Some(name), None),
             Stage::Unknown => (intent.active, Some(Problem::Unknown(name.to_owned()))),
             Stage::Staging => (intent.active, Some(Problem::Waiting(name.to_owned()))),
@@ -107,7 +124,7 @@ fn unnamed<'a>(
     let wanted = may_start(intent.desired).then_some(intent.desired);
     match intent.active {
         None => (wanted, None),
-        Some(_) if intent.strategy == Strategy::Immediate && wanted.is_some() => (wanted, None),
+        Some(_) if intent.goes_by_itself() && wanted.is_some() => (wanted, None),
         Some(active) if rejected(active) => match intent.previous.filter(|name| may_start(name)) {
             Some(previous) => (Some(previous), None),
             None => (Some(active), Some(Problem::NothingElse(active.to_owned()))),
@@ -189,6 +206,35 @@ mod tests {
             decide(&intent, |name| if name == "v9" { Stage::Unknown } else { Stage::Ready });
         assert_eq!(decision.active.as_deref(), Some("v1"));
         assert_eq!(decision.problem, Some(Problem::Unknown("v9".into())));
+    }
+
+    #[test]
+    fn gates_hold_a_promotion_and_never_a_rollback() {
+        let auto = Wanted { auto: true, ..intent("v2", Some("v1")) };
+        assert_eq!(decide(&auto, ready).active.as_deref(), Some("v2"), "by itself");
+        let by_hand = Wanted { named: Some("v2"), held: Some("v2"), ..intent("v2", Some("v1")) };
+        let decision = decide(&by_hand, ready);
+        assert_eq!(decision.active.as_deref(), Some("v1"));
+        assert_eq!(decision.candidate.as_deref(), Some("v2"));
+        assert_eq!(decision.problem, Some(Problem::Gated("v2".into())));
+        let passed = Wanted { held: None, ..by_hand.clone() };
+        assert_eq!(decide(&passed, ready).active.as_deref(), Some("v2"));
+        let first = Wanted { active: None, ..by_hand };
+        assert_eq!(decide(&first, ready).active.as_deref(), Some("v2"), "nothing to compare with");
+        let back = Wanted {
+            named: Some("v1"),
+            previous: Some("v1"),
+            held: Some("v3"),
+            ..intent("v3", Some("v2"))
+        };
+        assert_eq!(decide(&back, ready).active.as_deref(), Some("v1"));
+        let twice = Wanted {
+            active: Some("v2"),
+            named: Some("v2"),
+            held: Some("v2"),
+            ..intent("v2", None)
+        };
+        assert_eq!(decide(&twice, ready).active.as_deref(), Some("v2"), "what is live is not held");
     }
 
     #[test]
@@ -275,6 +321,8 @@ mod tests {
                     desired: NAMES[random.usize(..5)],
                     active: status.active.as_deref(),
                     previous: status.previous.as_deref(),
+                    auto: false,
+                    held: None,
                 };
                 let after =
                     decide(&intent, |name| stages.get(name).copied().unwrap_or(Stage::Unknown));

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::{
     access::view::View,
-    client::{Account, Client, Run as ClientRun},
+    client::{Account, Client, Mode, Run as ClientRun},
     clock,
     cluster::Error,
     controller::{health::Ended, strays::Strays},
@@ -24,7 +24,7 @@ use crate::{
     metrics::RunEnd,
     model::{digest::Digest, object::ObjectKey},
     queue::{Outcome, Taken},
-    sandbox::{Action, ControllerLog, Failure, Program, Returned, Run, RunLimits, Sandbox},
+    sandbox::{Action, Chance, ControllerLog, Failure, Program, Returned, Run, RunLimits, Sandbox},
     text,
     watch::Entry,
 };
@@ -248,7 +248,7 @@ impl Start {
             request: self.taken.key.clone(),
             uid: primary.map(|entry| entry.uid().into()),
             is_hidden,
-            fence: self.fence.clone(),
+            mode: Mode::Live(self.fence.clone()),
             user_agent,
         };
         Client::new(account.clone(), self.executor.view.clone(), run)
@@ -275,6 +275,8 @@ impl Start {
         let run = Run {
             cluster: Arc::new(client.clone()),
             team: self.shared.account.team().into(),
+            behind: false,
+            chance: Chance::Live,
             config: self.executor.config.clone(),
             limits: self.limits.clone(),
             stop: self.stop.clone(),

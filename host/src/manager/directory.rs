@@ -10,6 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::PlanAsk;
 use crate::{
     access::view::Source,
     controller::{rollout::Rollout, run::Executor},
@@ -22,7 +23,7 @@ use crate::{
     queue::shared::SharedQueue,
     watch::{Cache, Entry, Query},
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 /// The controllers of a host; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -40,10 +41,13 @@ struct Caches {
     revisions: Arc<Cache>,
 }
 
+/// A controller that runs.
 #[derive(Clone, Debug)]
-struct Listed {
-    queue: Arc<SharedQueue>,
-    rollout: watch::Receiver<Rollout<Executor>>,
+pub(super) struct Listed {
+    pub(super) queue: Arc<SharedQueue>,
+    pub(super) rollout: watch::Receiver<Rollout<Executor>>,
+    /// Its keeper, for whoever wants a plan.
+    pub(super) asks: mpsc::Sender<PlanAsk>,
 }
 
 /// Lists a controller as long as it is there.
@@ -62,15 +66,16 @@ impl Directory {
     }
 
     /// Lists a controller that runs.
-    pub(super) fn list(
-        &self,
-        key: &ObjectKey,
-        queue: &Arc<SharedQueue>,
-        rollout: watch::Receiver<Rollout<Executor>>,
-    ) -> Listing {
-        let listed = Listed { queue: queue.clone(), rollout };
+    pub(super) fn list(&self, key: &ObjectKey, listed: Listed) -> Listing {
+        let queue = listed.queue.clone();
         self.0.running.lock().insert(key.clone(), listed);
-        Listing { directory: self.clone(), key: key.clone(), queue: queue.clone() }
+        Listing { directory: self.clone(), key: key.clone(), queue }
+    }
+
+    /// Passes a question for a plan on; false: nobody keeps such a controller, or too many ask.
+    pub fn ask(&self, key: &ObjectKey, ask: PlanAsk) -> bool {
+        let asks = self.0.running.lock().get(key).map(|listed| listed.asks.clone());
+        asks.is_some_and(|asks| asks.try_send(ask).is_ok())
     }
 
     /// Whether there is a WasmController of this name.

@@ -14,6 +14,7 @@ use crate::{
     metrics::Metrics,
     model::crd::LimitsSpec,
     modules::{Elsewhere, Modules, oci::Registries, policy::Policy},
+    preview::Previews,
     sandbox::Sandbox,
     share::slots::Slots,
     watch::{Cache, Hub},
@@ -48,6 +49,8 @@ pub struct Host {
     pub journals: Journals,
     /// The controllers that are kept, for whoever asks.
     pub directory: Directory,
+    /// Runs whose writes are only tried.
+    pub previews: Previews,
     /// Slots for runs, of which a describe is one.
     pub slots: Slots,
     /// The host's claim on its controllers.

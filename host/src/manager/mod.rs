@@ -57,6 +57,7 @@ pub use directory::Directory;
 use estate::Estate;
 pub use estate::Host;
 use garbage::Collector;
+pub use keeper::PlanAsk;
 use keeper::{Died, Keeper};
 use primaries::Primaries;
 

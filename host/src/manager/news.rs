@@ -2,7 +2,7 @@
 //!
 //! Invariant: `a_swap_is_told_once_and_by_its_name`.
 
-use super::status::FAILING;
+use super::status::{FAILING, GATED, HOLDS};
 use crate::{
     apiserver::Identity,
     events::Event,
@@ -15,36 +15,15 @@ use crate::{
 /// The events between two statuses of `controller`.
 pub(super) fn between(
     controller: &WasmController,
-    old: &WasmControllerStatus,
-    new: &WasmControllerStatus,
+    (old, new): (&WasmControllerStatus, &WasmControllerStatus),
+    passed_over: Option<String>,
 ) -> Vec<Event> {
     let mut events = vec![];
     let mut say = |severity, reason: &str, action: &str, note: String| {
         events.push(event(controller, severity, reason, action, note));
     };
-    if let Some(active) = new.active.as_ref().filter(|_| old.active != new.active) {
-        match &old.active {
-            None => say(
-                Severity::Normal,
-                "Promoted",
-                "Promote",
-                format!("{active} is the first live revision"),
-            ),
-            Some(before) if old.previous.as_ref() == Some(active) => {
-                say(
-                    Severity::Normal,
-                    "RolledBack",
-                    "RollBack",
-                    format!("back to {active} from {before}"),
-                );
-            }
-            Some(before) => say(
-                Severity::Normal,
-                "Promoted",
-                "Promote",
-                format!("{active} has replaced {before}"),
-            ),
-        }
+    if let Some((reason, action, note)) = of_swap(old, new) {
+        say(Severity::Normal, reason, action, note);
     }
     if let Some(candidate) = new.candidate.as_ref().filter(|_| old.candidate != new.candidate) {
         say(
@@ -69,6 +48,12 @@ pub(super) fn between(
     if let (Some(message), None) = (failing(new), failing(old)) {
         say(Severity::Warning, FAILING, "Keep", message);
     }
+    if let Some(message) = passed_over {
+        say(Severity::Warning, "GatesPassedOver", "Promote", message);
+    }
+    if let Some(message) = held(old, new) {
+        say(Severity::Warning, HOLDS, "Plan", message);
+    }
     if new.phase != old.phase && new.phase == crd::Phase::Suspended {
         say(
             Severity::Normal,
@@ -78,6 +63,30 @@ pub(super) fn between(
         );
     }
     events
+}
+
+/// What has become live.
+fn of_swap(
+    old: &WasmControllerStatus,
+    new: &WasmControllerStatus,
+) -> Option<(&'static str, &'static str, String)> {
+    let active = new.active.as_ref().filter(|_| old.active != new.active)?;
+    Some(match &old.active {
+        None => ("Promoted", "Promote", format!("{active} is the first live revision")),
+        Some(before) if old.previous.as_ref() == Some(active) => {
+            ("RolledBack", "RollBack", format!("back to {active} from {before}"))
+        }
+        Some(before) => ("Promoted", "Promote", format!("{active} has replaced {before}")),
+    })
+}
+
+/// A gate that has begun to hold.
+fn held(old: &WasmControllerStatus, new: &WasmControllerStatus) -> Option<String> {
+    let holds = |status: &WasmControllerStatus| {
+        let mut all = status.conditions.iter();
+        all.find(|one| one.type_ == GATED && one.reason == HOLDS).map(|one| one.message.clone())
+    };
+    holds(new).filter(|_| holds(old).is_none())
 }
 
 /// The warning of a deleted controller whose objects still wait for its finalizer.
@@ -146,7 +155,10 @@ mod tests {
             ..WasmControllerStatus::default()
         };
         let reasons = |old: &WasmControllerStatus, new: &WasmControllerStatus| {
-            between(&controller, old, new).into_iter().map(|event| event.reason).collect::<Vec<_>>()
+            between(&controller, (old, new), None)
+                .into_iter()
+                .map(|event| event.reason)
+                .collect::<Vec<_>>()
         };
         let (v1, v2) = (status("v1", None), status("v2", Some("v1")));
         assert_eq!(reasons(&WasmControllerStatus::default(), &v1), ["Promoted"]);

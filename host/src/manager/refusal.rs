@@ -6,10 +6,11 @@
 //!
 //! Invariants: `every_refusal_is_tried_again`, `a_refusal_is_cut`.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use crate::{
     apiserver::Error as CallError,
+    model::manifest::Manifest,
     sandbox::{self, Failure, NoManifest},
     text::{MESSAGE, cut, cut_owned},
 };
@@ -41,6 +42,8 @@ pub(super) struct Refusal {
     pub(super) waits: bool,
     /// When to try again, if nothing about it changes before.
     pub(super) again: Again,
+    /// What the guest has said it needs, if it came so far: people see which rights to give.
+    pub(super) manifest: Option<Arc<Manifest>>,
 }
 
 /// When to try again.
@@ -81,7 +84,7 @@ fn doubled(failures: u32) -> Duration {
 impl Refusal {
     pub(super) fn failed(reason: &'static str, message: impl AsRef<str>) -> Self {
         let message = cut(message.as_ref(), MESSAGE).into_owned();
-        Self { reason, message, waits: false, again: Again::Slowly }
+        Self { reason, message, waits: false, again: Again::Slowly, manifest: None }
     }
 
     pub(super) fn waiting(reason: &'static str, message: impl AsRef<str>) -> Self {
@@ -106,7 +109,13 @@ impl Refusal {
     /// Refused for now: whoever gives the right need not tell the host. The message has the YAML that gives it.
     pub(super) fn forbidden(message: String) -> Self {
         let message = cut_owned(message, LONG);
-        Self { reason: "Forbidden", message, waits: false, again: Again::WithRights }
+        let again = Again::WithRights;
+        Self { message, again, ..Self::failed("Forbidden", "") }
+    }
+
+    /// The same, of a guest that has described itself.
+    pub(super) fn of(self, manifest: &Manifest) -> Self {
+        Self { manifest: Some(Arc::new(manifest.clone())), ..self }
     }
 
     /// Another controller has the kind.

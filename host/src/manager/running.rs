@@ -3,14 +3,22 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tracing::{Instrument, trace_span};
 
-use super::{directory::Listing, estate::Estate};
+use super::{
+    PlanAsk,
+    directory::{Listed, Listing},
+    estate::Estate,
+};
 use crate::{
     apiserver::Identity,
     client::{
         Account, Applied,
+        dry::Bench,
         gates::{barrier::Barrier, budget::Budget},
     },
     controller::{Controller, Parts, Settings, Trouble, run::Shared},
@@ -79,6 +87,8 @@ fn field_manager(namespace: &str, name: &str) -> String {
 pub(super) struct Running {
     pub(super) setup: Setup,
     pub(super) controller: Controller,
+    /// What all its previews share.
+    pub(super) bench: Arc<Bench>,
     pub(super) trouble: watch::Receiver<Trouble>,
     pub(super) tasks: JoinSet<()>,
     _listing: Listing,
@@ -92,7 +102,7 @@ impl Running {
     /// Starts the loop; nothing runs before it gets a revision.
     pub(super) fn start(
         estate: &Estate,
-        key: &ObjectKey,
+        (key, asks): (&ObjectKey, mpsc::Sender<PlanAsk>),
         setup: Setup,
         controller: &WasmController,
     ) -> Self {
@@ -131,6 +141,7 @@ impl Running {
         });
         let parts =
             Parts { shared, queue, slots: estate.host.slots.clone(), claim: estate.claim.clone() };
+        let bench = estate.host.previews.bench(limits.writes_per_minute);
         let memory_ceiling = estate.host.memory_ceiling;
         let settings = settings(controller, true, memory_ceiling);
         let (controller, work) = Controller::new(parts, settings.clone());
@@ -138,10 +149,14 @@ impl Running {
         tasks.spawn(work.run().instrument(trace_span!("loop", of = "controller")));
         let trouble = controller.trouble();
         let rollout = controller.rollout();
-        let listing = estate.host.directory.list(key, &controller.queue, rollout);
+        let listing = estate
+            .host
+            .directory
+            .list(key, Listed { queue: controller.queue.clone(), rollout, asks });
         Self {
             setup,
             controller,
+            bench,
             trouble,
             tasks,
             _listing: listing,

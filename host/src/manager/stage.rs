@@ -15,12 +15,12 @@ pub(super) use super::refusal::Refusal;
 use super::{
     estate::Estate,
     primaries::{Claimant, Entered},
-    rights::{reading, resource},
     room::{self, Room},
 };
 use crate::{
     access::{
         grant::{self, Right, Verdict},
+        needs::{reading, resource},
         view::{Outlet, Source, View, WakeFilter},
     },
     apiserver::{Identity, Resource},
@@ -35,7 +35,7 @@ use crate::{
         manifest::Manifest,
     },
     queue::shared::SharedQueue,
-    sandbox::{Program, Run, RunLimits},
+    sandbox::{Chance, Program, Run, RunLimits},
     watch::{State, Subscriber, Subscription, Trigger, WatchKey},
 };
 
@@ -92,7 +92,8 @@ impl Staging {
         let resources = self.resources(&manifest).await?;
         let watched = manifest.all_watches().filter_map(|watch| resource(&resources, &watch.kind));
         room::check_count(watched.map(|resource| self.scopes(resource).len()).sum())?;
-        self.check_rights(&manifest, &resources).await?;
+        let rights = self.check_rights(&manifest, &resources).await;
+        rights.map_err(|refusal| refusal.of(&manifest))?;
         // Behind the rights: who may not reconcile stands in nobody's way.
         let claim = self.check_claims(&manifest)?;
         let view = self.watch(manifest, resources).await?;
@@ -160,6 +161,8 @@ impl Staging {
         Run {
             cluster: Arc::new(Refusing),
             team: self.shared.account.team().into(),
+            behind: false,
+            chance: Chance::Live,
             config: self.config.clone(),
             limits: self.limits.clone(),
             // Nobody stops it: a superseded staging is dropped as a whole.

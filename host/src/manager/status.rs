@@ -23,6 +23,7 @@ use crate::{
         },
         kind::Kind,
     },
+    preview::gates::Held,
     text::{MESSAGE, NAME, cut},
 };
 
@@ -30,6 +31,10 @@ use crate::{
 const MANIFEST: usize = 64 << 10;
 /// The condition of a controller some of whose objects' runs keep failing.
 pub(super) const FAILING: &str = "ObjectsFailing";
+/// The condition of a controller whose next revision its gates hold.
+pub(super) const GATED: &str = "Gated";
+/// Its reason, if a gate is known to hold.
+pub(super) const HOLDS: &str = "GateHolds";
 /// The condition of a controller whose primary kind has no fit place for the condition `Accepted`.
 const ACCEPTED: &str = "AcceptedWritable";
 
@@ -42,6 +47,43 @@ pub(super) enum Standing {
     Staging(Option<Refusal>),
     /// It was refused.
     Failed(Refusal),
+}
+
+/// What stands before the revision that would go live next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Gated {
+    pub(super) revision: String,
+    /// The gates that hold, or cannot be judged yet.
+    pub(super) held: Vec<Held>,
+    /// Whether they hold a promotion by hand as well.
+    pub(super) enforced: bool,
+    /// What its plan came to.
+    pub(super) summary: Option<String>,
+}
+
+impl Gated {
+    /// Whether nobody can promote it now.
+    pub(super) fn holds(&self) -> bool {
+        self.enforced && !self.held.is_empty()
+    }
+
+    /// What to say if it goes live all the same.
+    pub(super) fn passed_over(&self) -> Option<String> {
+        (!self.held.is_empty()).then(|| {
+            let words = self.words();
+            format!(
+                "{} was promoted by hand over its gates: {}",
+                self.revision,
+                cut(&words, MESSAGE)
+            )
+        })
+    }
+
+    fn words(&self) -> String {
+        let gates: Vec<_> =
+            self.held.iter().map(|held| format!("{}: {}", held.gate, held.text)).collect();
+        gates.join("; ")
+    }
 }
 
 /// What is known of a controller.
@@ -80,6 +122,8 @@ pub(super) struct Facts<'a> {
     pub(super) held: Option<String>,
     /// Why the spec's config cannot be used.
     pub(super) unusable: Option<&'a str>,
+    /// What stands before the revision that would go live next.
+    pub(super) gated: Option<&'a Gated>,
     /// Why the WasmRevision of the spec could not be made.
     pub(super) not_made: Option<&'a str>,
     /// The WasmRevision of the live revision is gone, and it is not loaded.
@@ -136,7 +180,7 @@ impl Facts<'_> {
     }
 
     /// What is said only while it is so, with whether the condition then holds.
-    fn passing(&self) -> [(&'static str, bool, Option<Saying>); 4] {
+    fn passing(&self) -> [(&'static str, bool, Option<Saying>); 5] {
         // Objects' trouble is not the controller's: it is told apart.
         let failing = self
             .trouble
@@ -155,11 +199,30 @@ impl Facts<'_> {
             ("Forbidden", text)
         });
         [
+            (GATED, true, self.held()),
             (FAILING, true, failing),
             ("ModuleStored", false, lost),
             (ACCEPTED, false, unfit),
             ("Reporting", false, unheard),
         ]
+    }
+
+    /// Which gates hold the revision that would go live next.
+    fn held(&self) -> Option<Saying> {
+        let gated = self.gated.filter(|gated| !gated.held.is_empty())?;
+        let waits = gated.held.iter().all(|held| held.waits);
+        let whom = if gated.enforced {
+            "nobody can promote it before that"
+        } else {
+            "a promotion by hand passes over it"
+        };
+        let text = format!(
+            "{} is held by its gates, and {whom}: {}. {} shows its plan",
+            gated.revision,
+            cut(&gated.words(), MESSAGE),
+            self.command("plan")
+        );
+        Some((if waits { "GatesWait" } else { HOLDS }, text))
     }
 
     fn phase(&self) -> Phase {
@@ -208,17 +271,23 @@ impl Facts<'_> {
             return "suspended: no new runs until spec.suspend is false".to_owned();
         }
         match (&self.decision.candidate, &self.decision.active) {
-            (Some(candidate), _) => format!(
-                "{candidate} is staged and waits: nagaya promote {} -n {}",
-                self.controller.metadata.name.as_deref().unwrap_or_default(),
-                self.controller.metadata.namespace.as_deref().unwrap_or_default(),
-            ),
+            (Some(candidate), _) => self.waiting(candidate),
             (None, Some(active)) => match &self.trouble.failing {
                 Some(failing) => format!("{active} is live, but {}", failing.message),
                 None => format!("{active} is live"),
             },
             (None, None) => "no revision is live: the one of the spec is rejected".to_owned(),
         }
+    }
+
+    fn waiting(&self, candidate: &str) -> String {
+        if let Some((_, held)) = self.held() {
+            return held;
+        }
+        let summary = self.gated.filter(|gated| gated.revision == candidate);
+        let summary = summary.and_then(|gated| gated.summary.as_deref());
+        let plan = summary.map(|summary| format!("; it {summary}")).unwrap_or_default();
+        format!("{candidate} is staged and waits: {}{plan}", self.command("promote"))
     }
 
     fn ready(&self, trouble: Option<&Saying>) -> (bool, Saying) {
@@ -353,7 +422,9 @@ impl Facts<'_> {
         if let Some(fight) = &self.trouble.fight {
             return Some(("Fighting", cut(fight, MESSAGE).into_owned()));
         }
-        if let Some(problem) = &self.decision.problem {
+        // What the gates hold is told by itself, and is no trouble of what runs.
+        let problem = self.decision.problem.as_ref();
+        if let Some(problem) = problem.filter(|it| !matches!(it, Problem::Gated(_))) {
             return Some(told(problem));
         }
         if let Some(why) = self.unusable {
@@ -451,6 +522,10 @@ fn told(problem: &Problem) -> Saying {
                 "spec.rollout.active names {name}, which was refused; what runs goes on. Its status says why: kubectl get wasmrevision {name} -o yaml"
             ),
         ),
+        Problem::Gated(name) => (
+            "Gated",
+            format!("spec.rollout.active names {name}, which its gates hold; what runs goes on"),
+        ),
         Problem::NothingElse(name) => (
             "NothingElse",
             format!(
@@ -501,6 +576,9 @@ pub(super) fn revision(
         phase,
         message: message.map(|_| text),
         manifest: manifest.or(old.manifest).filter(is_shown),
+        plan: old.plan,
+        shadow: old.shadow,
+        was_live: old.was_live,
         conditions,
     }
 }
@@ -537,6 +615,7 @@ mod tests {
             deleting: false,
             held: None,
             unusable: None,
+            gated: None,
             not_made: None,
             active_gone: false,
         }

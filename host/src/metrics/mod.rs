@@ -84,6 +84,9 @@ struct Families {
     interrupts: Family<Labels, Counter>,
     log_dropped: Family<Labels, Counter>,
     quota: Family<Labels, Counter>,
+    previews: Family<Labels, Counter>,
+    preview_writes: Family<Labels, Counter>,
+    shadow_runs: Family<Labels, Counter>,
     own_wait: Family<Labels, Histogram>,
     own_unseen: Family<Labels, Counter>,
     status_errors: Family<Labels, Counter>,
@@ -406,6 +409,20 @@ impl ControllerMetrics {
         self.count(&self.metrics.0.families.quota, &[("quota", quota)], 1);
     }
 
+    /// Counts a run of a `plan` or a `shadow`, and its writes that were tried.
+    pub fn previewed(&self, of: &str, writes: usize) {
+        let families = &self.metrics.0.families;
+        self.count(&families.previews, &[("of", of)], 1);
+        let writes = u64::try_from(writes).unwrap_or(u64::MAX);
+        self.count(&families.preview_writes, &[("of", of)], writes);
+    }
+
+    /// Counts a live run that a candidate has repeated, and whether it came to the same.
+    pub fn shadowed(&self, is_same: bool) {
+        let result = if is_same { "same" } else { "different" };
+        self.count(&self.metrics.0.families.shadow_runs, &[("result", result)], 1);
+    }
+
     /// Records how long an object waited for the cache to show its run's writes.
     pub fn own_writes_seen(&self, waited: Duration) {
         let labels = vec![("controller", self.controller.clone())];
@@ -454,6 +471,9 @@ impl Families {
             &self.interrupts,
             &self.log_dropped,
             &self.quota,
+            &self.previews,
+            &self.preview_writes,
+            &self.shadow_runs,
             &self.own_unseen,
             &self.status_errors,
         ] {
@@ -495,6 +515,12 @@ impl Families {
         let log_dropped =
             counter("nagaya_guest_log_dropped_bytes", "Log bytes over the guest's quota");
         let quota = counter("nagaya_quota_rejections", "Calls refused for want of budget");
+        let previews = counter("nagaya_previews", "Runs whose writes were only tried");
+        let preview_writes = counter("nagaya_preview_writes", "Writes that were only tried");
+        let shadow_runs = counter(
+            "nagaya_shadow_runs",
+            "Live runs that a candidate has repeated without writing",
+        );
         let own_unseen =
             counter("nagaya_ryow_timeouts", "Own writes that the cache did not show in time");
         let status_errors = counter(
@@ -565,6 +591,9 @@ impl Families {
             interrupts,
             log_dropped,
             quota,
+            previews,
+            preview_writes,
+            shadow_runs,
         }
     }
 }

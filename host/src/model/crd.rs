@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::{
     kind::Kind,
     manifest::{Manifest, Mapping, Projection, Watch},
+    plan::{GatesSpec, PlanPolicy, PlanStatus, ShadowSpec, ShadowStatus},
 };
 use crate::text::cut;
 
@@ -145,7 +146,9 @@ pub enum Strategy {
 #[derive(Clone, Debug, Default, PartialEq, KubeSchema, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.active) || !has(self.rejected) || !(self.active in self.rejected)").message("a revision cannot be both active and rejected")
+    validation = Rule::new("!has(self.active) || !has(self.rejected) || !(self.active in self.rejected)").message("a revision cannot be both active and rejected"),
+    validation = Rule::new("!has(self.autoPromote) || !self.autoPromote || !has(self.strategy) || self.strategy == 'BlueGreen'").message("autoPromote is for the strategy BlueGreen: Immediate asks no gates"),
+    validation = Rule::new("!has(self.gates) || !has(self.gates.enforcement) || self.gates.enforcement == 'Advise' || !has(self.strategy) || self.strategy == 'BlueGreen'").message("gates can be enforced with the strategy BlueGreen: Immediate asks no gates")
 )]
 pub struct RolloutSpec {
     /// How a new revision becomes live.
@@ -159,6 +162,18 @@ pub struct RolloutSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100), extend("x-kubernetes-list-type" = "set"), inner(length(max = 253)))]
     pub rejected: Vec<String>,
+    /// When a candidate is run over the fleet without writing.
+    #[serde(default)]
+    pub plan: PlanPolicy,
+    /// True: a staged candidate goes live by itself once its gates pass. It waits while `active` names another.
+    #[serde(default)]
+    pub auto_promote: bool,
+    /// Live runs that the candidate repeats without writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowSpec>,
+    /// What must be so before a revision goes live.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gates: Option<GatesSpec>,
 }
 
 /// Ceilings. They act at once; they are no part of the revision.
@@ -282,7 +297,7 @@ pub struct WasmControllerStatus {
     /// How many objects' runs keep failing; none where none do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_objects: Option<i64>,
-    /// Ready, Progressing, Degraded; `ObjectsFailing` while the runs of some objects keep failing.
+    /// Ready, Progressing, Degraded; `Gated` while its gates hold the next revision; `ObjectsFailing` while the runs of some objects keep failing.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -358,7 +373,7 @@ pub enum RevisionPhase {
     Failed,
 }
 
-/// What became of a revision. The host never reads any of it back as a fact.
+/// What became of a revision. Of it the host reads back its plan and its shadow alone, which go on from there.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WasmRevisionStatus {
@@ -372,6 +387,15 @@ pub struct WasmRevisionStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-kubernetes-preserve-unknown-fields" = true, "type" = "object"))]
     pub manifest: Option<Value>,
+    /// What it would change, were it live.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
+    pub plan: Option<Box<PlanStatus>>,
+    /// Whether it has ever been live: going back to it is a rollback, which no gate holds.
+    #[serde(default)]
+    pub was_live: bool,
+    /// What it did beside the live revision.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "or_default")]
+    pub shadow: Option<ShadowStatus>,
     /// Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "or_default")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

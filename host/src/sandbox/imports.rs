@@ -16,10 +16,10 @@ use wasmtime_wasi::WasiCtx;
 
 use self::bindings::nagaya::controller::{cluster, runtime, types};
 use super::{
+    chance::Source,
     entrance,
     limits::Meter,
     log::{GuestLog, Level},
-    wasi,
 };
 use crate::{
     cluster::{self as ours, Answer, Ask, Cluster},
@@ -50,6 +50,7 @@ pub(super) struct State {
     pub(super) log: GuestLog,
     pub(super) calls: Calls,
     pub(super) config: Arc<str>,
+    pub(super) chance: Source,
     /// Why the epoch callback ended the run.
     pub(super) cut: Option<Cut>,
     /// The import that the guest called last.
@@ -268,12 +269,12 @@ impl runtime::Host for State {
     #[expect(clippy::cast_precision_loss, reason = "exact for 285,000 years")]
     fn now(&mut self) -> wasmtime::Result<f64> {
         self.last_call = "runtime.now";
-        Ok(wasi::now() as f64)
+        Ok(self.chance.now() as f64)
     }
 
     fn random(&mut self, length: u32) -> wasmtime::Result<Vec<u8>> {
         self.last_call = "runtime.random";
-        wasi::random(length.into())
+        self.chance.random(length.into())
     }
 
     fn config(&mut self) -> wasmtime::Result<String> {

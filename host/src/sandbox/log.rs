@@ -38,7 +38,8 @@ const LAST_LINE: usize = 240;
 #[derive(Debug)]
 pub struct ControllerLog {
     metrics: ControllerMetrics,
-    journal: Arc<Journal>,
+    /// `None`: what is said is kept for the run's own report, and goes nowhere.
+    journal: Option<Arc<Journal>>,
     bucket: Mutex<Bucket>,
     /// Of what the host says about the guest.
     of_host: Mutex<Bucket>,
@@ -53,6 +54,15 @@ struct Bucket {
 impl ControllerLog {
     /// With a full quota; what goes beyond it is counted in `metrics`.
     pub fn new(metrics: ControllerMetrics, journal: Arc<Journal>) -> Self {
+        Self::of(metrics, Some(journal))
+    }
+
+    /// Of runs whose words nobody reads, as those of a preview: a thousand of them would drown the others'.
+    pub fn silent(metrics: ControllerMetrics) -> Self {
+        Self::of(metrics, None)
+    }
+
+    fn of(metrics: ControllerMetrics, journal: Option<Arc<Journal>>) -> Self {
         let full = || Mutex::new(Bucket { left: RATE, at: None });
         Self { metrics, journal, bucket: full(), of_host: full() }
     }
@@ -60,11 +70,12 @@ impl ControllerLog {
     /// Whether a line that the host writes about a run still fits: what the guest answered is in it. One that does is kept for
     /// the team; one that does not is counted as dropped. What the guest logs itself takes nothing away from these.
     pub fn takes(&self, speaker: &Speaker, line: &str) -> bool {
+        let Some(journal) = &self.journal else { return false };
         let mut bucket = self.of_host.lock();
         let fits = bucket.take(line.len(), clock::now());
         drop(bucket);
         if fits {
-            self.journal.say(speaker, (Source::Host, Level::Warn), line, Map::new());
+            journal.say(speaker, (Source::Host, Level::Warn), line, Map::new());
         } else {
             self.metrics.log_dropped(line.len() as u64);
         }
@@ -118,11 +129,12 @@ impl GuestLog {
         let message = clean(message, LINE);
         let (fields, kept) = kept(fields, LINE - message.len());
         self.remember(&message);
+        let Some(journal) = &self.0.quota.journal else { return };
         let kept = message.len() + kept;
         let dropped = if self.0.quota.take(kept) {
             self.emit(level, &message, &fields);
             let inner = &self.0;
-            inner.quota.journal.say(&inner.speaker, (Source::Guest, level), &message, fields);
+            journal.say(&inner.speaker, (Source::Guest, level), &message, fields);
             given.saturating_sub(kept)
         } else {
             given

@@ -7,6 +7,7 @@
 //! `a_guest_may_refuse_its_config_and_the_host_its_manifest`.
 
 mod cache;
+mod chance;
 mod compile;
 mod describe;
 mod engine;
@@ -39,6 +40,7 @@ use self::{
     loaded::Loaded, machine::Reset, memory::GuestMemory, native::Natives,
 };
 pub use self::{
+    chance::Chance,
     compile::{CompilerConfig, SUBCOMMAND, child_main},
     engine::Allocation,
     failure::{Failure, Returned},

@@ -18,6 +18,7 @@ use wasmtime_wasi::WasiCtx;
 
 use super::{
     Sandbox,
+    chance::Chance,
     failure::{self, Failure, Returned},
     idle::Code,
     imports::{
@@ -53,6 +54,10 @@ pub struct Run {
     pub cluster: Arc<dyn Cluster>,
     /// Whose CPU time it is.
     pub team: Arc<str>,
+    /// Whether it computes only while nobody else waits to.
+    pub behind: bool,
+    /// What it is told of time and chance.
+    pub chance: Chance,
     /// The config as JSON text.
     pub config: Arc<str>,
     /// Ceilings.
@@ -178,13 +183,13 @@ impl Sandbox {
             let Some(share) = inner.memory.begin(&memory_of).await else {
                 return Err(Failure::Drained);
             };
-            let wall = run.limits.wall;
+            let (wall, behind) = (run.limits.wall, run.behind);
             let mut store = store((&engine, share), run, control, open, turned.clone());
             let instance_and_call = async {
                 let guest = code.used().instantiate_async(&mut store).await?;
                 call(&guest, &mut store).await
             };
-            let mut metered = cpu.metered(&team, turned, instance_and_call);
+            let mut metered = cpu.metered((&team, behind), turned, instance_and_call);
             metered.turn().await;
             let Ok(result) = tokio::time::timeout(wall, &mut metered).await else {
                 return Err(Failure::Wall);
@@ -224,7 +229,7 @@ fn store(
     turned: Arc<TurnClock>,
 ) -> Store<State> {
     let log = GuestLog::new(run.span, run.speaker, run.log);
-    let wasi: WasiCtx = wasi::context(&log);
+    let wasi: WasiCtx = wasi::context(&log, run.chance);
     let mut table = ResourceTable::new();
     table.set_max_capacity(HANDLES);
     let state = State {
@@ -234,6 +239,7 @@ fn store(
         log,
         calls: Calls { cluster: run.cluster, control, limit: run.limits.host_call, open },
         config: run.config,
+        chance: run.chance.into(),
         cut: None,
         last_call: "none",
     };

@@ -10,11 +10,10 @@
 
 use std::{
     future::Future,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use ring::rand::{SecureRandom, SystemRandom};
 use tokio::io::AsyncWrite;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 use wasmtime_wasi::{
@@ -31,14 +30,13 @@ use wasmtime_wasi::{
 use wasmtime_wasi_io::bindings::wasi::io::{error, poll, streams};
 
 use super::{
+    chance::{Chance, Source},
     imports::State,
     log::{GuestLog, Level, Lines},
 };
 
 /// The finest step of any clock: nothing to time another team's work by.
 const STEP: Duration = Duration::from_millis(1);
-/// Bytes of randomness in one call.
-pub(super) const RANDOM: usize = 64 << 10;
 /// Bytes that a stream takes at once; wasi-libc writes in pieces of 4 KiB.
 const WRITE: usize = 64 << 10;
 
@@ -48,13 +46,13 @@ const WRITE: usize = 64 << 10;
 pub(super) struct WaitedTooLong(Duration);
 
 /// What one run's guest sees of WASI.
-pub(super) fn context(log: &GuestLog) -> WasiCtx {
+pub(super) fn context(log: &GuestLog, chance: Chance) -> WasiCtx {
     WasiCtx::builder()
         // Programs take it for granted that somebody called them by a name: Go's klog looks at it while it loads.
         .arg("guest")
         .stdout(Output { log: log.clone(), level: Level::Info, stream: "stdout" })
         .stderr(Output { log: log.clone(), level: Level::Warn, stream: "stderr" })
-        .wall_clock(WallClock)
+        .wall_clock(WallClock(chance.into()))
         .monotonic_clock(MonotonicClock::start())
         .allow_tcp(false)
         .allow_udp(false)
@@ -113,27 +111,6 @@ impl WasiView for State {
     }
 }
 
-/// Milliseconds since 1970.
-pub(super) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// `length` random bytes.
-pub(super) fn random(length: u64) -> wasmtime::Result<Vec<u8>> {
-    let length = usize::try_from(length).ok().filter(|length| *length <= RANDOM);
-    let Some(length) = length else {
-        return Err(wasmtime::Error::msg(format!(
-            "the guest asked for more than {RANDOM} random bytes in one call"
-        )));
-    };
-    let mut bytes = vec![0; length];
-    SystemRandom::new()
-        .fill(&mut bytes)
-        .map_err(|_| wasmtime::Error::msg("the host has no randomness"))?;
-    Ok(bytes)
-}
-
 struct HasTable;
 
 impl HasData for HasTable {
@@ -188,49 +165,43 @@ impl poll::HostPollable for Waits<'_> {
 }
 
 /// Randomness of all three kinds: the seed fixes the order of a guest's hash maps, so it is an input like the others.
-struct Chance;
-
 struct HasChance;
 
 impl HasData for HasChance {
-    type Data<'a> = Chance;
+    type Data<'a> = &'a mut Source;
 }
 
-fn chance(_: &mut State) -> Chance {
-    Chance
+fn chance(state: &mut State) -> &mut Source {
+    &mut state.chance
 }
 
-fn random_number() -> wasmtime::Result<u64> {
-    Ok(random(8)?.into_iter().fold(0, |number, byte| number << 8 | u64::from(byte)))
-}
-
-impl random::random::Host for Chance {
+impl random::random::Host for Source {
     fn get_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        random(length)
+        self.random(length)
     }
 
     fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
-        random_number()
+        self.number()
     }
 }
 
-impl random::insecure::Host for Chance {
+impl random::insecure::Host for Source {
     fn get_insecure_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        random(length)
+        self.random(length)
     }
 
     fn get_insecure_random_u64(&mut self) -> wasmtime::Result<u64> {
-        random_number()
+        self.number()
     }
 }
 
-impl random::insecure_seed::Host for Chance {
+impl random::insecure_seed::Host for Source {
     fn insecure_seed(&mut self) -> wasmtime::Result<(u64, u64)> {
-        Ok((random_number()?, random_number()?))
+        Ok((self.number()?, self.number()?))
     }
 }
 
-struct WallClock;
+struct WallClock(Source);
 
 impl HostWallClock for WallClock {
     fn resolution(&self) -> Duration {
@@ -238,7 +209,7 @@ impl HostWallClock for WallClock {
     }
 
     fn now(&self) -> Duration {
-        Duration::from_millis(now())
+        Duration::from_millis(self.0.now())
     }
 }
 
@@ -322,21 +293,13 @@ mod tests {
 
     #[test]
     fn no_clock_is_finer_than_a_millisecond() {
-        let clock = MonotonicClock::start();
+        let (clock, wall) = (MonotonicClock::start(), WallClock(Source::Live));
         for _ in 0..1_000 {
             assert!(clock.now() > 0, "which Go takes for a machine without a clock");
             assert_eq!(clock.now() % 1_000_000, 0);
-            assert_eq!(WallClock.now().subsec_nanos() % 1_000_000, 0);
+            assert_eq!(wall.now().subsec_nanos() % 1_000_000, 0);
         }
-        assert_eq!((clock.resolution(), WallClock.resolution()), (1_000_000, STEP));
-    }
-
-    #[test]
-    fn randomness_is_limited_in_one_call() {
-        assert_eq!(random(RANDOM as u64).unwrap().len(), RANDOM);
-        assert!(random(RANDOM as u64 + 1).is_err());
-        assert!(random(u64::MAX).is_err());
-        assert_ne!(random_number().unwrap(), random_number().unwrap());
+        assert_eq!((clock.resolution(), wall.resolution()), (1_000_000, STEP));
     }
 
     /// What Go's runtime does before `main`: it throws "nanotime returning zero".
@@ -400,7 +363,8 @@ mod tests {
             let log = GuestLog::new(tracing::Span::none(), Speaker::default(), quota.clone());
             let state = State {
                 table: ResourceTable::new(),
-                wasi: context(&log),
+                wasi: context(&log, Chance::Live),
+                chance: Chance::Live.into(),
                 meter: Meter::new(&RunLimits::default(), memory::tests::share()),
                 log,
                 calls: Calls {
@@ -436,7 +400,7 @@ mod tests {
         let metrics = crate::metrics::Metrics::default();
         let quota = crate::sandbox::log::tests::quota(&metrics);
         let log = GuestLog::new(tracing::Span::none(), Speaker::default(), quota);
-        let mut guest = Guest(context(&log), ResourceTable::new());
+        let mut guest = Guest(context(&log, Chance::Live), ResourceTable::new());
 
         assert!(cli::environment::Host::get_environment(&mut guest.cli()).unwrap().is_empty());
         assert_eq!(cli::environment::Host::get_arguments(&mut guest.cli()).unwrap(), ["guest"]);

@@ -27,8 +27,9 @@ pub struct Cpu(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     fair: Fair<u64>,
-    /// Teams by name. There are as many as there were namespaces with controllers.
-    teams: HashMap<Arc<str>, u64>,
+    /// Teams by name, and once more for their work that comes behind. There are as many as there were namespaces with
+    /// controllers.
+    teams: HashMap<(Arc<str>, bool), u64>,
     waiting: HashMap<Ticket, Wait>,
 }
 
@@ -72,11 +73,19 @@ impl Cpu {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    /// `work` of a team. `turned` is what the code within may ask for how long it has computed.
-    pub fn metered<F>(&self, team: &Arc<str>, turned: Arc<TurnClock>, work: F) -> Metered<F> {
+    /// `work` of a team; `behind`: only while nobody else waits to compute. `turned` is what the code within may ask for how long it has computed.
+    pub fn metered<F>(
+        &self,
+        (team, behind): (&Arc<str>, bool),
+        turned: Arc<TurnClock>,
+        work: F,
+    ) -> Metered<F> {
         let mut state = self.state();
         let number = state.teams.len() as u64;
-        let team = *state.teams.entry(team.clone()).or_insert(number);
+        let team = *state.teams.entry((team.clone(), behind)).or_insert(number);
+        if behind {
+            state.fair.put_behind(team);
+        }
         drop(state);
         let (cpu, work) = (self.clone(), Box::pin(work));
         Metered { cpu, team, turned, work, stage: Stage::Away, turn: Turn::New }
@@ -235,7 +244,7 @@ mod tests {
     use super::*;
 
     fn metered<F: Future>(cpu: &Cpu, team: &str, work: F) -> Metered<F> {
-        cpu.metered(&team.into(), Arc::default(), work)
+        cpu.metered((&team.into(), false), Arc::default(), work)
     }
 
     fn free(cpu: &Cpu) -> usize {

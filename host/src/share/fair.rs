@@ -4,7 +4,8 @@
 //! measured to take, divided by its weight, and whoever is furthest behind is next. A team that has no permit comes
 //! before one that has, so that nobody computes twice while another waits; a team that was idle starts from now, and
 //! saves nothing up. Within a team, guests that the host has answered come
-//! before others, so that what is begun ends soon.
+//! before others, so that what is begun ends soon. What comes behind computes only while nobody else waits, and never with
+//! all permits: who comes next finds one.
 //!
 //! Invariants, each held by the test of that name:
 //!
@@ -12,6 +13,7 @@
 //! - `shares_follow_the_weights`
 //! - `no_team_computes_twice_while_another_waits`
 //! - `an_idle_team_saves_nothing_up`
+//! - `what_comes_behind_leaves_a_permit_and_its_turn_to_others`
 //! - `a_permit_is_never_lost_nor_made`
 
 use std::{
@@ -27,8 +29,12 @@ const GUESS: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub struct Fair<T> {
     free: usize,
-    /// Virtual time of the last grant.
+    /// Permits that work behind others may have, and those that it has.
+    most_behind: usize,
+    held_behind: usize,
+    /// Virtual time of the last grant, and of the last one of what comes behind.
     now: f64,
+    now_behind: f64,
     teams: HashMap<T, Team>,
     /// Teams with somebody who waits: first those without a permit, then by virtual time.
     ready: BTreeSet<Rank<T>>,
@@ -66,6 +72,7 @@ struct Team {
     /// Seconds of CPU time by weight.
     time: f64,
     weight: f64,
+    behind: bool,
     /// What a grant takes: a moving average, in seconds.
     estimate: f64,
     held: usize,
@@ -75,6 +82,7 @@ struct Team {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Rank<T> {
+    behind: bool,
     has_permit: bool,
     time: f64,
     team: T,
@@ -90,8 +98,9 @@ impl<T: Ord + Copy> PartialOrd for Rank<T> {
 
 impl<T: Ord + Copy> Ord for Rank<T> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.has_permit
-            .cmp(&other.has_permit)
+        self.behind
+            .cmp(&other.behind)
+            .then(self.has_permit.cmp(&other.has_permit))
             .then(self.time.total_cmp(&other.time))
             .then(self.team.cmp(&other.team))
     }
@@ -102,7 +111,10 @@ impl<T: Ord + Copy + Hash> Fair<T> {
     pub fn new(permits: usize) -> Self {
         Self {
             free: permits,
+            most_behind: permits.saturating_sub(1).max(1),
+            held_behind: 0,
             now: 0.0,
+            now_behind: 0.0,
             teams: HashMap::new(),
             ready: BTreeSet::new(),
             tickets: 0,
@@ -116,6 +128,12 @@ impl<T: Ord + Copy + Hash> Fair<T> {
         self.teams.entry(team).or_insert_with(|| Team::new(now)).weight = weight.max(0.001);
     }
 
+    /// What this team does comes behind what all others do; said before it asks for the first time.
+    pub fn put_behind(&mut self, team: T) {
+        let now = self.now_behind;
+        self.teams.entry(team).or_insert_with(|| Team { behind: true, ..Team::new(now) });
+    }
+
     /// Asks for a permit; [`Fair::grant`] says whose turn it is.
     pub fn ask(&mut self, team: T, turn: Turn) -> Ticket {
         self.tickets += 1;
@@ -123,6 +141,7 @@ impl<T: Ord + Copy + Hash> Fair<T> {
         let state = self.teams.entry(team).or_insert_with(|| Team::new(now));
         if !state.waits() {
             if state.held == 0 {
+                let now = if state.behind { self.now_behind } else { now };
                 state.time = state.time.max(now);
             }
             self.ready.insert(state.rank(team));
@@ -142,14 +161,21 @@ impl<T: Ord + Copy + Hash> Fair<T> {
     /// Gives a free permit to whose turn it is.
     pub fn grant(&mut self) -> Option<Grant<T>> {
         while self.free > 0 {
-            let Rank { team, .. } = self.ready.pop_first()?;
+            let Rank { team, behind, .. } = *self.ready.first()?;
+            // All that is left is behind.
+            if behind && self.held_behind >= self.most_behind {
+                return None;
+            }
+            self.ready.pop_first();
             let state = self.teams.get_mut(&team)?;
             let next = state.resumed.pop_front().or_else(|| state.new.pop_front());
             let granted = next.filter(|ticket| !self.withdrawn.remove(ticket));
             let charged = state.estimate;
             if granted.is_some() {
                 self.free -= 1;
-                self.now = self.now.max(state.time);
+                self.held_behind += usize::from(behind);
+                let now = if behind { &mut self.now_behind } else { &mut self.now };
+                *now = now.max(state.time);
                 state.held += 1;
                 state.time += charged / state.weight;
             }
@@ -172,6 +198,7 @@ impl<T: Ord + Copy + Hash> Fair<T> {
             self.ready.remove(&state.rank(grant.team));
         }
         let used = used.as_secs_f64();
+        self.held_behind -= usize::from(state.behind);
         state.held -= 1;
         state.time += (used - grant.charged) / state.weight;
         state.estimate += (used - state.estimate) / 8.0;
@@ -191,6 +218,7 @@ impl Team {
         Self {
             time: now,
             weight: 1.0,
+            behind: false,
             estimate: GUESS.as_secs_f64(),
             held: 0,
             resumed: VecDeque::new(),
@@ -203,7 +231,7 @@ impl Team {
     }
 
     fn rank<T>(&self, team: T) -> Rank<T> {
-        Rank { has_permit: self.held > 0, time: self.time, team }
+        Rank { behind: self.behind, has_permit: self.held > 0, time: self.time, team }
     }
 }
 
@@ -275,6 +303,26 @@ mod tests {
             println!("{permits} permits: the flood {flood} ms, the other {other} ms");
             let half = permits as u128 * 500;
             assert!(other + 20 >= half && flood + 20 >= half, "{permits}: {flood} and {other}");
+        }
+    }
+
+    #[test]
+    fn what_comes_behind_leaves_a_permit_and_its_turn_to_others() {
+        for (permits, most) in [(1, 1), (2, 1), (4, 3)] {
+            let mut fair = Fair::new(permits);
+            fair.put_behind('p');
+            (0..10).for_each(|_| {
+                fair.ask('p', Turn::New);
+            });
+            let held: Vec<_> = std::iter::from_fn(|| fair.grant()).collect();
+            assert_eq!(held.len(), most, "{permits} permits");
+            fair.ask('a', Turn::New);
+            let next = fair.grant().map(|grant| grant.team);
+            assert_eq!(next, (permits > most).then_some('a'), "a free one is the other's");
+            fair.ask('b', Turn::New);
+            fair.release(held[0], MILLI);
+            let next = fair.grant().map(|grant| grant.team);
+            assert_eq!(next, Some(if permits > most { 'b' } else { 'a' }), "before what is behind");
         }
     }
 

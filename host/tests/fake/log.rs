@@ -31,10 +31,17 @@ impl Asked {
         format!("{} {} as {}", self.method, self.what, self.account)
     }
 
+    /// Whether it only asks what a write would lead to.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.query.iter().any(|(key, value)| key == "dryRun" && value == "All")
+    }
+
     /// Whether it changes something, Events and questions about rights aside.
     pub(crate) fn is_write(&self) -> bool {
         let aside = ["/events", "accessreviews", "subjectreviews"];
-        self.method != "GET" && !aside.iter().any(|part| self.path.contains(part))
+        self.method != "GET"
+            && !self.is_dry_run()
+            && !aside.iter().any(|part| self.path.contains(part))
     }
 }
 

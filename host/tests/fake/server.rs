@@ -94,6 +94,9 @@ impl Fake {
         if read.asked.path == "/readyz" {
             return response(200, "ok".to_owned());
         }
+        if let Some(group) = read.asked.path.strip_prefix("/openapi/v3/apis/") {
+            return response(200, openapi(&self.store().served, group).to_string());
+        }
         let Some(target) = &read.target else { return refused(404, "NotFound", "no such path") };
         if target.plural.is_empty() {
             return match discovery(&self.store().served, &target.api_version) {
@@ -330,6 +333,7 @@ impl Fake {
     fn one(&self, read: &Read, target: &Target, served: &Served) -> (Answer, u16) {
         let mut store = self.store();
         let at = Store::at(target, served);
+        store.dry = read.is_dry();
         match &*read.asked.method {
             "GET" => {
                 let found = store.object(&at).ok_or_else(|| not_found(&at));
@@ -508,6 +512,15 @@ impl Store {
             return (Err(refused), None);
         }
         let grace = self.delete(at);
+        if self.dry {
+            // A server shows what waits for finalizers, and otherwise that it is gone.
+            let held =
+                object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty());
+            let mut object = object;
+            object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            let gone = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" });
+            return (Ok(if held { object } else { gone }), None);
+        }
         let answer = self.object(at).unwrap_or_else(|| {
             json!({
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
@@ -668,6 +681,16 @@ impl Read {
         Ok(Self { asked, target, query: query.into_iter().collect(), accept, media })
     }
 
+    /// Whether nothing is to be stored. A deletion's options are those of its body.
+    fn is_dry(&self) -> bool {
+        let path = self.query.get("dryRun").map(String::as_str) == Some("All");
+        let body = &self.asked.body;
+        match &*self.asked.method {
+            "DELETE" if !body.is_null() => body["dryRun"] == json!(["All"]),
+            _ => path,
+        }
+    }
+
     fn is_watch(&self) -> bool {
         self.query.get("watch").map(String::as_str) == Some("true")
     }
@@ -714,4 +737,14 @@ fn what(target: &Target, body: &Value) -> String {
     let place = target.namespace.clone().filter(|namespace| namespace != "demo");
     let parts = [place, Some(target.plural.clone()), name, target.subresource.clone()];
     parts.into_iter().flatten().collect::<Vec<_>>().join("/")
+}
+
+/// The part of a group's `OpenAPI` that says who takes dry runs: all of them.
+fn openapi(served: &[Served], group: &str) -> Value {
+    let named = served.iter().filter(|one| one.kind.api_version() == group);
+    let paths = named.map(|one| {
+        let path = format!("/apis/{group}/namespaces/{{namespace}}/{}/{{name}}", one.plural);
+        (path, json!({ "patch": { "parameters": [{ "name": "dryRun" }] } }))
+    });
+    json!({ "paths": paths.collect::<serde_json::Map<_, _>>() })
 }

@@ -75,6 +75,8 @@ pub(crate) struct Store {
     pub(crate) watch_list: bool,
     /// Whether an empty list has `items: null`.
     pub(crate) null_items: bool,
+    /// The present write is only tried.
+    pub(crate) dry: bool,
     made: u64,
     began: Instant,
 }
@@ -94,6 +96,7 @@ impl Store {
             access: vec![],
             watch_list: true,
             null_items: false,
+            dry: false,
             made: 0,
             began: Instant::now(),
         }
@@ -145,6 +148,12 @@ impl Store {
         }
         object["metadata"]["managedFields"] = owners.shown(&served.kind.api_version());
         if before.as_ref() == Some(&object) {
+            return object;
+        }
+        if self.dry {
+            if before.is_none() {
+                object["metadata"]["resourceVersion"] = json!("");
+            }
             return object;
         }
         object["metadata"]["resourceVersion"] = json!((self.version + 1).to_string());

@@ -146,9 +146,15 @@ impl Event {
         &self.impersonated_user.as_ref().unwrap_or(&self.user).username
     }
 
+    /// Whether it only asks what a write would lead to.
+    pub fn is_dry_run(&self) -> bool {
+        self.request_uri.contains("dryRun=All")
+    }
+
     /// Whether it writes an object. Events are news and do not count.
     pub fn is_write(&self) -> bool {
-        ["create", "update", "patch", "delete"].contains(&&*self.verb)
+        !self.is_dry_run()
+            && ["create", "update", "patch", "delete"].contains(&&*self.verb)
             && self.object_ref.as_ref().is_some_and(|object| object.resource != "events")
     }
 

@@ -96,7 +96,8 @@ impl Write {
     fn of(event: &Event) -> Option<Self> {
         let writes = ["create", "update", "patch", "delete", "deletecollection"];
         let about = event.object_ref.as_ref()?;
-        if event.stage == Stage::ResponseStarted || !writes.contains(&&*event.verb) {
+        let is_write = writes.contains(&&*event.verb) && !event.is_dry_run();
+        if event.stage == Stage::ResponseStarted || !is_write {
             return None;
         }
         let answer = event.response_object.as_ref().unwrap_or(&Value::Null);

@@ -29,6 +29,7 @@ mod namespaces;
 mod older_server;
 mod own_writes;
 mod people;
+mod preview;
 mod primary;
 mod proxy;
 mod random;

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use e2e::component::Component;
 use e2e::control_plane::{Route, locate};
 use e2e::witness::Change;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::guests;
@@ -23,7 +24,7 @@ mod stage;
 /// The namespace that the examples' files are written for.
 const NAMESPACE: &str = "demo";
 const SITES: usize = 50;
-const STEPS: usize = 9;
+const STEPS: usize = 10;
 
 /// How to run the demo.
 #[derive(Debug, clap::Args)]
@@ -50,14 +51,14 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         return Err(missing.into());
     }
     let mut progress = Progress::new(STEPS);
-    let [v1, v2] = build(&mut progress).await?;
+    let built = build(&mut progress).await?;
     let started = Instant::now();
     let mut stage = Stage::set(&mut progress).await?;
     let play = async {
-        let times = play(&stage, &mut progress, [&v1, &v2]).await?;
+        let times = play(&stage, &mut progress, &built).await?;
         summary(&stage, &progress, &times, started.elapsed());
         if args.keep {
-            stage.invite(&progress, [&v1, &v2]);
+            stage.invite(&progress, &built);
             std::future::pending::<()>().await;
         }
         Ok(())
@@ -79,7 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     ended.and(struck)
 }
 
-async fn build(progress: &mut Progress) -> Result<[Component; 2]> {
+async fn build(progress: &mut Progress) -> Result<[Component; 3]> {
     progress.step("Build the host, the example reconcilers and the API server (minutes, once)");
     build_host(&crate::root()?)?;
     guests::build()?;
@@ -94,20 +95,32 @@ async fn build(progress: &mut Progress) -> Result<[Component; 2]> {
                 .good(&format!("kube-apiserver and etcd are in {}", programs.folder().display()));
         }
     }
-    let [v1, v2] = [Component::load("website_v1")?, Component::load("website_v2")?];
+    let built = ["website_v1", "website_hasty", "website_v2"].map(Component::load);
+    let [v1, v2, v3] = built;
+    let (v1, v2, v3) = (v1?, v2?, v3?);
     let size = |component: &Component| component.bytes.len() / 1024;
-    progress.good(&format!("website v1 is {} KiB of WebAssembly, v2 {} KiB", size(&v1), size(&v2)));
-    Ok([v1, v2])
+    progress.good(&format!(
+        "website v1 is {} KiB of WebAssembly, v2 {} KiB, v3 {} KiB",
+        size(&v1),
+        size(&v2),
+        size(&v3)
+    ));
+    Ok([v1, v2, v3])
 }
 
-async fn play(stage: &Stage, progress: &mut Progress, [v1, v2]: [&Component; 2]) -> Result<Times> {
+async fn play(
+    stage: &Stage,
+    progress: &mut Progress,
+    [v1, v2, v3]: &[Component; 3],
+) -> Result<Times> {
     let mut times = Times::default();
     let first = push_first(stage, progress, v1).await?;
     let sites = Sites::start(stage).await?;
     make_sites(&sites, progress).await?;
     (times.deleted, times.edited) = damage(&sites, progress).await?;
-    let second = push_second(stage, &sites, progress, v2).await?;
-    (times.first, times.last) = promote(stage, &sites, progress, &second).await?;
+    hold_second(stage, &sites, progress, (v2, &first)).await?;
+    let third = push_third(stage, &sites, progress, v3).await?;
+    (times.first, times.last) = promote(stage, &sites, progress, &third).await?;
     times.back = roll_back(stage, &sites, progress, &first).await?;
     sites.only_the_account_wrote(progress)?;
     Ok(times)
@@ -152,25 +165,65 @@ async fn damage(sites: &Sites<'_>, progress: &mut Progress) -> Result<(Duration,
     Ok((deleted, edited))
 }
 
-async fn push_second(
+async fn hold_second(
     stage: &Stage,
     sites: &Sites<'_>,
     progress: &mut Progress,
-    v2: &Component,
-) -> Result<String> {
-    progress.step("Push version 2: staged beside version 1, changing nothing");
+    (v2, first): (&Component, &str),
+) -> Result<()> {
+    progress.step("Push version 2, which hides a mass change: its plan shows it, a gate holds it");
+    let gates = json!({"spec": {"rollout": {"gates": {
+        "enforcement": "Enforce",
+        "protectedPaths": [{"kind": "Deployment.apps", "path": "spec.template"}],
+    }}}});
+    progress.command(&format!("kubectl patch wc website -n {NAMESPACE} --type merge -p '{gates}'"));
+    stage.website.patch(&gates).await?;
     sites.quiet().await?;
     let before = sites.mark()?;
     stage.nagaya(progress, &["push", "website"], Some(v2)).await?;
     let revision = stage.revision(v2);
     stage.website.candidate(&revision).await?;
-    stage.nagaya(progress, &["get", "website"], None).await?;
-    let labelled = sites.labelled().await?;
-    ensure!(labelled == 0, "{labelled} children have version 2's label before its promotion");
+    let plan = stage.plan(&revision).await?;
+    let changed = i64::try_from(SITES)?;
+    ensure!(plan.objects.changed == changed, "the plan says {:?}", plan.objects);
+    if stage.has_own_api() {
+        stage.nagaya(progress, &["plan", "website"], None).await?;
+    } else {
+        progress.say(&plan.message.unwrap_or_default());
+    }
+    progress.good("the plan shows what nobody announced: every server would be restarted");
+    stage.nagaya_refuses(progress, &["promote", "website"]).await?;
+    let active = stage.website.get().await?.status.and_then(|status| status.active);
+    ensure!(active.as_deref() == Some(first), "{active:?} is live");
     let writes = sites.writes_since(&before)?;
     ensure!(writes == 0, "{writes} writes since the push of version 2");
-    progress.good(&format!("{revision} is the candidate: compiled, its watches synced"));
-    progress.good("no child has version 2's label, and nothing was written since the push");
+    progress.good("the gate holds it, kubectl's promotion too; nothing was written");
+    stage.nagaya(progress, &["abort", "website"], None).await
+}
+
+async fn push_third(
+    stage: &Stage,
+    sites: &Sites<'_>,
+    progress: &mut Progress,
+    v3: &Component,
+) -> Result<String> {
+    progress.step("Push version 3: staged beside version 1, changing nothing");
+    sites.quiet().await?;
+    let before = sites.mark()?;
+    stage.nagaya(progress, &["push", "website"], Some(v3)).await?;
+    let revision = stage.revision(v3);
+    stage.website.candidate(&revision).await?;
+    let plan = stage.plan(&revision).await?;
+    ensure!(plan.protected.is_empty(), "the plan says {:?}", plan.protected);
+    stage.nagaya(progress, &["get", "website"], None).await?;
+    let labelled = sites.labelled().await?;
+    ensure!(labelled == 0, "{labelled} children have version 3's label before its promotion");
+    let writes = sites.writes_since(&before)?;
+    ensure!(writes == 0, "{writes} writes since the push of version 3");
+    progress.good(&format!(
+        "{revision} is the candidate: compiled, its watches synced, its gates pass"
+    ));
+    progress.good("no child has version 3's label, and nothing was written since the push");
     Ok(revision)
 }
 
@@ -180,7 +233,7 @@ async fn promote(
     progress: &mut Progress,
     revision: &str,
 ) -> Result<(Duration, Duration)> {
-    progress.step("Promote version 2: one pointer moves");
+    progress.step("Promote version 3: one pointer moves");
     let before = Instant::now();
     stage.nagaya(progress, &["promote", "website"], None).await?;
     stage.website.active(revision).await?;
@@ -193,7 +246,7 @@ async fn promote(
     };
     let (first, last) = (since(seen.first())?, since(seen.last())?);
     progress.good(&format!(
-        "all {SITES} Websites are on version 2: the first write {} after the pointer moved, the last of {} after {}",
+        "all {SITES} Websites are on version 3: the first write {} after the pointer moved, the last of {} after {}",
         span(first),
         seen.len(),
         span(last)

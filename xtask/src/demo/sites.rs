@@ -26,7 +26,7 @@ pub(super) const KINDS: [(&str, &str); 3] =
     [("v1", "ConfigMap"), ("apps/v1", "Deployment"), ("v1", "Service")];
 /// The label of every child; its value is the Website's name.
 const WEBSITE: &str = "examples.nagaya.dev/website";
-/// Version 2 puts it on every child.
+/// Version 3 puts it on every child.
 pub(super) const DESIGN: &str = "examples.nagaya.dev/design";
 
 /// Enough for a busy machine; all of it takes a few seconds.
@@ -205,7 +205,7 @@ impl<'a> Sites<'a> {
         }
     }
 
-    /// How many children have version 2's label.
+    /// How many children have version 3's label.
     pub(super) async fn labelled(&self) -> Result<usize> {
         let children = self.children_by_kind().await?;
         Ok(children.iter().flatten().filter(|child| child.labels().contains_key(DESIGN)).count())

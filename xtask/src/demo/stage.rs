@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::DeleteParams;
 use kube::{Api, Client};
 use nagaya::model::crd::revision_name;
+use nagaya::model::plan::{PlanPhase, PlanStatus};
 use serde_json::json;
 
 use super::NAMESPACE;
@@ -105,6 +106,33 @@ impl Stage {
         Ok(())
     }
 
+    /// The same, of a command that is to fail.
+    pub(super) async fn nagaya_refuses(
+        &self,
+        progress: &Progress,
+        arguments: &[&str],
+    ) -> Result<()> {
+        let arguments = [arguments, &["--namespace", NAMESPACE]].concat();
+        progress.command(&format!("nagaya {}", arguments.join(" ")));
+        let status = self.cli.command(&arguments).await?.current_dir(manifest::root()).status();
+        let status = status.await.context("starting nagaya")?;
+        ensure!(!status.success(), "nagaya {} was not refused", arguments.join(" "));
+        Ok(())
+    }
+
+    /// What a revision's plan says, once it is whole.
+    pub(super) async fn plan(&self, revision: &str) -> Result<PlanStatus> {
+        let whole = self.website.revision(revision, "has a plan", |status| {
+            status.plan.as_ref().is_some_and(|plan| plan.phase == PlanPhase::Complete)
+        });
+        Ok(*whole.await?.status.and_then(|status| status.plan).context("there is no plan")?)
+    }
+
+    /// Whether the host is reached through the API server.
+    pub(super) fn has_own_api(&self) -> bool {
+        self.cli.host.is_empty()
+    }
+
     /// The revision of this component.
     pub(super) fn revision(&self, component: &Component) -> String {
         revision_name(self.website.name(), &component.digest, None)
@@ -119,7 +147,7 @@ impl Stage {
     }
 
     /// What to try, for a person with a terminal.
-    pub(super) fn invite(&self, progress: &Progress, [v1, v2]: [&Component; 2]) {
+    pub(super) fn invite(&self, progress: &Progress, [v1, v2, v3]: &[Component; 3]) {
         progress.heading("Everything is left running. In another terminal:");
         let binary = e2e::component::profile_folder().map(|folder| folder.display().to_string());
         progress.say(&format!("cd {}", root()));
@@ -135,7 +163,10 @@ impl Stage {
             ("kubectl delete configmap site-02 -n demo", "see it come back"),
             ("nagaya get website -n demo", "the controller, its revisions, its queue"),
             ("nagaya logs website -n demo -f", "what its guests say"),
-            ("nagaya promote website -n demo --revision …", "version 2 again; `get` has its name"),
+            ("nagaya push website -n demo FILE", "another version: v1, v2 and v3 are below"),
+            ("nagaya plan website -n demo", "what it would change"),
+            ("nagaya diff website site-01 -n demo", "in full, of one Website"),
+            ("nagaya promote website -n demo --revision …", "version 3 again; `get` has its name"),
             ("nagaya rollback website -n demo", "and back"),
         ] {
             progress.say(&format!("{command:<72} # {why}"));
@@ -143,6 +174,7 @@ impl Stage {
         println!();
         progress.say(&format!("v1 is {}", short(v1)));
         progress.say(&format!("v2 is {}", short(v2)));
+        progress.say(&format!("v3 is {}", short(v3)));
         progress.say(&format!("the host's log is {}", self.host.log().path().display()));
         progress.say("Ctrl-C here stops it all.");
     }

@@ -49,6 +49,21 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "sandbox",
         ],
     ),
+    // What a revision would do: it runs as the controller's runs do.
+    (
+        "preview",
+        &[
+            "model",
+            "apiserver",
+            "watch",
+            "share",
+            "access",
+            "client",
+            "journal",
+            "sandbox",
+            "controller",
+        ],
+    ),
     (
         "manager",
         &[
@@ -66,6 +81,7 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "modules",
             "sandbox",
             "controller",
+            "preview",
         ],
     ),
     // manager: how a controller does; apiserver: for rights, and what the host's own API rests on.
@@ -85,22 +101,26 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "journal",
             "modules",
             "sandbox",
+            "preview",
             "manager",
             "http",
             "config",
         ],
     ),
-    // sandbox: the verb of the child process that compiles.
+    // sandbox: the verb of the child process that compiles; access: which rights a revision needs, for people who
+    // give them; preview: which gates hold.
     (
         "cli",
         &[
             "model",
             "kubeconfig",
             "apiserver",
+            "access",
             "leader",
             "journal",
             "modules",
             "sandbox",
+            "preview",
             "http",
             "config",
             "app",
@@ -186,7 +206,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("wasmparser", &["sandbox", "modules/screen"]),
     // Three majors a year then touch one place; crd.rs has the derives.
     ("kube", &["apiserver", "model/crd"]),
-    ("schemars", &["model/crd", "model/kind", "model/manifest"]),
+    ("schemars", &["model/crd", "model/kind", "model/manifest", "model/plan"]),
     // HTTP: served in one place; sent by apiserver (kube), by cli/upload, and to registries (oci_client, below).
     ("axum", &["http", "app"]),
     // Below axum: it lets no client be slow, or one too many.
@@ -226,6 +246,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     // Only the command line parses arguments, draws, and decides what is logged.
     ("clap", &["main", "cli"]),
     ("indicatif", &["cli"]),
+    ("similar", &["cli/diff"]),
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),
@@ -242,7 +263,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("serde_json", ANYWHERE),
     ("tokio", ANYWHERE),
     ("parking_lot", ANYWHERE),
-    ("fastrand", &["watch/stream", "leader/lease/election", "controller/upkeep"]),
+    // sandbox: a sequence of chances that can be told again.
+    ("fastrand", &["watch/stream", "leader/lease/election", "controller/upkeep", "sandbox/chance"]),
     ("hex", &["app", "controller/run", "model", "sandbox/cache"]),
     ("lru", &["events"]),
     ("oci_client", &["modules/oci", "cli/registry"]),
@@ -297,7 +319,9 @@ pub(crate) const WAITS: &[(&str, usize, &[&str])] = &[
         2,
         &["a_refused_controller_without_its_account_waits", "a_standby_waits"],
     ),
+    ("manager/keeper/preview.rs", 1, &["what_looks_ahead_waits"]),
     ("manager/mod.rs", 2, &["an_idle_host_waits", "a_host_without_an_api_server_waits"]),
+    ("preview/shadow.rs", 1, &["what_looks_ahead_waits"]),
     ("sandbox/native.rs", 1, &["a_native_guest_ends_at_its_wall"]),
     ("sandbox/run.rs", 1, &["a_guest_that_waits_for_one_call_is_polled_at_most_five_times"]),
     ("watch/feed/mod.rs", 1, &["namespaces_that_share_a_connection_wait"]),

@@ -14,6 +14,7 @@ mod forward;
 mod front;
 mod hosts;
 mod log;
+mod plan;
 mod standing;
 mod tls;
 
@@ -162,6 +163,7 @@ pub fn router(served: Served) -> Router {
         .route(&of("modules/{digest}"), get(look_for_module).put(take_module))
         .route(&of("controllers/{name}"), get(live))
         .route(&of("controllers/{name}/log"), get(lines))
+        .route(&of("plans"), get(plan::plan))
         .route_layer(middleware::from_fn_with_state(served.clone(), admit))
         .layer(streams);
     Router::new()
@@ -369,6 +371,7 @@ fn resources() -> Value {
             resource("modules", "Module", &["get", "update"]),
             resource("controllers", "Controller", &["get"]),
             resource("controllers/log", "Controller", &["get"]),
+            resource("plans", "Plan", &["watch"]),
         ],
     })
 }

@@ -132,7 +132,7 @@ impl Keeper {
         let module = self.module(&controller).filter(|_| stored.unusable.is_none());
         let digest = module.as_ref().map(|module| &*module.digest);
         let plan = plan::plan(&controller, digest, |_| true);
-        let status = self.status(&controller, &plan, &decision, None);
+        let status = self.status(&controller, &plan, &decision, (None, None));
         self.write_status(&controller, &status).await;
         self.own.as_ref().map_or(controller, |own| own.controller.clone())
     }

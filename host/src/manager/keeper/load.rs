@@ -83,9 +83,9 @@ impl Keeper {
         self.estate.primaries.note(&self.key.to_string(), exclusive, lacks_rights);
         let conflict = self.conflict(controller).is_some();
         let estate = &self.estate;
-        let running = self
-            .running
-            .get_or_insert_with(|| Running::start(estate, &self.key, setup, controller));
+        let running = self.running.get_or_insert_with(|| {
+            Running::start(estate, (&self.key, self.door.clone()), setup, controller)
+        });
         if running.set(controller, !has_account(estate, controller) || conflict) {
             self.loads.hurry(Instant::now(), |refusal| !refusal.waits);
         }
@@ -187,6 +187,7 @@ impl Keeper {
         self.loads.clear();
         self.renewals.clear();
         self.images.clear();
+        self.trials.end();
         self.staging.abort_all();
         self.resolving.abort_all();
         if let Some(running) = self.running.take() {

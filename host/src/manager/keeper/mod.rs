@@ -9,6 +9,7 @@ mod deletion;
 mod held;
 mod images;
 mod load;
+mod preview;
 mod rights;
 mod tell;
 
@@ -20,7 +21,7 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -51,6 +52,8 @@ use crate::{
 use load::{Staged, Task};
 use tell::STATUS;
 
+pub use preview::PlanAsk;
+use preview::Trials;
 use rights::Unheard;
 
 /// How often a controller is looked at even if nothing has changed.
@@ -61,6 +64,8 @@ const WARM_AGAIN: Duration = Duration::from_secs(5);
 const WHILE_CONTESTED: Duration = Duration::from_secs(5);
 /// Two looks for want of something else are so far apart.
 const NOT_BEFORE: Duration = Duration::from_secs(1);
+/// Questions for a plan that wait.
+const ASKS: usize = 8;
 /// What a keeper writes besides the status.
 const REVISION: &str = "the WasmRevision";
 const FINALIZERS: &str = "the finalizer";
@@ -100,6 +105,12 @@ pub(super) struct Keeper {
     /// Whether anything can be staged.
     stages: bool,
     staging: JoinSet<Staged>,
+    /// Plans and shadow of what would go live next.
+    trials: Trials,
+    /// Who asks for a plan.
+    asks: mpsc::Receiver<PlanAsk>,
+    /// The other end, for whoever lists the controller.
+    door: mpsc::Sender<PlanAsk>,
     /// Writes that have failed.
     patience: Patience,
     /// A write was refused because the cache is behind: its next event, or a moment, brings the next pass.
@@ -125,6 +136,7 @@ enum Heard {
     Staged(Staged),
     Resolved(images::Answered),
     Arrival,
+    Asked(PlanAsk),
     Ended,
     Stop,
 }
@@ -143,6 +155,7 @@ impl Keeper {
         wake: Arc<Notify>,
         stop: watch::Receiver<bool>,
     ) -> Self {
+        let (door, asks) = mpsc::channel(ASKS);
         Self {
             objects: Objects { api: estate.host.api.clone(), claim: estate.claim.clone() },
             claim: estate.claim.clone(),
@@ -166,6 +179,9 @@ impl Keeper {
             asked: Question::default(),
             stages: false,
             staging: JoinSet::new(),
+            trials: Trials::default(),
+            asks,
+            door,
             patience: Patience::default(),
             is_behind: false,
             unreadable: None,
@@ -203,6 +219,8 @@ impl Keeper {
             // Bytes may have come while another host took them.
             Ok(()) = self.claim.changed() => Heard::Arrival,
             Ok(()) = self.rivals.changed() => Heard::Nothing,
+            () = self.trials.changed() => Heard::Nothing,
+            Some(ask) = self.asks.recv() => Heard::Asked(ask),
             ended = unrest(&mut self.running) => if ended { Heard::Ended } else { Heard::Nothing },
             () = tokio::time::sleep_until(until) => Heard::Nothing,
             _ = self.stop.wait_for(|stop| *stop) => Heard::Stop,
@@ -214,6 +232,7 @@ impl Keeper {
             Heard::Arrival => {
                 self.loads.hurry(Instant::now(), Refusal::lacks_bytes);
             }
+            Heard::Asked(ask) => self.answer(&ask),
             Heard::Ended => return Err(Died(self.key.to_string())),
             Heard::Stop => return Ok(true),
         }
@@ -253,7 +272,9 @@ impl Keeper {
         self.listen(&controller, &plan).await;
         let live = accepted.active.and_then(|name| self.loads.ready(&name)).cloned();
         self.looks.look(&self.estate.host.api, live.as_ref().map(|live| &*live.view)).await;
-        self.decide(&controller, &plan, unusable.as_deref()).await;
+        self.preview(&controller, &plan, &known);
+        let gated = self.gated(&controller, &plan, &known);
+        self.decide(&controller, &plan, (unusable.as_deref(), gated)).await;
         let controller = match self.latest() {
             Latest::Here(stored) => stored.controller,
             _ => controller,
@@ -377,6 +398,7 @@ impl Keeper {
 
     /// A standby stages what the leader runs and what it would run next, and writes nothing.
     async fn keep_warm(&mut self, stored: &Stored) -> Next {
+        self.trials.end();
         let (controller, again) = (&stored.controller, Instant::now() + WARM_AGAIN);
         if controller.metadata.deletion_timestamp.is_some() {
             return Next::At(again);

@@ -12,9 +12,10 @@ use super::{
         least, news,
         plan::{self, Plan},
         running::Running,
-        status::{self, Facts, Standing},
+        status::{self, Facts, Gated, Standing},
     },
     Keeper, REVISION, has_account,
+    preview::next_names,
 };
 use crate::{
     apiserver::Error,
@@ -40,7 +41,7 @@ impl Keeper {
         &mut self,
         controller: &WasmController,
         plan: &Plan,
-        unusable: Option<&str>,
+        (unusable, gated): (Option<&str>, Option<Gated>),
     ) {
         let old = plan::status(controller);
         let rollout = &controller.spec.rollout;
@@ -51,6 +52,8 @@ impl Keeper {
             desired: plan.desired.as_deref().unwrap_or_default(),
             active: old.active.as_deref(),
             previous: old.previous.as_deref(),
+            auto: rollout.auto_promote && gated.as_ref().is_some_and(|it| it.held.is_empty()),
+            held: gated.as_ref().filter(|it| it.holds()).map(|it| it.revision.as_str()),
         };
         let decision = rollout::decide(&intent, |name| match self.loads.standing(name) {
             Some(Standing::Ready) => Stage::Ready,
@@ -59,13 +62,18 @@ impl Keeper {
             None if plan.loaded.contains(name) => Stage::Staging,
             None => Stage::Unknown,
         });
-        let status = self.status(controller, plan, &decision, unusable);
+        let status = self.status(controller, plan, &decision, (unusable, gated.as_ref()));
         let written = self.write_status(controller, &status).await;
         if written != Written::No {
             self.hand_over(status.active.as_deref(), status.executor_generation);
         }
         if written == Written::Now {
-            for event in news::between(controller, &old, &status) {
+            // A promotion by hand of what a gate would have held.
+            let passed = gated.as_ref().filter(|gated| {
+                status.active != old.active && status.active.as_ref() == Some(&gated.revision)
+            });
+            let passed = passed.and_then(Gated::passed_over);
+            for event in news::between(controller, (&old, &status), passed) {
                 self.estate.host.recorder.record(event);
             }
         }
@@ -135,7 +143,7 @@ impl Keeper {
         controller: &WasmController,
         plan: &Plan,
         decision: &Decision,
-        unusable: Option<&str>,
+        (unusable, gated): (Option<&str>, Option<&Gated>),
     ) -> WasmControllerStatus {
         let old = plan::status(controller);
         let active = decision.active.as_ref().and_then(|name| self.loads.ready(name));
@@ -181,6 +189,7 @@ impl Keeper {
             deleting: controller.metadata.deletion_timestamp.is_some(),
             held: self.held.clone(),
             unusable,
+            gated: gated.filter(|_| !swapped),
             not_made: self.patience.why(REVISION),
             active_gone: decision.active.as_ref().is_some_and(is_gone),
         };
@@ -199,22 +208,30 @@ impl Keeper {
         plan: &Plan,
         known: &[WasmRevision],
     ) {
+        let next = next_names(controller, plan, known);
         let active = plan::status(controller).active;
         let breakdown = self.running.as_ref().and_then(|running| running.trouble().breakdown);
         let mut told = BTreeSet::new();
         for revision in known {
             let name = revision.metadata.name.clone().unwrap_or_default();
-            let manifest = self
-                .loads
-                .ready(&name)
-                .and_then(|executor| crd::manifest_value(executor.view.manifest()));
+            let ready = self.loads.ready(&name);
+            let manifest = ready.and_then(|executor| crd::manifest_value(executor.view.manifest()));
             // What is wanted and not begun, for want of its account, is no history.
             let wanted = || plan.loaded.contains(&name).then_some(Standing::Staging(None));
             let standing = self.loads.standing(&name).or_else(wanted);
+            let refused = match &standing {
+                Some(Standing::Failed(refusal) | Standing::Staging(Some(refusal))) => {
+                    refusal.manifest.as_deref().and_then(crd::manifest_value)
+                }
+                _ => None,
+            };
+            let manifest = manifest.or(refused);
             let is_active = active.as_deref() == Some(&name);
             let breakdown = breakdown.as_deref().filter(|_| is_active);
             let standing = (standing.as_ref(), is_active);
-            let new = status::revision(revision.status.as_ref(), standing, breakdown, manifest);
+            let mut new = status::revision(revision.status.as_ref(), standing, breakdown, manifest);
+            (new.plan, new.shadow) = self.told_of(controller, revision, &next);
+            new.was_live |= is_active;
             let what = format!("{STATUS} of {name}");
             let answered = self.tell_revision(revision, &new, &what).await;
             told.insert(what);

@@ -1,0 +1,502 @@
+//! A run whose writes are only tried: the API server says what each would lead to, and nothing is stored.
+//!
+//! It is the same client with one value changed. Reads see first what the run itself would have written; a write goes out
+//! with `dryRun=All` as the controller's account, so that defaulting, admission, field ownership and RBAC are the
+//! server's. What the server cannot say is named, and never guessed. Nothing of the account's is touched: no budget, no
+//! fight, no barrier, no memory of what was applied last.
+//!
+//! Invariants: `nothing_goes_out_that_is_not_dry`; on a real server `a_preview_changes_nothing_whatever_the_guest`.
+
+mod keys;
+mod merge;
+mod overlay;
+mod support;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::Method;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use super::{
+    Client, Error, Flow, answer, flow::Sort, intent::Intent, read::as_object, send::Unwritten,
+};
+use crate::{
+    apiserver::{self, ApiServer, Call},
+    clock,
+    model::{kind::Kind, manifest::Verb, object::ObjectKey},
+    rate::Bucket,
+    watch::Entry,
+};
+pub use keys::{Keys, List};
+pub use overlay::Would;
+use overlay::{Answered, Next, Overlay};
+pub use support::Support;
+
+/// How often an object is looked at while others change it.
+const LOOKS: u32 = 3;
+/// No more of the server's refusals are kept.
+const WORDS: usize = 20;
+
+/// What all previews of one controller share.
+#[derive(Debug)]
+pub struct Bench {
+    /// Connections of their own: no live request waits behind them.
+    api: ApiServer,
+    /// Who takes dry runs.
+    support: Support,
+    /// What the API server has asked previews to wait.
+    flow: Mutex<Flow>,
+    /// How fast they write.
+    pace: Mutex<Bucket>,
+    /// Writes that were tried beyond that: the next look waits for them.
+    debt: AtomicU32,
+}
+
+impl Bench {
+    /// So many tried writes a minute, in bursts of a sixth of it.
+    pub fn new(api: ApiServer, support: Support, writes_per_minute: u32) -> Self {
+        let pace = Mutex::new(pace(writes_per_minute));
+        Self { api, support, flow: Mutex::default(), pace, debt: AtomicU32::new(0) }
+    }
+
+    /// Another pace from now on.
+    pub fn set_pace(&self, writes_per_minute: u32) {
+        *self.pace.lock() = pace(writes_per_minute);
+    }
+
+    /// Waits until more may be tried. No run waits in the middle: its own time would run out.
+    pub async fn turn(&self) {
+        while self.debt.load(Ordering::Relaxed) > 0 {
+            let taken = self.pace.lock().take(clock::now());
+            match taken {
+                Ok(()) => drop(self.debt.fetch_sub(1, Ordering::Relaxed)),
+                Err(wait) => sleep(wait.max(Duration::from_millis(1))).await,
+            }
+        }
+    }
+
+    fn tried(&self) {
+        if self.pace.lock().take(clock::now()).is_err() {
+            self.debt.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What one previewed run is given instead of the right to write.
+#[derive(Debug)]
+pub struct Dry {
+    bench: Arc<Bench>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    overlay: Overlay,
+    trial: Trial,
+}
+
+/// What a run would have left of an object.
+#[derive(Clone, Debug)]
+pub(super) enum Left {
+    /// Nothing.
+    Gone,
+    /// This.
+    Here(Arc<Entry>),
+}
+
+impl Left {
+    pub(super) fn here(self) -> Option<Arc<Entry>> {
+        match self {
+            Self::Gone => None,
+            Self::Here(entry) => Some(entry),
+        }
+    }
+}
+
+/// What a previewed run has come to.
+#[derive(Debug, Default)]
+pub struct Trial {
+    /// What it would have written, in the order of kind and name.
+    pub writes: Vec<Would>,
+    /// Events that it would have sent.
+    pub events: usize,
+    /// Writes that the server was asked about.
+    pub asked: usize,
+    /// What nobody can say, and why.
+    pub untold: BTreeSet<String>,
+    /// What the server would refuse.
+    pub refused: Vec<String>,
+    /// Kinds and what was done to them.
+    pub used: BTreeSet<(Kind, Use)>,
+    /// Hashes of the objects that it has read, with their versions.
+    pub seen: HashMap<u64, u64>,
+}
+
+/// What a run does to a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Use {
+    /// Reads it from the API server.
+    Live,
+    /// Writes it.
+    Write(Verb),
+}
+
+impl Trial {
+    /// What was read alone, for a comparison after the rest is used.
+    #[must_use]
+    pub fn without_writes(&mut self) -> Self {
+        Self { seen: std::mem::take(&mut self.seen), ..Self::default() }
+    }
+
+    /// Whether some object that both have read had changed between the two.
+    pub fn saw_another_state(&self, other: &Self) -> bool {
+        let moved = |(object, version): (&u64, &u64)| {
+            other.seen.get(object).is_some_and(|other| other != version)
+        };
+        self.seen.iter().any(moved)
+    }
+}
+
+impl Dry {
+    /// For one run.
+    pub fn new(bench: Arc<Bench>) -> Self {
+        Self { bench, state: Mutex::default() }
+    }
+
+    pub(super) fn api(&self) -> &ApiServer {
+        &self.bench.api
+    }
+
+    /// How long the next call has to wait.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        self.bench.flow.lock().wait(now)
+    }
+
+    /// The server has asked to wait.
+    pub(super) fn asked(&self, wait: Duration, now: Instant) {
+        self.bench.flow.lock().asked(wait, now);
+    }
+
+    /// As the run would find it; `None`: as it is.
+    pub(super) fn overlaid(&self, kind: &Kind, key: &ObjectKey) -> Option<Left> {
+        let left = self.state.lock().overlay.get(kind, key)?.left.clone();
+        Some(left.map_or(Left::Gone, Left::Here))
+    }
+
+    /// The same of all objects of a kind.
+    pub(super) fn all_overlaid(&self, kind: &Kind) -> Vec<(ObjectKey, Option<Arc<Entry>>)> {
+        let state = self.state.lock();
+        state.overlay.of_kind(kind).map(|would| (would.key.clone(), would.left.clone())).collect()
+    }
+
+    /// Remembers what was read.
+    pub(super) fn saw(&self, kind: &Kind, entry: &Entry) {
+        self.remember(kind, entry.key(), Some(entry));
+    }
+
+    /// Remembers that there was none.
+    pub(super) fn missed(&self, kind: &Kind, key: &ObjectKey) {
+        self.remember(kind, key, None);
+    }
+
+    /// Remembers which objects a question was answered with.
+    pub(super) fn listed<'a>(
+        &self,
+        kind: &Kind,
+        question: &str,
+        found: impl Iterator<Item = &'a ObjectKey>,
+    ) {
+        let hash = hashed;
+        let answer: Vec<&ObjectKey> = found.collect();
+        let question = hash(&|hasher| (&kind.group, &kind.kind, question).hash(hasher));
+        let answer = hash(&|hasher| answer.hash(hasher));
+        let mut state = self.state.lock();
+        let known = state.trial.seen.entry(question).or_insert(answer);
+        if *known != answer {
+            *known = known.rotate_left(1) ^ answer;
+        }
+    }
+
+    fn remember(&self, kind: &Kind, key: &ObjectKey, entry: Option<&Entry>) {
+        let hash = hashed;
+        let object = hash(&|hasher| (&kind.group, &kind.kind, key).hash(hasher));
+        let version = entry.map_or(0, |entry| {
+            hash(&|hasher| (entry.uid(), entry.resource_version()).hash(hasher))
+        });
+        // Whatever was seen of it, in this order: another state is another number.
+        let mut state = self.state.lock();
+        let known = state.trial.seen.entry(object).or_insert(version);
+        if *known != version {
+            *known = known.rotate_left(1) ^ version;
+        }
+    }
+
+    /// Remembers what was done to a kind.
+    pub(super) fn used(&self, kind: &Kind, what: Use) {
+        self.state.lock().trial.used.insert((kind.clone(), what));
+    }
+
+    pub(super) fn event(&self) {
+        self.state.lock().trial.events += 1;
+    }
+
+    fn untold(&self, what: String) -> Unwritten {
+        let text = format!("a preview cannot say what would become of it: {what}");
+        self.state.lock().trial.untold.insert(what);
+        Unwritten::Refused(Error::Unavailable(text))
+    }
+
+    /// What the run has come to; what it would have written is taken away.
+    fn end(&self) -> Trial {
+        let mut state = self.state.lock();
+        let writes = std::mem::take(&mut state.overlay).into_all();
+        Trial { writes, ..std::mem::take(&mut state.trial) }
+    }
+
+    /// Puts an answer into the overlay; what the guest is told.
+    fn take(
+        &self,
+        intent: &Intent,
+        (stored, answer): (Option<Arc<Entry>>, String),
+    ) -> Result<String, Unwritten> {
+        let kind = &intent.kind;
+        let parsed: Value = serde_json::from_str(&answer).unwrap_or_default();
+        let left = as_object(&answer).ok().filter(|left| !left.key().name.is_empty());
+        let key = match &left {
+            Some(left) if intent.key.name.is_empty() => left.key().clone(),
+            _ => intent.key.clone(),
+        };
+        // Of a deletion the server shows what waits for finalizers, and otherwise what is gone.
+        let waits = |left: &Arc<Entry>| {
+            let grace = parsed["metadata"]["deletionGracePeriodSeconds"].as_i64();
+            left.is_deleting() && (left.finalizers().next().is_some() || grace.unwrap_or(0) > 0)
+        };
+        let is_delete = intent.verb == Verb::Delete;
+        let left = left.filter(|left| !is_delete || waits(left));
+        let generated = parsed["metadata"]["generateName"].as_str();
+        let generated = generated.filter(|_| intent.key.name.is_empty()).map(str::to_owned);
+        self.remember(kind, &key, stored.as_deref());
+        let keys = Keys::of(&parsed);
+        let answered = Answered { verb: intent.verb, generated, stored, left, keys };
+        let fits = self.state.lock().overlay.put(kind, &key, answered);
+        if !fits {
+            let why = "two writes of one run change the same of it in different ways";
+            return Err(self.untold(format!("{kind}: {why}")));
+        }
+        if is_delete {
+            return Ok(answer);
+        }
+        let told = self.overlaid(kind, &key).and_then(Left::here);
+        Ok(told.map_or(answer, |entry| entry.body().to_string()))
+    }
+}
+
+impl Client {
+    /// What a previewed run has come to.
+    pub fn trial(&self) -> Trial {
+        self.dry().map(|dry| dry.end()).unwrap_or_default()
+    }
+
+    /// Asks what a write would lead to.
+    pub(super) async fn try_out(
+        &self,
+        dry: &Arc<Dry>,
+        intent: Intent,
+    ) -> Result<String, Unwritten> {
+        self.check_tries(&intent.kind, &intent.key).map_err(Unwritten::Refused)?;
+        let (kind, key) = (&intent.kind, &intent.key);
+        let next = dry.state.lock().overlay.next(intent.verb, kind, key);
+        match next {
+            Next::Ask => (),
+            Next::Gone => return Err(Unwritten::Refused(Error::NotFound)),
+            Next::Exists => {
+                let text = format!("{kind} {key} already exists");
+                return Err(Unwritten::Refused(Error::AlreadyExists(text)));
+            }
+            Next::Undone => {
+                dry.state.lock().overlay.undo(kind, key);
+                return Ok("{}".to_owned());
+            }
+            Next::Untold(why) => return Err(dry.untold(format!("{kind}: {why}"))),
+        }
+        self.check_support(dry, kind).await?;
+        for _ in 0..LOOKS {
+            let answer = self.ask_dry(dry, &intent).await?;
+            let stored = self.stored(&intent, &answer).await?;
+            // What it would be is of the state that it is compared with.
+            let fits = |left: &Entry| {
+                stored.as_ref().is_none_or(|stored| stored.version() == left.version())
+            };
+            if intent.verb == Verb::Delete || as_object(&answer).is_ok_and(|left| fits(&left)) {
+                return dry.take(&intent, (stored, answer));
+            }
+        }
+        Err(dry.untold(format!("{kind}: others kept changing it meanwhile")))
+    }
+
+    /// Whether a dry run of this kind may be sent at all.
+    pub(super) async fn takes_dry_runs(&self, kind: &Kind) -> bool {
+        match self.dry() {
+            Some(dry) => self.check_support(dry, kind).await.is_ok(),
+            None => true,
+        }
+    }
+
+    async fn check_support(&self, dry: &Arc<Dry>, kind: &Kind) -> Result<(), Unwritten> {
+        let Some(resource) = self.0.view.resource(kind) else { return Ok(()) };
+        match dry.bench.support.takes_dry_runs(&resource).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(dry.untold(format!(
+                "{kind}: the server that serves it does not say that it takes dry runs"
+            ))),
+            Err(error) => Err(dry.untold(format!(
+                "{kind}: whether its server takes dry runs could not be asked: {error}"
+            ))),
+        }
+    }
+
+    /// One dry run.
+    async fn ask_dry(&self, dry: &Arc<Dry>, intent: &Intent) -> Result<String, Unwritten> {
+        dry.bench.tried();
+        dry.state.lock().trial.asked += 1;
+        let Some(call) = made_dry(intent.call.clone()) else {
+            let text = "the write cannot be made a dry run".to_owned();
+            return Err(Unwritten::Refused(Error::Unavailable(text)));
+        };
+        let (client, probe) = (self.clone(), intent.clone());
+        let task = self.0.account.control.spawn(async move {
+            let gone = || client.check_guest(&probe);
+            client.tried(call, Sort::Write, gone).await
+        });
+        let answer = task.await.unwrap_or_else(|error| {
+            Err(Unwritten::Call(apiserver::Error::Connection(error.into())))
+        });
+        match answer {
+            Err(Unwritten::Call(error)) => Err(self.refused_dry(dry, intent, error)),
+            other => other,
+        }
+    }
+
+    /// What a refusal of a dry run says of the write.
+    fn refused_dry(&self, dry: &Arc<Dry>, intent: &Intent, error: apiserver::Error) -> Unwritten {
+        self.note_conflict(intent, &error);
+        let kind = &intent.kind;
+        let namespace = intent.key.namespace.as_deref().unwrap_or_default();
+        if answer::is_against_dry_runs(&error) {
+            return dry.untold(format!("{kind}: {error}"));
+        }
+        if error.code() == Some(404) && dry.state.lock().overlay.makes_namespace(namespace) {
+            return dry.untold(format!("{kind}: only this run would make its namespace"));
+        }
+        let is_changed = dry.state.lock().overlay.get(kind, &intent.key).is_some();
+        if is_changed && error.code().is_some_and(|code| code < 500 && code != 429) {
+            let why = "the server does not know what this run would have changed of it before";
+            return dry.untold(format!("{kind}: {why}"));
+        }
+        // That another was faster, or that the object is there, is how a run finds its way.
+        let is_usual = matches!(error.code(), Some(404 | 409)) || error.code().is_none();
+        let mut state = dry.state.lock();
+        if !is_usual && state.trial.refused.len() < WORDS {
+            let text = format!("{:?} {kind}: {error}", intent.verb);
+            state.trial.refused.push(crate::text::line(&text, crate::text::MESSAGE).into_owned());
+        }
+        drop(state);
+        Unwritten::Call(error)
+    }
+
+    /// The object as it is, whole, of the version that a dry run was answered for; `None`: there is none.
+    async fn stored(&self, intent: &Intent, answer: &str) -> Result<Option<Arc<Entry>>, Unwritten> {
+        let (kind, key) = (&intent.kind, &intent.key);
+        let left = as_object(answer).ok();
+        let is_new = left.as_ref().is_some_and(|left| left.resource_version().is_empty());
+        if key.name.is_empty() || (is_new && intent.verb != Verb::Delete) {
+            return Ok(None);
+        }
+        let cached = self.0.view.entry(kind, key.namespace.as_deref(), &key.name);
+        let is_whole = self.part(kind) != crate::watch::fingerprint::Part::Metadata;
+        let is_it = |entry: &Arc<Entry>| {
+            intent.verb == Verb::Delete
+                || is_whole && left.as_ref().is_some_and(|left| left.version() == entry.version())
+        };
+        match cached.filter(is_it) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.look_past(kind, key).await.map_err(Unwritten::Refused),
+        }
+    }
+}
+
+fn hashed(what: &dyn Fn(&mut DefaultHasher)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what(&mut hasher);
+    hasher.finish()
+}
+
+/// So many writes a minute, in bursts of a sixth of it.
+fn pace(writes_per_minute: u32) -> Bucket {
+    let writes = f64::from(writes_per_minute.max(1));
+    Bucket::new(writes / 60.0, writes / 6.0)
+}
+
+/// The same call, of which nothing is stored. A deletion has options in its body, and then those in the path do not count.
+fn made_dry(mut call: Call) -> Option<Call> {
+    let joint = if call.path.contains('?') { '&' } else { '?' };
+    call.path = format!("{}{joint}dryRun=All", call.path);
+    if call.method == Method::DELETE
+        && let Some((media, text)) = call.body.take()
+    {
+        let mut options: Value = serde_json::from_str(&text).ok()?;
+        options.as_object_mut()?.insert("dryRun".to_owned(), json!(["All"]));
+        call.body = Some((media, options.to_string()));
+    }
+    Some(call)
+}
+
+/// Whether a call may leave a previewed run.
+pub(super) fn is_dry(call: &Call) -> bool {
+    let says_so = |text: &str| {
+        let options: Value = serde_json::from_str(text).unwrap_or_default();
+        options["dryRun"] == json!(["All"])
+    };
+    match call.method {
+        Method::GET => true,
+        Method::DELETE => {
+            let body = call.body.as_ref();
+            call.path.contains("dryRun=All") && body.is_none_or(|(_, text)| says_so(text))
+        }
+        _ => call.path.contains("dryRun=All"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apiserver::Media;
+
+    #[test]
+    fn nothing_goes_out_that_is_not_dry() {
+        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
+            for path in ["/api/v1/x", "/api/v1/x?fieldManager=a"] {
+                let call = Call::new(method.clone(), path).body(Media::Json, r#"{"kind":"D"}"#);
+                assert!(!is_dry(&call), "{call:?}");
+                let dry = made_dry(call).unwrap();
+                assert!(is_dry(&dry), "{dry:?}");
+                assert_eq!(dry.path.matches('?').count(), 1);
+            }
+        }
+        // The server reads the body's options alone.
+        let path = "/api/v1/x?dryRun=All";
+        assert!(!is_dry(&Call::new(Method::DELETE, path).body(Media::Json, "{}")));
+        assert!(made_dry(Call::new(Method::DELETE, path).body(Media::Json, "[]")).is_none());
+        assert!(is_dry(&Call::new(Method::GET, "/api/v1/x")));
+    }
+}
