@@ -837,6 +837,8 @@ mod tests {
         metrics.access_reviews("allowed").inc();
         metrics.leader("nagaya").set(1);
         controller.revision("bucket-1");
+        controller.previewed("plan", 3);
+        controller.shadowed(true);
         let requests = metrics.requests("host:6443");
         requests.sent(&http::Method::GET, Some(http::StatusCode::OK), Duration::from_millis(7));
         requests.sent(&http::Method::PATCH, None, Duration::from_secs(5));

@@ -420,7 +420,7 @@ fn a_field_that_is_not_built_is_refused() -> Result<()> {
         };
         for (field, spec) in [
             ("spec.rollout.canary", json!({"rollout": {"canary": {"steps": []}}})),
-            ("spec.rollout.shadow", json!({"rollout": {"shadow": {}}})),
+            ("spec.rollout.analysis", json!({"rollout": {"analysis": {}}})),
             ("spec.channels", json!({"channels": []})),
         ] {
             let patch = Patch::Merge(json!({"spec": spec}));

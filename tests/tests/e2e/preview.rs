@@ -59,6 +59,23 @@ async fn live(test: &Test, config: &Value, sites: usize) -> Result<(Controller, 
     Ok((shaper, revision))
 }
 
+/// `copier` live, for so many Websites whose ConfigMaps are there: many objects, and nobody but the guest touches them.
+async fn copies(test: &Test, sites: usize) -> Result<Controller> {
+    let (copier, _) = test.copier("copier", &json!({"mark": "one"})).await?;
+    let mut titles = BTreeMap::new();
+    test.retitle(&mut titles, sites, "one").await?;
+    test.copied(&titles, LIMIT).await?;
+    test.idle("copier").await?;
+    Ok(copier)
+}
+
+/// Stages `copier` with another config; the revision.
+async fn marked(copier: &Controller, config: Value) -> Result<String> {
+    let revision = copier.push_config(&Component::load("copier")?, &config).await?;
+    copier.candidate(&revision).await?;
+    Ok(revision)
+}
+
 /// Stages `shaper` with another config; the revision.
 async fn candidate(shaper: &Controller, config: &Value) -> Result<String> {
     let revision = shaper.push_config(&Component::load("shaper")?, config).await?;
@@ -132,13 +149,12 @@ fn words(plan: &PlanStatus) -> String {
 #[test]
 fn an_identical_candidate_shows_nothing() -> Result<()> {
     test_in_turn(async |test| {
-        let (shaper, _) = live(test, &json!({}), 1_000).await?;
-        test.deployed(1_000).await?;
-        test.quiet("shaper").await?;
+        let copier = copies(test, 1_000).await?;
+        test.quiet("copier").await?;
         let log = test.audit().map(|log| log.from_now()).transpose()?;
         let before = versions(test).await?;
-        let revision = candidate(&shaper, &json!({"none": 1})).await?;
-        let whole = plan(&shaper, &revision).await?;
+        let revision = marked(&copier, json!({"none": 1})).await?;
+        let whole = plan(&copier, &revision).await?;
         ensure!(whole.objects.total == 1_000 && whole.objects.looked == 1_000, "{}", words(&whole));
         ensure!(
             whole.message.as_deref() == Some("changes nothing in 1000 objects"),
@@ -151,7 +167,7 @@ fn an_identical_candidate_shows_nothing() -> Result<()> {
             words(&whole)
         );
         if let Some(log) = &log {
-            let (real, dry) = requests(log, &test.username("shaper"))?;
+            let (real, dry) = requests(log, &test.username("copier"))?;
             ensure!(real.is_empty() && dry == 0, "{dry} dry runs, and {real:?}");
         }
         ensure!(versions(test).await? == before, "something has changed");
@@ -159,7 +175,7 @@ fn an_identical_candidate_shows_nothing() -> Result<()> {
         let names = (0..1_000).map(|number| format!("site-{number}")).collect();
         let load = Load::start(test.admin.clone(), &test.namespace, names, 50);
         for round in 0..10 {
-            let whole = plan_again(&shaper, &revision, &format!("round-{round}")).await?;
+            let whole = plan_again(&copier, &revision, &format!("round-{round}")).await?;
             let counts = &whole.objects;
             ensure!(counts.looked == 1_000, "{}", words(&whole));
             ensure!(
@@ -185,7 +201,7 @@ fn a_plan_names_exactly_what_differs() -> Result<()> {
             map("site-9-theirs", json!({"owner": "somebody", "other": "stays"})),
         ])
         .await?;
-        test.deployed(50).await?;
+        within(LIMIT, "the Deployments are numbered", async || test.deployed(50).await).await?;
         test.quiet("shaper").await?;
         let log = test.audit().map(|log| log.from_now()).transpose()?;
         let before = versions(test).await?;
@@ -596,24 +612,24 @@ fn what_makes_no_sense_together_is_refused_by_the_server() -> Result<()> {
 #[test]
 fn a_plan_goes_on_in_another_host_and_ends_with_its_revision() -> Result<()> {
     test_in_turn(async |test| {
-        live(test, &json!({}), 400).await?;
+        copies(test, 400).await?;
         // Each look takes its time, so that the host is killed in the middle.
         test.follow_quickly().await?;
-        test.idle("shaper").await?;
-        let shaper = test.controller("shaper")?;
-        shaper.patch(&json!({"spec": {"limits": {"writesPerMinute": 600}}})).await?;
-        let revision = candidate(&shaper, &json!({"label": "front"})).await?;
+        test.idle("copier").await?;
+        let copier = test.controller("copier")?;
+        copier.patch(&json!({"spec": {"limits": {"writesPerMinute": 600}}})).await?;
+        let revision = marked(&copier, json!({"mark": "two"})).await?;
         let is_open =
             |plan: &PlanStatus| plan.phase == PlanPhase::Running && plan.objects.looked > 0;
-        let seen = shaper.revision(&revision, "has begun its plan", |status| {
+        let seen = copier.revision(&revision, "has begun its plan", |status| {
             status.plan.as_deref().is_some_and(is_open)
         });
         let before = seen.await?.status.and_then(|status| status.plan).context("no plan")?;
         test.host.kill()?;
         test.start_host().await?;
-        let shaper = test.controller("shaper")?;
-        shaper.patch(&json!({"spec": {"limits": {"writesPerMinute": 60_000}}})).await?;
-        let whole = plan(&shaper, &revision).await?;
+        let copier = test.controller("copier")?;
+        copier.patch(&json!({"spec": {"limits": {"writesPerMinute": 60_000}}})).await?;
+        let whole = plan(&copier, &revision).await?;
         ensure!(whole.started_at == before.started_at, "it has begun anew: {}", words(&whole));
         let counts = &whole.objects;
         ensure!(
@@ -623,16 +639,16 @@ fn a_plan_goes_on_in_another_host_and_ends_with_its_revision() -> Result<()> {
         );
         ensure!(whole.paths[0].objects == 400, "{}", words(&whole));
         // Another candidate takes its place while it is made.
-        shaper.patch(&json!({"spec": {"limits": {"writesPerMinute": 600}}})).await?;
-        let first = candidate(&shaper, &json!({"label": "back"})).await?;
-        shaper
+        copier.patch(&json!({"spec": {"limits": {"writesPerMinute": 600}}})).await?;
+        let first = marked(&copier, json!({"mark": "three"})).await?;
+        copier
             .revision(&first, "has begun its plan", |status| {
                 status.plan.as_deref().is_some_and(is_open)
             })
             .await?;
-        shaper.patch(&json!({"spec": {"limits": {"writesPerMinute": 60_000}}})).await?;
-        let second = candidate(&shaper, &json!({"label": null, "none": 1})).await?;
-        let interrupted = shaper.revision(&first, "is interrupted", |status| {
+        copier.patch(&json!({"spec": {"limits": {"writesPerMinute": 60_000}}})).await?;
+        let second = marked(&copier, json!({"mark": "one", "none": 1})).await?;
+        let interrupted = copier.revision(&first, "is interrupted", |status| {
             status.plan.as_ref().is_some_and(|plan| plan.phase == PlanPhase::Interrupted)
         });
         let text =
@@ -641,7 +657,7 @@ fn a_plan_goes_on_in_another_host_and_ends_with_its_revision() -> Result<()> {
             text.as_deref().is_some_and(|text| text.contains("another revision took its place")),
             "{text:?}"
         );
-        ensure!(plan(&shaper, &second).await?.objects.changed == 0);
+        ensure!(plan(&copier, &second).await?.objects.changed == 0);
         Ok(())
     })
 }
