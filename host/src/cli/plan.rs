@@ -17,6 +17,8 @@ use crate::{
 
 /// Paths that are shown.
 const PATHS: usize = 20;
+/// Columns of an ordinary terminal.
+const WIDTH: usize = 79;
 /// Objects that are named for each thing.
 const NAMED: usize = 10;
 
@@ -134,10 +136,12 @@ fn drawn(
 
 /// What a plan came to, in a few lines.
 pub(super) fn summary(revision: &str, plan: &PlanStatus) -> String {
-    let message = plan.message.clone().unwrap_or_default();
+    let message = plan.message.as_deref().unwrap_or_default();
+    // What follows is in the lines below.
+    let message = message.split_once(": ").map_or(message, |(head, _)| head);
     let at = plan.completed_at.as_ref().or(plan.started_at.as_ref());
     let at = at.map(|time| format!(", as of {}", time.0)).unwrap_or_default();
-    let mut text = format!("{revision} {message}\n  (against {}{at})\n", plan.against);
+    let mut text = format!("{revision} {message}\n  against {}{at}\n", plan.against);
     for (word, kinds) in
         [("create", &plan.creates), ("update", &plan.updates), ("delete", &plan.deletes)]
     {
@@ -145,6 +149,33 @@ pub(super) fn summary(revision: &str, plan: &PlanStatus) -> String {
             let _ = writeln!(text, "  {word} {:>7} {}", count.objects, count.kind);
         }
     }
+    let counts = &plan.objects;
+    for (count, words) in [
+        (counts.failed, "fail, and the live revision does not"),
+        (counts.failing_already, "fail already"),
+        (counts.untold, "cannot be told"),
+    ] {
+        if count > 0 {
+            let _ = writeln!(text, "  {count:>14} {words}");
+        }
+    }
+    text
+}
+
+/// A line that may be long, in several: the rest stands under its beginning.
+fn wrapped(line: &str, indent: usize) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for word in line.split_inclusive(' ') {
+        let width = word.trim_end().chars().count();
+        if column + width > WIDTH && column > indent {
+            text.truncate(text.trim_end().len());
+            let _ = write!(text, "\n{:indent$}", "");
+            column = indent;
+        }
+        text.push_str(word);
+        column += word.chars().count();
+    }
+    text.push('\n');
     text
 }
 
@@ -162,7 +193,7 @@ fn findings(plan: &PlanStatus) -> String {
         }
         text.push_str(title);
         for sample in found.iter().take(NAMED) {
-            let _ = writeln!(text, "  {}: {}", sample.object, sample.text);
+            text.push_str(&wrapped(&format!("  {}: {}", sample.object, sample.text), 4));
         }
     }
     if !plan.new_rights.is_empty() {
@@ -188,7 +219,7 @@ pub(super) fn of_gates(
     let mut text = "\ngates\n".to_owned();
     for held in held {
         let mark = if held.waits { "…" } else { "✗" };
-        let _ = writeln!(text, "  {mark} {}: {}", held.gate, held.text);
+        text.push_str(&wrapped(&format!("  {mark} {}: {}", held.gate, held.text), 4));
     }
     text
 }
@@ -197,6 +228,18 @@ pub(super) fn of_gates(
 mod tests {
     use super::*;
     use crate::model::plan::{KindCount, NewRight, PathChange, PlanCounts, PlannedChange, Sample};
+
+    #[test]
+    fn a_long_line_fits_a_terminal() {
+        let text = wrapped(&format!("  ✗ gate: {}", "some words ".repeat(30)), 4);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(
+            text.lines().skip(1).all(|line| line.starts_with("    s") || line.starts_with("    w")),
+            "{text}"
+        );
+        let long = "x".repeat(200);
+        assert_eq!(wrapped(&long, 4), format!("{long}\n"), "nothing to break it at");
+    }
 
     #[test]
     fn a_plan_is_shown_with_its_paths_grouped() {
@@ -220,10 +263,12 @@ mod tests {
             text: text.into(),
         };
         let plan = PlanStatus {
-            message: Some("changes 500 of 1000 objects".into()),
+            message: Some(
+                "changes 500 of 1000 objects: updates 500 Deployment.apps; 3 fail".into(),
+            ),
             against: "web-1".into(),
             updates: vec![KindCount { kind: "Deployment.apps".into(), objects: 500 }],
-            objects: PlanCounts { total: 1_000, changed: 500, ..PlanCounts::default() },
+            objects: PlanCounts { total: 1_000, changed: 500, failed: 3, ..PlanCounts::default() },
             samples: vec![sample("Delete", "deletes ConfigMap old"), sample("Error", "it trapped")],
             new_rights: vec![NewRight { right: "delete configmaps".into(), used: true }],
             ..PlanStatus::default()
@@ -232,8 +277,9 @@ mod tests {
         let text = drawn(&Planned { revision: "web-2".into(), plan }, &paths, Some(&(gates, None)));
         let expected = "\
 web-2 changes 500 of 1000 objects
-  (against web-1)
+  against web-1
   update     500 Deployment.apps
+               3 fail, and the live revision does not
 
      500 Deployment.apps: metadata.labels.tier
      500 Deployment.apps: spec.template.spec.containers[web].image

@@ -318,8 +318,12 @@ mod tests {
     #[test]
     fn a_secrets_values_are_not_shown_and_their_change_is() {
         let secret = |value: &str| {
-            let object = json!({ "data": { "password": value } });
-            redacted(&Kind::new("v1", "Secret"), object)["data"]["password"].clone()
+            let applied = json!({ "kubectl.kubernetes.io/last-applied-configuration": value });
+            let object =
+                json!({ "data": { "password": value }, "metadata": { "annotations": applied } });
+            let shown = redacted(&Kind::new("v1", "Secret"), object);
+            assert!(!shown.to_string().contains(value), "{shown}");
+            shown["data"]["password"].clone()
         };
         assert_ne!(secret("hunter2"), secret("hunter3"));
         assert_eq!(secret("hunter2"), secret("hunter2"));

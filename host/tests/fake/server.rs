@@ -746,5 +746,5 @@ fn openapi(served: &[Served], group: &str) -> Value {
         let path = format!("/apis/{group}/namespaces/{{namespace}}/{}/{{name}}", one.plural);
         (path, json!({ "patch": { "parameters": [{ "name": "dryRun" }] } }))
     });
-    json!({ "paths": paths.collect::<serde_json::Map<_, _>>() })
+    json!({ "info": { "title": "Kubernetes CRD Swagger" }, "paths": paths.collect::<serde_json::Map<_, _>>() })
 }

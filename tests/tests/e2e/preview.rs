@@ -704,7 +704,8 @@ fn people_see_a_plan_and_its_differences() -> Result<()> {
         plan(&shaper, &revision).await?;
         let text = cli.run(&["plan", "shaper", "-n", &namespace]).await?;
         for words in [
-            format!("{revision} changes 19 of 20 objects: updates 19 Deployment.apps; 1 fail"),
+            format!("{revision} changes 19 of 20 objects\n"),
+            "1 fail, and the live revision does not".to_owned(),
             format!("against {active}"),
             "19 Deployment.apps: metadata.labels.tier".to_owned(),
             format!("{namespace}/site-3: "),

@@ -357,7 +357,7 @@ impl Client {
         match dry.bench.support.takes_dry_runs(&resource).await {
             Ok(true) => Ok(()),
             Ok(false) => Err(dry.untold(format!(
-                "{kind}: the server that serves it does not say that it takes dry runs"
+                "{kind}: another server than Kubernetes' own serves it, which may write on a dry run"
             ))),
             Err(error) => Err(dry.untold(format!(
                 "{kind}: whether its server takes dry runs could not be asked: {error}"

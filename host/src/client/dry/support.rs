@@ -1,7 +1,7 @@
-//! Whose server takes dry runs: those of Kubernetes and of every CustomResourceDefinition, and others only if they say so.
+//! Whose server takes dry runs: those of Kubernetes and of every CustomResourceDefinition, and no other.
 //!
-//! A server behind an `APIService` may not know `dryRun` and do what it is asked. Its `OpenAPI` says whether it does, as kubectl
-//! asks it before a dry run (`QueryParamVerifier`).
+//! A server behind an `APIService` may say that it knows `dryRun`, and do what it is asked all the same (kubernetes#125623). Whose
+//! a group is its `OpenAPI` says, and also whether each kind has the parameter, for which kubectl asks (`QueryParamVerifier`).
 //!
 //! Invariant: `a_server_that_does_not_say_so_takes_no_dry_runs`.
 
@@ -43,6 +43,9 @@ const OWN: [&str; 17] = [
     "storage.k8s.io",
 ];
 
+/// How the server of CustomResourceDefinitions calls what it publishes (`apiextensions-apiserver/pkg/controller/openapi/builder`).
+const OF_DEFINITIONS: &str = "Kubernetes CRD Swagger";
+
 /// What is known of it; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Support(Arc<Shared>);
@@ -64,7 +67,14 @@ struct Known {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Document {
+    info: Info,
     paths: BTreeMap<String, Path>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Info {
+    title: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +128,9 @@ impl Support {
 
 impl Document {
     fn plurals(&self) -> Arc<[String]> {
+        if self.info.title != OF_DEFINITIONS {
+            return [].into();
+        }
         let takes = |path: &Path| {
             let all = path.patch.parameters.iter().chain(&path.parameters);
             all.into_iter().any(|parameter| parameter.name == "dryRun")
@@ -139,14 +152,20 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_does_not_say_so_takes_no_dry_runs() {
         let parameter = |name: &str| json!({ "patch": { "parameters": [{ "name": name }] } });
-        let document = json!({ "paths": {
+        let document = |title: &str| {
+            json!({ "info": { "title": title, "version": "v0.1.0" }, "paths": {
             "/apis/x.io/v1/namespaces/{namespace}/good/{name}": parameter("dryRun"),
             "/apis/x.io/v1/namespaces/{namespace}/bad/{name}": parameter("force"),
             "/apis/x.io/v1/namespaces/{namespace}/bad/{name}/status": parameter("dryRun"),
             "/apis/x.io/v1/watch/none": { "get": {} },
         }, "components": {} })
-        .to_string();
-        let support = Support::new(answering(move |_| (200, Some(document.clone()))));
+            .to_string()
+        };
+        let of = |title: &str| {
+            let text = document(title);
+            Support::new(answering(move |_| (200, Some(text.clone()))))
+        };
+        let support = of(OF_DEFINITIONS);
         let resource = |group: &str, plural: &str| Resource {
             kind: Kind::new(&format!("{group}/v1"), "Any"),
             plural: plural.to_owned(),
@@ -158,6 +177,9 @@ mod tests {
             assert_eq!(takes, expected, "{plural}");
         }
         assert!(support.takes_dry_runs(&resource("apps", "deployments")).await.unwrap());
+        // It says so, and deletes all the same.
+        let takes = of("OpenShift API").takes_dry_runs(&resource("x.io", "good")).await;
+        assert!(!takes.unwrap());
         let silent = Support::new(answering(|_| (404, None)));
         assert!(silent.takes_dry_runs(&resource("x.io", "good")).await.is_err());
     }
