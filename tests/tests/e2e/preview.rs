@@ -117,8 +117,15 @@ async fn versions(test: &Test) -> Result<BTreeMap<String, String>> {
         let api =
             Api::<DynamicObject>::namespaced_with(test.admin.clone(), &test.namespace, &resource);
         for object in api.list(&ListParams::default()).await?.items {
-            let name = object.metadata.name.unwrap_or_default();
-            let version = object.metadata.resource_version.unwrap_or_default();
+            let name = object.metadata.name.clone().unwrap_or_default();
+            let metadata = object.metadata;
+            // Kubernetes' own controllers go on writing the status and annotations of a Deployment.
+            let version = match kind {
+                "Deployment" => {
+                    format!("{:?} {:?} {:?}", metadata.uid, metadata.generation, metadata.labels)
+                }
+                _ => metadata.resource_version.unwrap_or_default(),
+            };
             all.insert(format!("{kind} {name}"), version);
         }
     }
