@@ -25,7 +25,7 @@ use crate::{
     apiserver::ApiServer,
     client::{
         Client, Mode, Run as ClientRun,
-        dry::{Bench, Dry, Support, Trial, Use},
+        dry::{Bench, Dry, Pace, Support, Trial, Use},
     },
     controller::run::{Executor, Shared},
     journal::Speaker,
@@ -49,6 +49,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Previews {
     api: ApiServer,
     support: Support,
+    pace: Arc<Pace>,
     slots: Slots,
 }
 
@@ -56,12 +57,14 @@ impl Previews {
     /// Over connections of their own.
     pub fn new(api: ApiServer) -> Self {
         let support = Support::new(api.clone());
-        Self { api, support, slots: Slots::with_most(AT_ONCE, OF_ONE_TEAM) }
+        let (pace, slots) = (Arc::new(Pace::of_host()), Slots::with_most(AT_ONCE, OF_ONE_TEAM));
+        Self { api, support, pace, slots }
     }
 
     /// What all previews of a controller share.
     pub fn bench(&self, writes_per_minute: u32) -> Arc<Bench> {
-        Arc::new(Bench::new(self.api.clone(), self.support.clone(), writes_per_minute))
+        let pace = (writes_per_minute, self.pace.clone());
+        Arc::new(Bench::new(self.api.clone(), self.support.clone(), pace))
     }
 
     /// For one controller.

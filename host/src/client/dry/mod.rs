@@ -44,6 +44,9 @@ pub use support::Support;
 
 /// How often an object is looked at while others change it.
 const LOOKS: u32 = 3;
+/// Tried writes a second of all previews, and at once.
+const MOST: f64 = 150.0;
+const BURST: f64 = 30.0;
 /// No more of the server's refusals are kept.
 const WORDS: usize = 20;
 
@@ -56,28 +59,32 @@ pub struct Bench {
     support: Support,
     /// What the API server has asked previews to wait.
     flow: Mutex<Flow>,
-    /// How fast they write.
-    pace: Mutex<Bucket>,
-    /// Writes that were tried beyond that: the next look waits for them.
+    /// How fast those of this controller write, and those of all.
+    own: Pace,
+    all: Arc<Pace>,
+}
+
+/// How fast writes are tried. No run waits in its middle, where its own time would run out: what was tried beyond it the next
+/// look waits for.
+#[derive(Debug)]
+pub struct Pace {
+    bucket: Mutex<Bucket>,
     debt: AtomicU32,
 }
 
-impl Bench {
-    /// So many tried writes a minute, in bursts of a sixth of it.
-    pub fn new(api: ApiServer, support: Support, writes_per_minute: u32) -> Self {
-        let pace = Mutex::new(pace(writes_per_minute));
-        Self { api, support, flow: Mutex::default(), pace, debt: AtomicU32::new(0) }
+impl Pace {
+    /// That of all previews of a host: a dry run costs the API server about as much as a write, and live ones come first.
+    pub fn of_host() -> Self {
+        Self::new(Bucket::new(MOST, BURST))
     }
 
-    /// Another pace from now on.
-    pub fn set_pace(&self, writes_per_minute: u32) {
-        *self.pace.lock() = pace(writes_per_minute);
+    fn new(bucket: Bucket) -> Self {
+        Self { bucket: Mutex::new(bucket), debt: AtomicU32::new(0) }
     }
 
-    /// Waits until more may be tried. No run waits in the middle: its own time would run out.
-    pub async fn turn(&self) {
+    async fn turn(&self) {
         while self.debt.load(Ordering::Relaxed) > 0 {
-            let taken = self.pace.lock().take(clock::now());
+            let taken = self.bucket.lock().take(clock::now());
             match taken {
                 Ok(()) => drop(self.debt.fetch_sub(1, Ordering::Relaxed)),
                 Err(wait) => sleep(wait.max(Duration::from_millis(1))).await,
@@ -86,9 +93,37 @@ impl Bench {
     }
 
     fn tried(&self) {
-        if self.pace.lock().take(clock::now()).is_err() {
+        if self.bucket.lock().take(clock::now()).is_err() {
             self.debt.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl Bench {
+    /// So many tried writes a minute, and not more than `all` previews of the host may.
+    pub fn new(
+        api: ApiServer,
+        support: Support,
+        (writes_per_minute, all): (u32, Arc<Pace>),
+    ) -> Self {
+        let own = Pace::new(pace(writes_per_minute));
+        Self { api, support, flow: Mutex::default(), own, all }
+    }
+
+    /// Another pace from now on.
+    pub fn set_pace(&self, writes_per_minute: u32) {
+        *self.own.bucket.lock() = pace(writes_per_minute);
+    }
+
+    /// Waits until more may be tried.
+    pub async fn turn(&self) {
+        self.own.turn().await;
+        self.all.turn().await;
+    }
+
+    fn tried(&self) {
+        self.own.tried();
+        self.all.tried();
     }
 }
 
@@ -441,10 +476,10 @@ fn hashed(what: &dyn Fn(&mut DefaultHasher)) -> u64 {
     hasher.finish()
 }
 
-/// So many writes a minute, in bursts of a sixth of it.
+/// So many writes a minute, in small bursts.
 fn pace(writes_per_minute: u32) -> Bucket {
     let writes = f64::from(writes_per_minute.max(1));
-    Bucket::new(writes / 60.0, writes / 6.0)
+    Bucket::new(writes / 60.0, (writes / 6.0).clamp(1.0, BURST))
 }
 
 /// The same call, of which nothing is stored. A deletion has options in its body, and then those in the path do not count.
