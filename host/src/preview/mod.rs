@@ -37,9 +37,9 @@ use crate::{
 use looked::Looked;
 
 /// Previews at the same time, all controllers together; the sandbox has so many slots besides those of live runs.
-pub const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 2;
 /// Of these so many of one team.
-const OF_ONE_TEAM: usize = 3;
+const OF_ONE_TEAM: usize = 2;
 /// How often an object is looked at while its state moves, and the pause before another look; it grows.
 const LOOKS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(100);

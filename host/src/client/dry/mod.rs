@@ -46,7 +46,7 @@ pub use support::Support;
 const LOOKS: u32 = 3;
 /// Tried writes a second of all previews, and at once.
 const MOST: f64 = 150.0;
-const BURST: f64 = 30.0;
+const BURST: f64 = 8.0;
 /// No more of the server's refusals are kept.
 const WORDS: usize = 20;
 
