@@ -22,6 +22,12 @@ impl Bucket {
         Self { rate, burst, tokens: burst, at: None }
     }
 
+    /// Earns another number from now on and holds another; what it has stays, as far as it fits.
+    pub fn set(&mut self, rate: f64, burst: f64) {
+        (self.rate, self.burst) = (rate, burst.max(1.0));
+        self.tokens = self.tokens.min(self.burst);
+    }
+
     /// Takes one token; the error is how long until there is one.
     pub fn take(&mut self, now: Instant) -> Result<(), Duration> {
         self.tokens = self.tokens(now);
@@ -60,6 +66,19 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn another_rate_fills_no_bucket() {
+        let start = Instant::now();
+        let mut bucket = Bucket::new(1.0, 2.0);
+        (0..2).for_each(|_| bucket.take(start).unwrap());
+        bucket.set(10.0, 20.0);
+        assert_eq!(bucket.take(start), Err(Duration::from_millis(100)));
+        bucket.set(1.0, 0.0);
+        let later = start + Duration::from_secs(60);
+        assert!(bucket.take(later).is_ok() && bucket.take(later).is_err(), "one, and not sixty");
+    }
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]

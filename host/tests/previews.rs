@@ -259,3 +259,39 @@ async fn an_enforced_gate_waits_for_its_plan_and_then_lets_pass() {
     api.until_object(&what(SITES), |one| one["status"]["active"] == second).await;
     host.stop().await;
 }
+
+/// The live revision's component is not there when another host begins: nobody can be compared, and nobody is let through.
+#[tokio::test(start_paused = true)]
+async fn an_enforced_gate_holds_while_the_live_revision_is_loaded() {
+    let api = Fake::new();
+    let (first, candidate) = (one_child("one", "hello"), one_child("two", "changed"));
+    let host = live(&api, &first, 20).await;
+    let plan = planned(&api, &host, &candidate, is_whole).await;
+    assert_eq!(plan["objects"]["changed"], 20);
+    api.edit(&what(SITES), |object| {
+        object["spec"]["rollout"]["gates"] =
+            json!({ "enforcement": "Enforce", "maxChangedObjects": 3 });
+    });
+    let gated = |one: &Value| condition(one, "Gated")["reason"] == "GateHolds";
+    let seen = api.until_object(&what(SITES), gated).await;
+    let active = seen["status"]["active"].clone();
+    host.stop().await;
+    api.edit(&what(SITES), |object| {
+        object["spec"]["rollout"]["active"] = object["status"]["candidate"].clone();
+    });
+    let host = Host::standby(&api, None).await;
+    host.upload(&candidate);
+    host.lead();
+    let name = seen["status"]["candidate"].as_str().unwrap_or_default().to_owned();
+    api.until_object(&format!("demo/wasmrevisions/{name}"), |one| {
+        one["status"]["phase"] == "Ready"
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let seen = api.get(&what(SITES)).unwrap_or_default();
+    assert_eq!(seen["status"]["active"], active, "{}", seen["status"]["message"]);
+    host.upload(&first);
+    api.until_object(&what(SITES), |one| condition(one, "Ready")["status"] == "True").await;
+    assert_eq!(api.get(&what(SITES)).unwrap_or_default()["status"]["active"], active);
+    host.stop().await;
+}

@@ -48,6 +48,8 @@ use crate::wait::within;
 const LIMIT: Duration = Duration::from_secs(30);
 /// Whoever drops a webhook may have stopped its server, and should not wait long for nothing.
 const DROPPED_WITHIN: Duration = Duration::from_secs(5);
+/// What the API server says for one that has side effects.
+const NO_SUPPORT: &str = "does not support dry run";
 /// What [`Does::RefusesDryRuns`] says.
 const NO_DRY_RUNS: &str = "this webhook has side effects and takes no dry runs";
 
@@ -68,9 +70,11 @@ pub enum Does {
     },
     /// Refuses with a 403 and these words.
     Refuses(&'static str),
-    /// Lets all pass but dry runs, which it refuses with a 400. `admissionregistration.k8s.io/v1` takes no webhook that
-    /// admits side effects (`sideEffects: Some`), for which the API server itself would refuse them with the same code.
+    /// Lets all pass but dry runs, which it refuses with a 400.
     RefusesDryRuns,
+    /// Lets all pass. It says that this has side effects, so that the API server refuses dry runs by itself. Only servers
+    /// before 1.22 took such a webhook (`sideEffects: Some`); their successors go on to obey it, so it is put into etcd.
+    HasEffects,
 }
 
 impl Does {
@@ -91,7 +95,7 @@ impl Does {
             }
             Self::Refuses(words) => refused(403, "Forbidden", words),
             Self::RefusesDryRuns if dry => refused(400, "BadRequest", NO_DRY_RUNS),
-            Self::RefusesDryRuns => allowed(),
+            Self::RefusesDryRuns | Self::HasEffects => allowed(),
         }
     }
 
@@ -105,7 +109,7 @@ impl Does {
     ) -> Value {
         let (group, version, plural) = resource;
         let kind = if self.mutates() { "Mutating" } else { "Validating" };
-        let has_effects = matches!(self, Self::RefusesDryRuns);
+        let has_effects = matches!(self, Self::RefusesDryRuns | Self::HasEffects);
         json!({
             "apiVersion": "admissionregistration.k8s.io/v1",
             "kind": format!("{kind}WebhookConfiguration"),
@@ -208,8 +212,25 @@ impl Webhook {
             Ok(())
         })
         .await?;
+        if matches!(webhook.answers.does, Does::HasEffects) {
+            webhook.admit_effects(test).await?;
+        }
         webhook.answers.forget();
         Ok(webhook)
+    }
+
+    /// Makes it one that the API server would not take, and waits until it has noticed.
+    async fn admit_effects(&self, test: &Test) -> Result<()> {
+        let mut stored = serde_json::to_value(self.configurations.get(&self.name).await?)?;
+        stored["webhooks"][0]["sideEffects"] = json!("Some");
+        let key = format!("validatingwebhookconfigurations/{}", self.name);
+        test.control_plane.store(&key, &stored).await?;
+        within(LIMIT, "the API server refuses dry runs because of it", async || {
+            let (is_asked, outcome) = self.is_asked().await;
+            ensure!(!is_asked && outcome.contains(NO_SUPPORT), "{outcome}");
+            Ok(())
+        })
+        .await
     }
 
     /// How often it was asked since [`start`](Self::start) returned, and how often of these by a dry run.
@@ -232,6 +253,7 @@ impl Webhook {
         within(LIMIT, &format!("the API server forgets the webhook {}", self.name), async || {
             let (is_asked, outcome) = self.is_asked().await;
             ensure!(!is_asked, "it was asked about a dry run: {outcome}");
+            ensure!(!outcome.contains(NO_SUPPORT), "it still has a say: {outcome}");
             Ok(())
         })
         .await

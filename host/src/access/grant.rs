@@ -83,6 +83,17 @@ impl Right {
     }
 }
 
+impl Right {
+    /// Verb, resource and the one object it is of, wherever that lies: `patch deployments.apps/status`.
+    pub fn plain(&self) -> String {
+        let (plural, sub) = self.resource.split_once('/').unwrap_or((&self.resource, ""));
+        let dot = if self.group.is_empty() { "" } else { "." };
+        let slash = if sub.is_empty() { "" } else { "/" };
+        let of = self.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+        format!("{} {plural}{dot}{}{slash}{sub}{of}", self.verb, self.group)
+    }
+}
+
 impl fmt::Display for Right {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.verb, self.resource)?;

@@ -154,7 +154,11 @@ pub fn reading(
 
 /// Which RBAC verbs a declared write takes. An apply is a patch also where it makes the object: then the account needs
 /// `create` besides, and the host nothing more (docs/decisions/0008-what-an-apply-needs.md).
-fn writing((verb, of): (Verb, Whose), resource: &Resource, namespace: Option<&str>) -> Vec<Right> {
+pub fn writing(
+    (verb, of): (Verb, Whose),
+    resource: &Resource,
+    namespace: Option<&str>,
+) -> Vec<Right> {
     let on = |verb: &str| Right::on(verb, resource, namespace);
     match (verb, of) {
         (Verb::Create, _) => vec![on("create")],

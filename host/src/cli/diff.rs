@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 
 use super::{
+    Output,
     cluster::Cluster,
     planned::{Wanted, follow},
     say, span,
@@ -41,12 +42,6 @@ pub(super) struct Args {
     /// The form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Shows the differences as they are found.

@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{
+    Output,
     cluster::{Cluster, typed},
     say,
 };
@@ -60,12 +61,6 @@ pub(super) struct Args {
     /// The form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Whose rights they are, and where: the same for all revisions of a controller.
@@ -313,17 +308,7 @@ fn besides(one: &Needed, other: &Needed) -> BTreeSet<Right> {
 fn unused(declared: &BTreeSet<Right>, plan: &Value) -> BTreeSet<String> {
     let Some(used) = plan.as_array() else { return BTreeSet::new() };
     let used: BTreeSet<&str> = used.iter().filter_map(Value::as_str).collect();
-    declared.iter().map(planned).filter(|right| !used.contains(right.as_str())).collect()
-}
-
-/// The right as a plan writes it, wherever it is: verb and `resource[.group][/subresource]`.
-fn planned(right: &Right) -> String {
-    let Right { verb, group, resource, .. } = right;
-    let dot = if group.is_empty() { "" } else { "." };
-    match resource.split_once('/') {
-        Some((resource, sub)) => format!("{verb} {resource}{dot}{group}/{sub}"),
-        None => format!("{verb} {resource}{dot}{group}"),
-    }
+    declared.iter().map(Right::plain).filter(|right| !used.contains(right.as_str())).collect()
 }
 
 /// The right in words, with the one object that it is of: two rights would look the same without.
@@ -527,6 +512,6 @@ mod tests {
             namespace: None,
             name: None,
         };
-        assert_eq!(planned(&status), "patch sites.example.com/status");
+        assert_eq!(status.plain(), "patch sites.example.com/status");
     }
 }

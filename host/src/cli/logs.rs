@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use k8s_openapi::jiff::Timestamp;
 use tokio::time::sleep;
 
-use super::{cluster::Cluster, own_api, span};
+use super::{Output, cluster::Cluster, own_api, span};
 use crate::{
     apiserver::{Error, Lines},
     journal::{Level, Line, Source},
@@ -56,12 +56,6 @@ pub(super) struct Args {
     /// The form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Shows lines until there are no more, or for ever.

@@ -153,6 +153,13 @@ impl From<&ChildLimits> for crate::child::Limits {
     }
 }
 
+/// In which form a verb prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
 /// How long a verb waits for the host.
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Patience {

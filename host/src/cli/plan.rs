@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde_json::json;
 
 use super::{
+    Output,
     cluster::Cluster,
     planned::{Planned, Wanted, follow},
     say, span,
@@ -44,12 +45,6 @@ pub(super) struct Args {
     /// The form
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// Makes a plan and prints what it came to.

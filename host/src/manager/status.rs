@@ -217,7 +217,7 @@ impl Facts<'_> {
             "a promotion by hand passes over it"
         };
         let text = format!(
-            "{} is held by its gates, and {whom}: {}. {} shows its plan",
+            "{} is held by its gates, and {whom}: {}. {} makes a plan and shows it",
             gated.revision,
             cut(&gated.words(), MESSAGE),
             self.command("plan")

@@ -69,7 +69,8 @@ impl Looks {
 
 async fn look(api: &ApiServer, resource: &Resource) -> Result<Option<Unfit>, String> {
     let kind = &resource.kind;
-    if is_built_in(&kind.group) {
+    // Kinds whose schema nobody mends.
+    if kind.is_built_in() {
         return Ok(None);
     }
     let path = format!("/openapi/v3/apis/{}", kind.api_version());
@@ -78,32 +79,6 @@ async fn look(api: &ApiServer, resource: &Resource) -> Result<Option<Unfit>, Str
     let document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     // Discovery as it was at staging may be old: the schema's own paths tell what is served now.
     Ok(judge(&document, resource))
-}
-
-/// Kinds whose schema nobody mends.
-fn is_built_in(group: &str) -> bool {
-    const OF_KUBERNETES: &[&str] = &[
-        "",
-        "admissionregistration.k8s.io",
-        "apiextensions.k8s.io",
-        "apiregistration.k8s.io",
-        "apps",
-        "autoscaling",
-        "batch",
-        "certificates.k8s.io",
-        "coordination.k8s.io",
-        "discovery.k8s.io",
-        "events.k8s.io",
-        "flowcontrol.apiserver.k8s.io",
-        "networking.k8s.io",
-        "node.k8s.io",
-        "policy",
-        "rbac.authorization.k8s.io",
-        "resource.k8s.io",
-        "scheduling.k8s.io",
-        "storage.k8s.io",
-    ];
-    OF_KUBERNETES.contains(&group)
 }
 
 fn judge(document: &Value, resource: &Resource) -> Option<Unfit> {

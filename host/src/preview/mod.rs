@@ -1,7 +1,7 @@
 //! What a revision would do, before it does it: run as ever, with writes that are only tried.
 //!
-//! A preview takes its place behind all live work: slots of its own, permits to compute that nobody else waits for,
-//! connections and a pace of its own. It touches no queue, no failure count, no budget. The live revision is previewed on
+//! A preview takes its place behind all live work: slots of its own, permits to compute that nobody else waits for, memory
+//! of which enough stays for others, connections and a pace of its own. It touches no queue, no failure count, no budget. The live revision is previewed on
 //! the same object wherever the candidate differs, at the same moment and with the same chances, and what it would do as
 //! well is no difference.
 //!
@@ -22,6 +22,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
+    access::{
+        grant::Right,
+        needs::{self, Needs, Whose},
+    },
     apiserver::ApiServer,
     client::{
         Client, Mode, Run as ClientRun,
@@ -29,7 +33,7 @@ use crate::{
     },
     controller::run::{Executor, Shared},
     journal::Speaker,
-    model::{digest::Digest, kind::Kind, manifest::Verb, object::ObjectKey, plan::PlannedObject},
+    model::{digest::Digest, kind::Kind, object::ObjectKey, plan::PlannedObject},
     sandbox::{Chance, ControllerLog, Failure, Returned, Run, RunLimits},
     share::slots::Slots,
     text,
@@ -152,7 +156,7 @@ impl Previewer {
             sleep(pause).await;
             pause *= 2;
         }
-        let why = "the object and what belongs to it kept changing, or the host or the API server had no time";
+        let why = "the object and what belongs to it kept changing, or the host or the API server had no time or memory";
         let untold = vec![why.to_owned()];
         let planned = PlannedObject { object, untold, ..PlannedObject::default() };
         Found { planned, used: BTreeSet::new(), events: 0 }
@@ -228,47 +232,27 @@ pub(crate) fn rights(executor: &Executor, used: &BTreeSet<(Kind, Use)>) -> BTree
     let mut all = BTreeSet::new();
     for (kind, what) in used {
         let Some(resource) = executor.view.resource(kind) else { continue };
-        let dot = if kind.group.is_empty() { "" } else { "." };
-        let named = format!("{}{dot}{}", resource.plural, kind.group);
         match what {
-            Use::Live => all.insert(format!("get {named}")),
-            Use::Write(Verb::Create) => all.insert(format!("create {named}")),
-            Use::Write(Verb::Apply) => {
-                all.insert(format!("create {named}"));
-                all.insert(format!("patch {named}"))
+            Use::Live => drop(all.insert(Right::on("get", &resource, None).plain())),
+            Use::Write(verb) => {
+                let rights = needs::writing((*verb, Whose::Account), &resource, None);
+                all.extend(rights.iter().map(Right::plain));
             }
-            Use::Write(Verb::Patch) => all.insert(format!("patch {named}")),
-            Use::Write(Verb::Delete) => all.insert(format!("delete {named}")),
-            Use::Write(Verb::ApplyStatus) => all.insert(format!("patch {named}/status")),
-        };
+        }
     }
     all
 }
 
 /// The rights that a revision declares, in the same words.
 pub(crate) fn declared(executor: &Executor) -> BTreeSet<String> {
+    let resources = executor.view.resources();
     let manifest = executor.view.manifest();
-    let writes = manifest
-        .writes
-        .iter()
-        .flat_map(|write| write.verbs.iter().map(|verb| (write.kind.clone(), Use::Write(*verb))));
-    let live = manifest.live.iter().map(|kind| (kind.clone(), Use::Live));
-    let mut all = rights(executor, &writes.chain(live).collect());
-    for watch in manifest.all_watches() {
-        let Some(resource) = executor.view.resource(&watch.kind) else { continue };
-        let dot = if watch.kind.group.is_empty() { "" } else { "." };
-        // A watch of one object is less than one of all.
-        let field = watch.field_selector.as_deref();
-        let name = field.and_then(|text| text.strip_prefix("metadata.name="));
-        let one = name.map(|name| format!(" of {name}")).unwrap_or_default();
-        for verb in ["get", "list", "watch"] {
-            all.insert(format!("{verb} {}{dot}{}{one}", resource.plural, watch.kind.group));
-        }
-    }
-    all
+    let needs = Needs { manifest, resources: &resources, namespaces: None };
+    let all = needs.reads().into_iter().chain(needs.writes(Whose::Account));
+    all.map(|right| right.plain()).collect()
 }
 
-/// Why a run has failed, for people.
+/// In which way a run has failed, and why, for people.
 fn words(failure: &Failure) -> (&'static str, String) {
     let (way, words) = match failure {
         Failure::Returned(Returned::Invalid(words)) => {

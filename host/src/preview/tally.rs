@@ -118,16 +118,13 @@ impl Tally {
                 continue;
             }
             let all = &mut self.status.protected;
-            let is_it = |one: &&mut PathCount| one.kind == guarded.kind && one.path == guarded.path;
-            let count = match all.iter_mut().position(|one| is_it(&one)) {
-                Some(at) => &mut all[at],
-                None => {
-                    let (kind, path) = (guarded.kind.clone(), guarded.path.clone());
-                    all.push(PathCount { kind, path, objects: 0, samples: vec![] });
-                    let last = all.len() - 1;
-                    &mut all[last]
-                }
-            };
+            let is_it = |one: &PathCount| one.kind == guarded.kind && one.path == guarded.path;
+            let at = all.iter().position(is_it).unwrap_or(all.len());
+            if at == all.len() {
+                let (kind, path) = (guarded.kind.clone(), guarded.path.clone());
+                all.push(PathCount { kind, path, objects: 0, samples: vec![] });
+            }
+            let count = &mut all[at];
             count.objects += 1;
             if count.samples.len() < NAMED {
                 count.samples.push(object.to_owned());

@@ -2,22 +2,29 @@
 //!
 //! A team may have three quarters of it, so that another's next run has room. What a run took is free again when its store
 //! is gone. A run that would need more than is left fails for the host's reason, not for its own, and is tried again.
+//! What comes behind live runs takes nothing of its team's, never of the last quarter, and stands in no line before them.
 //!
 //! Invariants: `all_guests_together_have_no_more_than_there_is`, `one_team_leaves_memory_to_others`,
-//! `a_run_waits_until_there_is_memory_to_begin_with`.
+//! `a_run_waits_until_there_is_memory_to_begin_with`, `what_comes_behind_leaves_memory_to_live_runs`.
 
 use std::{
     collections::HashMap,
     sync::{Arc, Weak},
+    time::Duration,
 };
 
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::sleep,
+};
 
 /// What is handed out at once: a page of WebAssembly.
 const PAGE: usize = 64 << 10;
 /// Pages with which a run begins: a small guest needs no more.
 const FIRST: u32 = 32;
+/// What comes behind asks so often whether there is enough: in the semaphore's line it would hold up who comes after.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// What there is for guests.
 #[derive(Debug)]
@@ -32,15 +39,17 @@ pub(super) struct GuestMemory {
 #[derive(Debug)]
 pub(super) struct Share {
     all: OwnedSemaphorePermit,
-    team: OwnedSemaphorePermit,
+    /// `None`: it comes behind, and leaves `spare` pages of all.
+    team: Option<OwnedSemaphorePermit>,
+    spare: usize,
     limits: UsedUp,
 }
 
 /// Why a run gets no more: others have it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
-    "the memory for guests is used up: all together may have {} MiB on this host, and those of one team {} MiB; it is tried \
-     again. If that lasts, have --guest-memory or the container's limit raised, or lower limits.concurrency",
+    "the memory for guests is used up: all together may have {} MiB on this host, and those of one team or all previews {} \
+     MiB; it is tried again. If that lasts, have --guest-memory or the container's limit raised, or lower limits.concurrency",
     .bytes >> 20, .of_one_team >> 20
 )]
 pub(super) struct UsedUp {
@@ -61,8 +70,25 @@ impl GuestMemory {
         // Its own team's first, so that nobody waits with what others could use.
         let team = self.of(team).acquire_many_owned(FIRST).await.ok()?;
         let all = self.all.clone().acquire_many_owned(FIRST).await.ok()?;
-        let limits = UsedUp { bytes: self.bytes, of_one_team: self.of_one_team };
-        Some(Share { all, team, limits })
+        Some(Share { all, team: Some(team), spare: 0, limits: self.limits() })
+    }
+
+    /// The same for a run that comes behind all live ones.
+    pub(super) async fn begin_behind(&self) -> Option<Share> {
+        let spare = self.bytes / 4 / PAGE;
+        loop {
+            if self.all.is_closed() {
+                return None;
+            }
+            if let Some(all) = take(&self.all, FIRST, spare) {
+                return Some(Share { all, team: None, spare, limits: self.limits() });
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    fn limits(&self) -> UsedUp {
+        UsedUp { bytes: self.bytes, of_one_team: self.of_one_team }
     }
 
     /// Bytes that runs hold, and those that there are.
@@ -92,19 +118,29 @@ impl Share {
         if missing == 0 {
             return Ok(());
         }
-        let more = |held: &OwnedSemaphorePermit| {
-            held.semaphore().clone().try_acquire_many_owned(missing).map_err(|_| self.limits)
+        let more = |held: &OwnedSemaphorePermit, spare| {
+            take(held.semaphore(), missing, spare).ok_or(self.limits)
         };
-        let (team, all) = (more(&self.team)?, more(&self.all)?);
-        self.team.merge(team);
-        self.all.merge(all);
+        let of_team = self.team.as_ref().map(|team| more(team, 0)).transpose()?;
+        self.all.merge(more(&self.all, self.spare)?);
+        if let (Some(team), Some(more)) = (&mut self.team, of_team) {
+            team.merge(more);
+        }
         Ok(())
     }
+}
+
+/// Takes so many pages, if so many stay.
+fn take(from: &Arc<Semaphore>, pages: u32, spare: usize) -> Option<OwnedSemaphorePermit> {
+    let wanted = usize::try_from(pages).ok()?.checked_add(spare)?;
+    let is_enough = from.available_permits() >= wanted;
+    is_enough.then(|| from.clone().try_acquire_many_owned(pages).ok()).flatten()
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use futures::FutureExt;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -170,6 +206,25 @@ pub(super) mod tests {
         assert_eq!(memory.teams.lock().len(), 1, "teams without runs are forgotten");
         let tight = GuestMemory::new(64 * MIB, 60 * MIB);
         assert!(begin(&tight, "a").unwrap().cover(60 * MIB).is_ok(), "one guest at the ceiling");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_behind_leaves_memory_to_live_runs() {
+        let memory = GuestMemory::new(64 * MIB, 48 * MIB);
+        let mut behind = memory.begin_behind().await.unwrap();
+        assert!(behind.cover(49 * MIB).is_err(), "the last quarter is not for it");
+        behind.cover(48 * MIB).unwrap();
+        let mut second = Box::pin(memory.begin_behind());
+        let minute = Duration::from_secs(60);
+        assert!(timeout(minute, &mut second).await.is_err());
+        // It waits in no line, and holds nothing of the team's.
+        let mut live: Vec<_> = std::iter::from_fn(|| begin(&memory, "team")).collect();
+        assert_eq!(live.len(), 8, "all that is left");
+        drop(behind);
+        assert!(live[0].cover(34 * MIB).is_ok(), "three quarters for its team");
+        assert!(timeout(minute, &mut second).await.is_err(), "a quarter must stay");
+        drop(live);
+        assert!(second.await.is_some());
     }
 
     #[tokio::test]

@@ -54,7 +54,7 @@ pub struct Run {
     pub cluster: Arc<dyn Cluster>,
     /// Whose CPU time it is.
     pub team: Arc<str>,
-    /// Whether it computes only while nobody else waits to.
+    /// Whether it comes behind all that are not: computes only while nobody else waits to, and leaves memory to others.
     pub behind: bool,
     /// What it is told of time and chance.
     pub chance: Chance,
@@ -180,10 +180,13 @@ impl Sandbox {
             (self.0.cpu.clone(), run.team.clone(), Arc::<TurnClock>::default());
         let once = async move {
             let Ok(_permit) = permits.acquire_owned().await else { return Err(Failure::Drained) };
-            let Some(share) = inner.memory.begin(&memory_of).await else {
-                return Err(Failure::Drained);
-            };
             let (wall, behind) = (run.limits.wall, run.behind);
+            let share = if behind {
+                inner.memory.begin_behind().await
+            } else {
+                inner.memory.begin(&memory_of).await
+            };
+            let Some(share) = share else { return Err(Failure::Drained) };
             let mut store = store((&engine, share), run, control, open, turned.clone());
             let instance_and_call = async {
                 let guest = code.used().instantiate_async(&mut store).await?;

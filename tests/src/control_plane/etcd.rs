@@ -7,6 +7,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
+use k8s_openapi::ByteString;
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
@@ -18,6 +19,13 @@ pub(super) async fn compact(folder: &Path) -> Result<()> {
     let newest = &status["header"]["revision"];
     let request = json!({"revision": newest, "physical": true});
     ask(folder, "/v3/kv/compaction", &request).await.map(drop)
+}
+
+/// Stores a value, whatever it is.
+pub(super) async fn put(folder: &Path, key: &str, value: &str) -> Result<()> {
+    let bytes = |text: &str| ByteString(text.as_bytes().to_vec());
+    let request = json!({"key": bytes(key), "value": bytes(value)});
+    ask(folder, "/v3/kv/put", &request).await.map(drop)
 }
 
 async fn ask(folder: &Path, path: &str, body: &Value) -> Result<Value> {

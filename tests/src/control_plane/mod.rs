@@ -21,7 +21,7 @@ use kube::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 pub mod audit;
@@ -275,6 +275,13 @@ impl ControlPlane {
     /// told that it is gone. With its watch cache the API server remembers more by itself.
     pub async fn compact(&self) -> Result<()> {
         etcd::compact(&self.folder).await.context("compacting etcd")
+    }
+
+    /// Puts an object into etcd as it is, past everything that the API server would say of it: one that an older
+    /// server has left there. `key` begins after the registry's prefix.
+    pub async fn store(&self, key: &str, object: &Value) -> Result<()> {
+        let (key, value) = (format!("/registry/{key}"), object.to_string());
+        etcd::put(&self.folder, &key, &value).await.with_context(|| format!("storing {key}"))
     }
 
     fn running(&mut self) -> Result<&mut Running> {

@@ -247,14 +247,14 @@ fn time_stands_still() -> Result<()> {
         assert!(bench.proxy.cut(&maps()) > 0);
         next(&mut events).await.unwrap_err();
 
-        // The client may take the connection that was cut before it knows.
+        // The client may take a connection that was broken before it knows.
         let again = async || Ok(bench.through.watch(&initial, "0").await?);
         let mut events: Events = Box::pin(within(SOON, "another connection", again).await?);
         while next(&mut events).await? != "old" {}
         let rest = async { while next(&mut events).await.unwrap_or_default() != "new" {} };
         assert!(timeout(QUIET, rest).await.is_err());
         drop(guard);
-        let mut events: Events = Box::pin(bench.through.watch(&initial, "0").await?);
+        let mut events: Events = Box::pin(within(SOON, "a watch as before", again).await?);
         while next(&mut events).await? != "new" {}
         Ok(())
     })

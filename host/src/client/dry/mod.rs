@@ -5,7 +5,7 @@
 //! server's. What the server cannot say is named, and never guessed. Nothing of the account's is touched: no budget, no
 //! fight, no barrier, no memory of what was applied last.
 //!
-//! Invariants: `nothing_goes_out_that_is_not_dry`; on a real server `a_preview_changes_nothing_whatever_the_guest`.
+//! Invariants: `nothing_goes_out_that_is_not_dry`, `what_was_tried_beyond_the_pace_is_waited_for`; on a real server `a_preview_changes_nothing_whatever_the_guest`.
 
 mod keys;
 mod merge;
@@ -15,10 +15,7 @@ mod support;
 use std::{
     collections::{BTreeSet, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -67,9 +64,30 @@ pub struct Bench {
 /// How fast writes are tried. No run waits in its middle, where its own time would run out: what was tried beyond it the next
 /// look waits for.
 #[derive(Debug)]
-pub struct Pace {
-    bucket: Mutex<Bucket>,
-    debt: AtomicU32,
+pub struct Pace(Mutex<Account>);
+
+/// What may be tried now, and what was tried beyond it.
+#[derive(Debug)]
+struct Account {
+    bucket: Bucket,
+    debt: u32,
+}
+
+impl Account {
+    fn tried(&mut self, now: Instant) {
+        self.debt += u32::from(self.bucket.take(now).is_err());
+    }
+
+    /// Pays what can be paid; how long until more can be, if there is debt left.
+    fn pay(&mut self, now: Instant) -> Option<Duration> {
+        while self.debt > 0 {
+            match self.bucket.take(now) {
+                Ok(()) => self.debt -= 1,
+                Err(wait) => return Some(wait.max(Duration::from_millis(1))),
+            }
+        }
+        None
+    }
 }
 
 impl Pace {
@@ -79,23 +97,19 @@ impl Pace {
     }
 
     fn new(bucket: Bucket) -> Self {
-        Self { bucket: Mutex::new(bucket), debt: AtomicU32::new(0) }
+        Self(Mutex::new(Account { bucket, debt: 0 }))
     }
 
     async fn turn(&self) {
-        while self.debt.load(Ordering::Relaxed) > 0 {
-            let taken = self.bucket.lock().take(clock::now());
-            match taken {
-                Ok(()) => drop(self.debt.fetch_sub(1, Ordering::Relaxed)),
-                Err(wait) => sleep(wait.max(Duration::from_millis(1))).await,
-            }
+        loop {
+            let wait = self.0.lock().pay(clock::now());
+            let Some(wait) = wait else { return };
+            sleep(wait).await;
         }
     }
 
     fn tried(&self) {
-        if self.bucket.lock().take(clock::now()).is_err() {
-            self.debt.fetch_add(1, Ordering::Relaxed);
-        }
+        self.0.lock().tried(clock::now());
     }
 }
 
@@ -106,13 +120,15 @@ impl Bench {
         support: Support,
         (writes_per_minute, all): (u32, Arc<Pace>),
     ) -> Self {
-        let own = Pace::new(pace(writes_per_minute));
+        let (rate, burst) = pace(writes_per_minute);
+        let own = Pace::new(Bucket::new(rate, burst));
         Self { api, support, flow: Mutex::default(), own, all }
     }
 
     /// Another pace from now on.
     pub fn set_pace(&self, writes_per_minute: u32) {
-        *self.own.bucket.lock() = pace(writes_per_minute);
+        let (rate, burst) = pace(writes_per_minute);
+        self.own.0.lock().bucket.set(rate, burst);
     }
 
     /// Waits until more may be tried.
@@ -476,10 +492,10 @@ fn hashed(what: &dyn Fn(&mut DefaultHasher)) -> u64 {
     hasher.finish()
 }
 
-/// So many writes a minute, in small bursts.
-fn pace(writes_per_minute: u32) -> Bucket {
+/// So many writes a minute, a sixth of them at once as of live ones; how small the bursts are the pace of all says.
+fn pace(writes_per_minute: u32) -> (f64, f64) {
     let writes = f64::from(writes_per_minute.max(1));
-    Bucket::new(writes / 60.0, (writes / 6.0).clamp(1.0, BURST))
+    (writes / 60.0, writes / 6.0)
 }
 
 /// The same call, of which nothing is stored. A deletion has options in its body, and then those in the path do not count.
@@ -516,6 +532,43 @@ pub(super) fn is_dry(call: &Call) -> bool {
 mod tests {
     use super::*;
     use crate::apiserver::Media;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn what_was_tried_beyond_the_pace_is_waited_for() {
+        let start = Instant::now();
+        // One a second, one at once.
+        let mut account = Account { bucket: Bucket::new(1.0, 1.0), debt: 0 };
+        assert_eq!(account.pay(start), None);
+        (0..4).for_each(|_| account.tried(start));
+        assert!(account.pay(start).is_some());
+        assert!(account.pay(start + Duration::from_millis(2_500)).is_some(), "not yet the third");
+        assert_eq!(account.debt, 2);
+        let paid = (3..10).map(|second| account.pay(start + Duration::from_secs(second)).is_none());
+        assert_eq!(paid.collect::<Vec<_>>(), [false, false, true, true, true, true, true]);
+        assert_eq!(account.debt, 0, "and never less");
+    }
+
+    #[tokio::test]
+    async fn another_list_is_another_state() {
+        let key = |name: &str| ObjectKey::new(Some("demo"), name);
+        let saw = |names: &[&str], gone: bool| {
+            let api = apiserver::answering(|_| (404, None));
+            let pace = (60, Arc::new(Pace::of_host()));
+            let dry = Dry::new(Arc::new(Bench::new(api.clone(), Support::new(api), pace)));
+            let keys: Vec<_> = names.iter().map(|name| key(name)).collect();
+            let kind = Kind::new("v1", "Pod");
+            dry.listed(&kind, "all of demo", keys.iter());
+            if gone {
+                dry.missed(&kind, &key("a"));
+            }
+            dry.end()
+        };
+        assert!(!saw(&["a"], false).saw_another_state(&saw(&["a"], false)));
+        assert!(saw(&["a"], false).saw_another_state(&saw(&["a", "b"], false)));
+        assert!(saw(&["a"], false).saw_another_state(&saw(&[], false)));
+        assert!(!saw(&["a"], true).saw_another_state(&saw(&["a"], true)));
+    }
 
     #[test]
     fn nothing_goes_out_that_is_not_dry() {

@@ -266,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn a_deletion_that_waits_for_finalizers_stays_one() {
+        let ((kind, key), mut overlay) = (map(), Overlay::default());
+        let stored = entry("7", &json!({ "a": "1" }), &json!(0));
+        let waits = answered(Verb::Delete, Some(&stored), Some(stored.clone()));
+        assert!(overlay.put(&kind, &key, waits));
+        let patched = entry("7", &json!({ "a": "2" }), &json!(0));
+        assert!(overlay.put(&kind, &key, answered(Verb::Patch, Some(&stored), Some(patched))));
+        assert!(overlay.get(&kind, &key).unwrap().deleted);
+    }
+
+    #[test]
     fn what_only_this_run_makes_is_not_changed_again() {
         let ((kind, key), mut overlay) = (map(), Overlay::default());
         let made = entry("", &json!({}), &json!(0));

@@ -22,27 +22,6 @@ use crate::{
 
 /// How long an answer counts: a group may come to be served by somebody else.
 const VALID: Duration = Duration::from_secs(300);
-/// Groups that no other server serves.
-const OWN: [&str; 17] = [
-    "",
-    "apps",
-    "autoscaling",
-    "batch",
-    "policy",
-    "admissionregistration.k8s.io",
-    "certificates.k8s.io",
-    "coordination.k8s.io",
-    "discovery.k8s.io",
-    "events.k8s.io",
-    "flowcontrol.apiserver.k8s.io",
-    "networking.k8s.io",
-    "node.k8s.io",
-    "rbac.authorization.k8s.io",
-    "resource.k8s.io",
-    "scheduling.k8s.io",
-    "storage.k8s.io",
-];
-
 /// How the server of CustomResourceDefinitions calls what it publishes (`apiextensions-apiserver/pkg/controller/openapi/builder`).
 const OF_DEFINITIONS: &str = "Kubernetes CRD Swagger";
 
@@ -105,7 +84,7 @@ impl Support {
     /// Whether a dry run of a write is one.
     pub(super) async fn takes_dry_runs(&self, resource: &Resource) -> Result<bool, Error> {
         let kind = &resource.kind;
-        if OWN.contains(&kind.group.as_str()) {
+        if kind.is_built_in() {
             return Ok(true);
         }
         let id = (kind.group.clone(), kind.version.clone());

@@ -90,7 +90,7 @@ impl Trials {
 }
 
 impl Keeper {
-    /// The same, of those that can run, if there is one to compare them with.
+    /// Which revision would go live next, of those that can run, if there is a live one to compare it with.
     fn next_up(
         &self,
         controller: &WasmController,
