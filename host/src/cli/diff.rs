@@ -12,6 +12,7 @@ use similar::{ChangeTag, TextDiff};
 use super::{
     Output,
     cluster::Cluster,
+    plan::wrapped,
     planned::{Wanted, follow},
     say, span,
 };
@@ -61,7 +62,8 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
         Output::Text => say(&drawn(&object, colours)?),
     });
     let planned = planned.await?;
-    eprintln!("{} {}", planned.revision, planned.plan.message.unwrap_or_default());
+    let message = planned.plan.message.unwrap_or_default();
+    eprint!("{}", wrapped(&format!("{} {message}", planned.revision), 2));
     Ok(())
 }
 

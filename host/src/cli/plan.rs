@@ -158,7 +158,7 @@ pub(super) fn summary(revision: &str, plan: &PlanStatus) -> String {
 }
 
 /// A line that may be long, in several: the rest stands under its beginning.
-fn wrapped(line: &str, indent: usize) -> String {
+pub(super) fn wrapped(line: &str, indent: usize) -> String {
     let (mut text, mut column) = (String::new(), 0);
     for word in line.split_inclusive(' ') {
         let width = word.trim_end().chars().count();

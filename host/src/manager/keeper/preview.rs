@@ -413,7 +413,10 @@ fn requested(controller: &WasmController) -> Option<String> {
 fn nothing_to_plan(controller: &WasmController) -> String {
     match plan::status(controller).active {
         Some(active) => {
-            format!("no revision waits: {active} is live, and nothing is staged beside it")
+            format!(
+                "no revision waits: {active} is live, and nothing is staged beside it; push another one, or name one of \
+                 those that were before it (--revision)"
+            )
         }
         None => "no revision is live, and so there is nothing to compare with".to_owned(),
     }
