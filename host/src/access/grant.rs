@@ -81,9 +81,7 @@ impl Right {
     pub fn impersonated(&self) -> Self {
         Self { verb: format!("impersonate-on:serviceaccount:{}", self.verb).into(), ..self.clone() }
     }
-}
 
-impl Right {
     /// Verb, resource and the one object it is of, wherever that lies: `patch deployments.apps/status`.
     pub fn plain(&self) -> String {
         let (plural, sub) = self.resource.split_once('/').unwrap_or((&self.resource, ""));

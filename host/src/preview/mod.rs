@@ -1,9 +1,9 @@
 //! What a revision would do, before it does it: run as ever, with writes that are only tried.
 //!
 //! A preview takes its place behind all live work: slots of its own, permits to compute that nobody else waits for, memory
-//! of which enough stays for others, connections and a pace of its own. It touches no queue, no failure count, no budget. The live revision is previewed on
-//! the same object wherever the candidate differs, at the same moment and with the same chances, and what it would do as
-//! well is no difference.
+//! of which a quarter stays for others, connections and a pace of its own. It touches no queue, no failure count, no budget.
+//! The live revision is previewed on the same object wherever the candidate differs, at the same moment and with the same
+//! chances, and what it would do as well is no difference.
 //!
 //! [`Previewer`] looks at one object, [`plan`] at all, [`shadow`] at some that have just run live; [`gates`] says what of
 //! that stands in the way of a promotion.

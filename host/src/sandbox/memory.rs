@@ -48,13 +48,14 @@ pub(super) struct Share {
 /// Why a run gets no more: others have it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error(
-    "the memory for guests is used up: all together may have {} MiB on this host, and those of one team or all previews {} \
+    "the memory for guests is used up: all together may have {} MiB on this host, and those of one team, or all previews, {} \
      MiB; it is tried again. If that lasts, have --guest-memory or the container's limit raised, or lower limits.concurrency",
-    .bytes >> 20, .of_one_team >> 20
+    .bytes >> 20, .of_these >> 20
 )]
 pub(super) struct UsedUp {
     bytes: usize,
-    of_one_team: usize,
+    /// Those of one team, or all previews.
+    of_these: usize,
 }
 
 impl GuestMemory {
@@ -70,25 +71,23 @@ impl GuestMemory {
         // Its own team's first, so that nobody waits with what others could use.
         let team = self.of(team).acquire_many_owned(FIRST).await.ok()?;
         let all = self.all.clone().acquire_many_owned(FIRST).await.ok()?;
-        Some(Share { all, team: Some(team), spare: 0, limits: self.limits() })
+        let limits = UsedUp { bytes: self.bytes, of_these: self.of_one_team };
+        Some(Share { all, team: Some(team), spare: 0, limits })
     }
 
     /// The same for a run that comes behind all live ones.
     pub(super) async fn begin_behind(&self) -> Option<Share> {
         let spare = self.bytes / 4 / PAGE;
+        let limits = UsedUp { bytes: self.bytes, of_these: self.bytes - spare * PAGE };
         loop {
             if self.all.is_closed() {
                 return None;
             }
             if let Some(all) = take(&self.all, FIRST, spare) {
-                return Some(Share { all, team: None, spare, limits: self.limits() });
+                return Some(Share { all, team: None, spare, limits });
             }
             sleep(AGAIN).await;
         }
-    }
-
-    fn limits(&self) -> UsedUp {
-        UsedUp { bytes: self.bytes, of_one_team: self.of_one_team }
     }
 
     /// Bytes that runs hold, and those that there are.

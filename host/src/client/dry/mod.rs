@@ -5,7 +5,8 @@
 //! server's. What the server cannot say is named, and never guessed. Nothing of the account's is touched: no budget, no
 //! fight, no barrier, no memory of what was applied last.
 //!
-//! Invariants: `nothing_goes_out_that_is_not_dry`, `what_was_tried_beyond_the_pace_is_waited_for`; on a real server `a_preview_changes_nothing_whatever_the_guest`.
+//! Invariants: `nothing_goes_out_that_is_not_dry`, `what_was_tried_beyond_the_pace_is_waited_for`; on a real server
+//! `a_preview_changes_nothing_whatever_the_guest`.
 
 mod keys;
 mod merge;

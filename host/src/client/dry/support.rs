@@ -22,6 +22,7 @@ use crate::{
 
 /// How long an answer counts: a group may come to be served by somebody else.
 const VALID: Duration = Duration::from_secs(300);
+
 /// How the server of CustomResourceDefinitions calls what it publishes (`apiextensions-apiserver/pkg/controller/openapi/builder`).
 const OF_DEFINITIONS: &str = "Kubernetes CRD Swagger";
 
