@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::account::GUEST_RULES;
-use e2e::bystander::{Bystander, again};
+use e2e::bystander::{Bystander, again, limit};
 use e2e::component::Component;
 use e2e::memory::Memory;
 use e2e::proxy::{Matcher, Proxy};
@@ -88,16 +88,11 @@ async fn undisturbed(bystander: &Bystander) -> Result<Duration> {
     bail!("the bystander does not work")
 }
 
-/// The bound is asserted at five times; a busy machine is slow without a flood too.
-fn limit(before: Duration) -> Duration {
-    5 * (before + BYSTANDER_MORE)
-}
-
 fn is_undisturbed(before: Duration, during: Duration) -> Result<()> {
     println!(
         "f10: bystander's p99: {before:.1?} without, {during:.1?} with the flood (bound + 25 ms)"
     );
-    ensure!(during <= limit(before), "{during:?} instead of {before:?}");
+    ensure!(during <= limit(before, BYSTANDER_MORE), "{during:?} instead of {before:?}");
     Ok(())
 }
 
@@ -114,7 +109,7 @@ fn f10_ten_thousand_updates_a_second_of_one_key_are_one_key() -> Result<()> {
         let runs = test.runs("flooded").await?;
 
         let (mut deepest, mut sent) = (0.0_f64, 0_usize);
-        let during = again(limit(before), async || {
+        let during = again(limit(before, BYSTANDER_MORE), async || {
             let window = bystander.window()?;
             let mut ticks = interval(Duration::from_millis(20));
             let end = Instant::now() + FLOOD;
@@ -222,7 +217,7 @@ fn f10_fifty_thousand_keys_cost_a_kibibyte_each() -> Result<()> {
         ensure!(each <= PER_KEY + texts, "{each} bytes a key, {texts} of them its text");
         // A stall of the whole machine is over at the next flood, a disturbance comes again.
         let (mut first, mut generation) = (Some(during), 1);
-        let during = again(limit(before), async || match first.take() {
+        let during = again(limit(before, BYSTANDER_MORE), async || match first.take() {
             Some(during) => Ok(during),
             None => {
                 generation += 1;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::account::GUEST_RULES;
-use e2e::bystander::{Bystander, again};
+use e2e::bystander::{Bystander, again, limit};
 use e2e::component::Component;
 use e2e::test;
 use e2e::wait::within;
@@ -17,11 +17,8 @@ const SPAN: Duration = Duration::from_secs(10);
 /// Controllers that do harm, each with eight runs.
 const FLOODING: [&str; 3] = ["flood-a", "flood-b", "flood-c"];
 const LIMIT: Duration = Duration::from_secs(30);
-/// What a bystander may be slower while guests loop; five times that is asserted.
+/// What a bystander may be slower while guests loop; one without its share would wait for their runs, one after the other.
 const SLOWER: Duration = Duration::from_millis(25);
-const SLACK: u32 = 5;
-/// Other tests run beside this one. A bystander without its share would wait for runs of two seconds, one after the other.
-const BESIDE_OTHERS: Duration = Duration::from_secs(1);
 
 /// The log is read once, at the end: to read it takes a core.
 async fn measured(bystander: &Bystander, what: &str) -> Result<Duration> {
@@ -62,7 +59,7 @@ fn a_team_that_loops_on_every_thread_leaves_another_its_share() -> Result<()> {
             Ok(())
         })
         .await?;
-        let limit = ((before + SLOWER) * SLACK).max(BESIDE_OTHERS);
+        let limit = limit(before, SLOWER);
         let beside = again(limit, async || measured(&bystander, "beside 24 endless loops").await);
         let after = beside.await?;
         ensure!(after <= limit, "{after:?} instead of {before:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::Test;
 use e2e::account::GUEST_RULES;
-use e2e::bystander::{Bystander, Window};
+use e2e::bystander::{Bystander, SLACK, Window, limit};
 use e2e::component::Component;
 use e2e::controller::Controller;
 use e2e::log::Log;
@@ -22,8 +22,6 @@ use tokio::time::{Instant, sleep_until};
 use crate::harm::{Harm, Traces, is_long};
 use crate::table::{Row, mib};
 
-/// Bounds are for a quiet machine with cores to spare; tests assert five times as much.
-const SLACK: u32 = 5;
 /// Changes of the bystander's objects a second.
 const CHANGES: u32 = 25;
 /// Guests that do the same harm at once, at most: the concurrency of a controller.
@@ -194,10 +192,10 @@ impl Arena {
         bystander: Duration,
         more: Duration,
     ) -> Result<Option<String>> {
-        if bystander <= (self.alone + more) * SLACK {
+        if bystander <= limit(self.alone, more) {
             return Ok(None);
         }
-        let limit = (self.bystander_alone().await?.max(self.alone) + more) * SLACK;
+        let limit = limit(self.bystander_alone().await?.max(self.alone), more);
         Ok((bystander > limit)
             .then(|| format!("the bystander's p99 was {bystander:?}, its limit is {limit:?}")))
     }

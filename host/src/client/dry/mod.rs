@@ -45,6 +45,8 @@ const LOOKS: u32 = 3;
 /// Tried writes a second of all previews, and at once.
 const MOST: f64 = 150.0;
 const BURST: f64 = 8.0;
+/// After a write that took this long or longer, previews rest for no more than this.
+const LONGEST_REST: Duration = Duration::from_secs(2);
 /// No more of the server's refusals are kept.
 const WORDS: usize = 20;
 
@@ -62,8 +64,9 @@ pub struct Bench {
     all: Arc<Pace>,
 }
 
-/// How fast writes are tried. No run waits in its middle, where its own time would run out: what was tried beyond it the next
-/// look waits for.
+/// How fast writes are tried: never faster than a number, and never for more than half of the time, so that a server that is
+/// slow because it is busy has as much time without previews as with them. No run waits in its middle, where its own time
+/// would run out: what was tried beyond it the next look waits for.
 #[derive(Debug)]
 pub struct Pace(Mutex<Account>);
 
@@ -72,15 +75,30 @@ pub struct Pace(Mutex<Account>);
 struct Account {
     bucket: Bucket,
     debt: u32,
+    /// Nothing is tried before.
+    rests_until: Option<Instant>,
 }
 
 impl Account {
+    fn new(bucket: Bucket) -> Self {
+        Self { bucket, debt: 0, rests_until: None }
+    }
+
     fn tried(&mut self, now: Instant) {
         self.debt += u32::from(self.bucket.take(now).is_err());
     }
 
+    /// The answer to one has taken this long: as long nothing more is tried.
+    fn answered(&mut self, now: Instant, took: Duration) {
+        let from = self.rests_until.unwrap_or(now).max(now);
+        self.rests_until = Some((from + took).min(now + LONGEST_REST));
+    }
+
     /// Pays what can be paid; how long until more can be, if there is debt left.
     fn pay(&mut self, now: Instant) -> Option<Duration> {
+        if let Some(until) = self.rests_until.filter(|until| *until > now) {
+            return Some(until - now);
+        }
         while self.debt > 0 {
             match self.bucket.take(now) {
                 Ok(()) => self.debt -= 1,
@@ -98,7 +116,7 @@ impl Pace {
     }
 
     fn new(bucket: Bucket) -> Self {
-        Self(Mutex::new(Account { bucket, debt: 0 }))
+        Self(Mutex::new(Account::new(bucket)))
     }
 
     async fn turn(&self) {
@@ -111,6 +129,10 @@ impl Pace {
 
     fn tried(&self) {
         self.0.lock().tried(clock::now());
+    }
+
+    fn answered(&self, took: Duration) {
+        self.0.lock().answered(clock::now(), took);
     }
 }
 
@@ -425,7 +447,7 @@ impl Client {
             let text = "the write cannot be made a dry run".to_owned();
             return Err(Unwritten::Refused(Error::Unavailable(text)));
         };
-        let (client, probe) = (self.clone(), intent.clone());
+        let (client, probe, asked) = (self.clone(), intent.clone(), clock::now());
         let task = self.0.account.control.spawn(async move {
             let gone = || client.check_guest(&probe);
             client.tried(call, Sort::Write, gone).await
@@ -433,6 +455,7 @@ impl Client {
         let answer = task.await.unwrap_or_else(|error| {
             Err(Unwritten::Call(apiserver::Error::Connection(error.into())))
         });
+        dry.bench.all.answered(clock::now().saturating_duration_since(asked));
         match answer {
             Err(Unwritten::Call(error)) => Err(self.refused_dry(dry, intent, error)),
             other => other,
@@ -539,7 +562,7 @@ mod tests {
     fn what_was_tried_beyond_the_pace_is_waited_for() {
         let start = Instant::now();
         // One a second, one at once.
-        let mut account = Account { bucket: Bucket::new(1.0, 1.0), debt: 0 };
+        let mut account = Account::new(Bucket::new(1.0, 1.0));
         assert_eq!(account.pay(start), None);
         (0..4).for_each(|_| account.tried(start));
         assert!(account.pay(start).is_some());
@@ -548,6 +571,36 @@ mod tests {
         let paid = (3..10).map(|second| account.pay(start + Duration::from_secs(second)).is_none());
         assert_eq!(paid.collect::<Vec<_>>(), [false, false, true, true, true, true, true]);
         assert_eq!(account.debt, 0, "and never less");
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "an arbitrary starting point")]
+    fn the_slower_the_server_the_less_is_tried() {
+        // Answers so many milliseconds late: of ten seconds, how many writes are tried by two that look in turns.
+        let tried = |late: u64| {
+            let mut account = Account::new(Bucket::new(MOST, BURST));
+            let (start, late) = (Instant::now(), Duration::from_millis(late));
+            let (mut now, mut count) = (start, 0);
+            while now < start + Duration::from_secs(10) {
+                match account.pay(now) {
+                    Some(wait) => now += wait,
+                    None => {
+                        (0..2).for_each(|_| account.tried(now));
+                        now += late;
+                        (0..2).for_each(|_| account.answered(now, late));
+                        count += 2;
+                    }
+                }
+            }
+            count
+        };
+        let counts = [1, 10, 100, 1_000, 60_000].map(tried);
+        assert_eq!(counts, [1_508, 668, 68, 8, 2], "a fast one is asked as often as may be");
+        let mut account = Account::new(Bucket::new(MOST, BURST));
+        let start = Instant::now();
+        (0..9).for_each(|_| account.answered(start, Duration::from_secs(60)));
+        assert_eq!(account.pay(start), Some(LONGEST_REST), "one stall is no debt for ever");
+        assert_eq!(account.pay(start + LONGEST_REST), None);
     }
 
     #[tokio::test]
