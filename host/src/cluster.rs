@@ -26,8 +26,8 @@ pub enum Ask {
     Apply(String, Ownership),
     /// The same of its status.
     ApplyStatus(String),
-    /// Makes an object of its text.
-    Create(String),
+    /// Makes an object of its text, as the primary's child or not.
+    Create(String, bool),
     /// Patches an object.
     Patch(ObjectReference, PatchBody),
     /// Deletes an object.
@@ -65,13 +65,13 @@ impl Ask {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Get(_) => "cluster.get",
-            Self::List(..) => "cluster.list",
+            Self::List(..) => "cluster.find",
             Self::GetLive(_) => "cluster.get-live",
             Self::Apply(..) => "cluster.apply",
             Self::ApplyStatus(_) => "cluster.apply-status",
-            Self::Create(_) => "cluster.create",
+            Self::Create(..) => "cluster.create",
             Self::Patch(..) => "cluster.patch",
-            Self::Delete(..) => "cluster.delete",
+            Self::Delete(..) => "cluster.remove",
             Self::Event(_) => "cluster.emit-event",
         }
     }
@@ -147,10 +147,12 @@ pub struct Page {
 pub enum Ownership {
     /// Forced on the primary's own children only.
     Standard,
+    /// The same, and the host adds the owner reference that makes the primary the controller.
+    Child,
+    /// As a child, forced, and an object that the primary does not own becomes its own.
+    Adopt,
     /// Forced.
     Force,
-    /// Forced, and an object that the primary does not own becomes its own.
-    Adopt,
 }
 
 /// A patch.

@@ -5,6 +5,7 @@
 #![cfg(test)] // Tells clippy that helpers are test code too.
 #![expect(clippy::disallowed_methods, reason = "how long a guest was let run")]
 
+mod contract;
 mod guests;
 
 use std::{
@@ -147,16 +148,16 @@ fn trap(failure: Failure) -> String {
 #[tokio::test]
 async fn a_guest_says_what_it_needs() {
     let hostile = Hostile::new().await;
-    let kind = |name: &str| json!({ "group": "example.com", "version": "v1", "kind": name });
+    let example = "example.com/v1";
     let manifest = hostile
         .configured(json!({ "manifest": {
-            "primary": { "kind": kind("Site"), "labelSelector": "a=b",
-                         "predicate": ["generationChanged", { "matchesLabels": "c" }, "either"] },
-            "owned": [{ "kind": kind("Page"), "projection": "metadata" }],
-            "watches": [{ "kind": kind("Theme"), "mapping": { "index": "theme" } }],
-            "live": [{ "version": "v1", "kind": "Secret" }],
-            "writes": [{ "kind": kind("Page"), "verbs": ["apply", "delete"] }],
-            "indexes": [{ "name": "theme", "kind": kind("Site"), "path": "spec.theme" }],
+            "primary": { "apiVersion": example, "kind": "Site", "labelSelector": "a=b",
+                         "when": { "any": ["generationChanged", { "matchesLabels": "c" }] } },
+            "owns": [{ "apiVersion": example, "kind": "Page" }],
+            "watches": [{ "apiVersion": example, "kind": "Theme", "wakes": { "index": "theme" } }],
+            "readsLive": [{ "apiVersion": "v1", "kind": "Secret" }],
+            "writes": [{ "apiVersion": example, "kind": "Page", "verbs": ["apply", "delete"] }],
+            "indexes": [{ "name": "theme", "apiVersion": example, "kind": "Site", "path": "spec.theme" }],
             "finalizer": "example.com/site",
         } }))
         .await
@@ -189,8 +190,13 @@ async fn a_guest_may_refuse_its_config_and_the_host_its_manifest() {
         hostile.configured(json!({ "describe": "refuse", "message": "no such region" })).await;
     assert!(matches!(refused, Err(NoManifest::Refused(text)) if text == "no such region"));
     let unfit = hostile.configured(json!({ "manifest": {
-        "primary": { "kind": { "group": "a.b", "version": "v1", "kind": "C" } }, "finalizer": "plain" } }));
+        "primary": { "apiVersion": "a.b/v1", "kind": "C" }, "finalizer": "plain" } }));
     assert!(matches!(unfit.await, Err(NoManifest::Unfit(_))));
+    let newer = hostile.configured(json!({ "manifest": {
+        "primary": { "apiVersion": "a.b/v1", "kind": "C" }, "moods": [] } }));
+    let Err(NoManifest::Unfit(error)) = newer.await else { panic!("it is taken") };
+    let said = error.to_string();
+    assert!(said.contains("unknown field `moods`") && said.contains("a newer host"), "{said}");
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ const SHARES: &str = "nagaya.dev/watch";
 const SHARED_WATCHES: &str = "nagaya-watch";
 
 /// The folders of the examples.
-pub const EXAMPLES: [&str; 3] = ["website", "at", "mirror"];
+pub const EXAMPLES: [&str; 4] = ["first", "website", "at", "mirror"];
 
 /// The shared control plane, with everything on it, once a process.
 pub async fn shared() -> Result<&'static ControlPlane> {

@@ -26,7 +26,8 @@ pub fn read(path: &str) -> Result<Vec<Value>> {
         .with_context(|| format!("understanding {path}"))
 }
 
-fn parse(text: &str) -> Result<Vec<Value>> {
+/// The objects of a text of YAML documents.
+pub fn parse(text: &str) -> Result<Vec<Value>> {
     // Comments alone between two separators are no document.
     let is_empty = |part: &&str| {
         part.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))

@@ -76,16 +76,19 @@ pub async fn all_copied(maps: &Api<ConfigMap>, titles: &BTreeMap<String, String>
 /// A config by which `hostile` does these steps and owns the ConfigMaps that it writes: a change of
 /// one wakes its Website.
 pub fn owning(steps: &str) -> Value {
-    let map = json!({"version": "v1", "kind": "ConfigMap"});
     json!({
         "reconcile": steps,
         "manifest": {
             "primary": {
-                "kind": {"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"},
-                "predicate": ["generationChanged"],
+                "apiVersion": "examples.nagaya.dev/v1",
+                "kind": "Website",
+                "when": "generationChanged",
             },
-            "owned": [{"kind": map}],
-            "writes": [{"kind": map, "verbs": ["create", "apply", "patch", "delete"]}],
+            "owns": [{"apiVersion": "v1", "kind": "ConfigMap", "projection": "full"}],
+            "writes": [{
+                "apiVersion": "v1", "kind": "ConfigMap",
+                "verbs": ["create", "apply", "patch", "delete"],
+            }],
         },
     })
 }

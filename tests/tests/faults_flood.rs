@@ -34,7 +34,7 @@ const PER_KEY: usize = 1_024;
 async fn team(test: &Test, name: &str, steps: &str) -> Result<()> {
     let mut config = owning(steps);
     config["manifest"]["primary"]["labelSelector"] = json!(format!("team={name}"));
-    config["manifest"]["primary"]["predicate"] = json!([]);
+    config["manifest"]["primary"]["when"] = json!(null);
     let spec = json!({"limits": {"writesPerMinute": 60_000}});
     let hostile = test.guest(name, GUEST_RULES, spec).await?;
     let revision = hostile.push_config(&Component::load("hostile")?, &config).await?;

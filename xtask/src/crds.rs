@@ -1,4 +1,4 @@
-//! `cargo xtask crds`: writes the generated CustomResourceDefinitions into `deploy/crd/`.
+//! `cargo xtask crds`: writes the generated CustomResourceDefinitions into `deploy/crd/`, and the schema of a manifest into `wit/`.
 
 use anyhow::{Context, Result};
 
@@ -11,6 +11,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         folder: crate::root()?.join("deploy/crd"),
         texts: &definitions,
         source: "host/src/model/crd.rs",
+        command: "cargo xtask crds",
+    };
+    files.settle(args)?;
+    let files = Files {
+        folder: crate::root()?.join("wit"),
+        texts: &[("manifest.schema.json", nagaya::model::manifest::schema())],
+        source: "host/src/model/manifest/wire.rs",
         command: "cargo xtask crds",
     };
     files.settle(args)

@@ -15,6 +15,7 @@ mod demo;
 mod generated;
 mod guests;
 mod image;
+mod languages;
 mod long;
 mod node;
 mod progress;

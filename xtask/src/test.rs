@@ -16,6 +16,7 @@ use e2e::rights;
 use tokio::time::Instant;
 
 use crate::guests;
+use crate::languages;
 use crate::node;
 use crate::progress::span;
 
@@ -35,6 +36,13 @@ pub(crate) struct EndToEnd {
 
 const E2E: EndToEnd =
     EndToEnd { cargo: &[], harness: &["--test-threads", TEST_THREADS], environment: &[] };
+
+/// Each compiles for a while.
+const LANGUAGES: EndToEnd = EndToEnd {
+    cargo: &["--test", "e2e"],
+    harness: &["--test-threads", "1", "--nocapture"],
+    environment: &[],
+};
 
 /// One at a time, because they measure; their tables are for people.
 pub(crate) const HOSTILE: EndToEnd = EndToEnd {
@@ -73,6 +81,8 @@ enum Part {
     Examples,
     /// The host on a real API server
     E2e,
+    /// Go, TypeScript and Python: their SDKs, and a reconciler in each on the host
+    Languages,
     /// Guests that mean harm, with their figures
     #[value(skip)]
     Hostile,
@@ -83,13 +93,14 @@ enum Part {
 
 impl Part {
     /// What runs unless something else is asked for.
-    const ALL: [Self; 3] = [Self::Unit, Self::Examples, Self::E2e];
+    const ALL: [Self; 4] = [Self::Unit, Self::Examples, Self::E2e, Self::Languages];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Unit => "unit: host, guest SDK, xtask",
             Self::Examples => "examples",
             Self::E2e => "end to end",
+            Self::Languages => "Go, TypeScript, Python",
             Self::Hostile => "hostile guests, compile bombs",
             Self::Node => "on a node",
         }
@@ -130,6 +141,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             Part::Unit => judge(cargo_test(&root, &[], &args.pass)),
             Part::Examples => judge(examples(&root, &args.pass)),
             Part::E2e => end_to_end(&root, &E2E, &args.pass).await,
+            Part::Languages => other_languages(&root).await,
             Part::Hostile => end_to_end(&root, &HOSTILE, &args.pass).await,
             Part::Node => judge_node(node::run(&root, &profile_folder()?.join("nagaya")).await),
         };
@@ -139,6 +151,27 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         outcomes.push((part, outcome, started.elapsed()));
     }
     sum_up(&outcomes, started.elapsed())
+}
+
+/// The SDKs by themselves, then a reconciler of each on the host.
+async fn other_languages(root: &Path) -> Outcome {
+    let built = match build_host(root).and_then(|host| languages::run(root, &host)) {
+        Ok(built) => built,
+        Err(error) => return Outcome::Failed(error),
+    };
+    let tests = built.names.iter().map(|name| format!("{name}_runs_on_the_host"));
+    let pass: Vec<_> = ["--ignored".to_owned()].into_iter().chain(tests).collect();
+    let outcome = match built.names.as_slice() {
+        [] => Outcome::Passed,
+        _ => end_to_end(root, &LANGUAGES, &pass).await,
+    };
+    match outcome {
+        Outcome::Passed if !built.missing.is_empty() => {
+            let passed = built.names.join(", ");
+            Outcome::NotRun(format!("{}; passed: {passed}", built.missing.join("; ")))
+        }
+        other => other,
+    }
 }
 
 fn judge_node(result: Result<Option<String>>) -> Outcome {

@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What `deploy/chart` names the host's account, installed as `nagaya` into the namespace that its documents name.
-const HOST: &str = "nagaya-system/nagaya";
+pub(super) const HOST: &str = "nagaya-system/nagaya";
 
 /// Which revision is meant.
 #[derive(Debug, clap::Args)]
@@ -65,22 +65,22 @@ pub(super) struct Args {
 
 /// Whose rights they are, and where: the same for all revisions of a controller.
 #[derive(Debug)]
-struct Parties {
-    account: Identity,
+pub(super) struct Parties {
+    pub(super) account: Identity,
     /// The host's user name.
-    host: String,
+    pub(super) host: String,
     /// The controller's scope; `None`: the whole cluster.
-    namespaces: Option<Vec<Arc<str>>>,
+    pub(super) namespaces: Option<Vec<Arc<str>>>,
 }
 
 /// What one revision needs.
 #[derive(Debug)]
-struct Needed {
+pub(super) struct Needed {
     revision: String,
     /// Of its account.
     account: BTreeSet<Right>,
     /// What the host must be let do as the account.
-    host: BTreeSet<Right>,
+    pub(super) host: BTreeSet<Right>,
     /// What it declares and its plan has not used, in words.
     unused: BTreeSet<String>,
 }
@@ -133,7 +133,7 @@ fn chosen(args: &Args, status: &WasmControllerStatus) -> Result<(String, Option<
 }
 
 /// The user name of an account that is given as NAMESPACE/NAME.
-fn user(account: &str) -> Result<String, String> {
+pub(super) fn user(account: &str) -> Result<String, String> {
     let fits = |letter: char| letter.is_ascii_alphanumeric() || "-.".contains(letter);
     let is_name = |name: &str| !name.is_empty() && name.chars().all(fits);
     match account.split_once('/') {
@@ -179,7 +179,7 @@ impl Parties {
 
     /// Refuses names that are something else in YAML: teams and guests choose them, and whoever applies what is printed may
     /// do more than they.
-    fn check_names(&self, needed: &Needed) -> Result<()> {
+    pub(super) fn check_names(&self, needed: &Needed) -> Result<()> {
         let account = self.account.to_string();
         let names = needed.account.iter().chain(&needed.host).flat_map(|right| {
             let Right { verb: _, group, resource, namespace, name } = right;
@@ -202,7 +202,7 @@ impl Parties {
     }
 
     /// The YAML, and as comments whom it is for and what `other` needs instead.
-    fn text(&self, needed: &Needed, other: Option<&Needed>) -> String {
+    pub(super) fn text(&self, needed: &Needed, other: Option<&Needed>) -> String {
         let Self { account, host, .. } = self;
         let [of_account, of_host] = self.yaml(needed);
         let revision = &needed.revision;
@@ -231,7 +231,7 @@ impl Parties {
     }
 
     /// The same for programs.
-    fn object(&self, needed: &Needed, other: Option<&Needed>) -> Value {
+    pub(super) fn object(&self, needed: &Needed, other: Option<&Needed>) -> Value {
         let words = |rights: &BTreeSet<Right>| rights.iter().map(said).collect::<Vec<_>>();
         let (added, removed) =
             other.map(|other| (besides(needed, other), besides(other, needed))).unwrap_or_default();
@@ -250,7 +250,7 @@ impl Parties {
 
 impl Needed {
     /// What follows from `needs`; `plan`: the rights that the revision's plan has used, if it has one.
-    fn of(revision: &str, needs: &Needs<'_>, plan: &Value) -> Self {
+    pub(super) fn of(revision: &str, needs: &Needs<'_>, plan: &Value) -> Self {
         Self {
             revision: revision.to_owned(),
             account: needs.account(),
@@ -274,7 +274,7 @@ fn manifest(name: &str, status: &Value) -> Result<Manifest> {
 }
 
 /// How each kind of the manifest is served, by group and kind.
-async fn served(
+pub(super) async fn served(
     cluster: &Cluster,
     manifest: &Manifest,
 ) -> Result<BTreeMap<(String, String), Resource>> {

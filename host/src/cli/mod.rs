@@ -15,15 +15,19 @@ use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod abort;
+mod build;
 mod cluster;
 mod component;
 mod decision;
+mod described;
 mod diff;
 mod edit;
 mod explain;
 mod get;
+mod inspect;
 pub mod logging;
 mod logs;
+mod new;
 mod own_api;
 mod plan;
 mod planned;
@@ -31,6 +35,7 @@ mod presence;
 mod print;
 mod promote;
 mod push;
+mod rbac;
 mod registry;
 mod rollback;
 mod serve;
@@ -56,6 +61,8 @@ const POD_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
 const EXAMPLES: &str = "\
 Examples:
+  nagaya new shop --lang go --sdk SDK          make a project of a controller
+  nagaya build                                 make a component of the project in this folder
   nagaya push website website.wasm -n demo     upload a component; it becomes the candidate
   nagaya get website -n demo                   what is live, what waits, and what is wrong
   nagaya logs website -n demo -f               what its guests say, as they say it
@@ -83,6 +90,14 @@ struct Global {
 enum Command {
     /// Run the host
     Serve(Box<serve::Args>),
+    /// Make a project of a controller in Rust, Go, TypeScript or Python
+    New(new::Args),
+    /// Make a component of a project in Rust, Go, TypeScript or Python
+    Build(build::Args),
+    /// Show what a component is, imports and asks for
+    Inspect(inspect::Args),
+    /// Show the rights that a component needs, as YAML
+    Rbac(rbac::Args),
     /// Upload a component and stage it as a new revision
     Push(push::Args),
     /// Show controllers, or one with its revisions and problems
@@ -190,6 +205,10 @@ fn run(args: Args) -> Result<()> {
     match command {
         Command::Serve(args) => serve::run(*args, global.source()),
         Command::CompileChild(_) | Command::PullChild(_) => Ok(()),
+        Command::New(args) => new::run(&args),
+        Command::Build(args) => build::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Rbac(args) => client(global, async |cluster| rbac::run(args, cluster).await),
         Command::Push(args) => client(global, async |cluster| push::run(args, cluster).await),
         Command::Get(args) => client(global, async |cluster| get::run(args, cluster).await),
         Command::Logs(args) => client(global, async |cluster| logs::run(args, cluster).await),
@@ -281,7 +300,7 @@ mod tests {
     #[test]
     fn help_lists_the_verbs_in_the_order_of_their_use() {
         let help = command(None).render_help().to_string();
-        let verbs = ["serve", "push", "get", "promote", "abort", "rollback"];
+        let verbs = ["serve", "new", "build", "push", "get", "promote", "abort", "rollback"];
         let places: Vec<_> = verbs.map(|verb| help.find(&format!("\n  {verb} ")).unwrap()).into();
         assert!(places.is_sorted(), "{help}");
         assert!(!help.contains("compile-child"), "{help}");

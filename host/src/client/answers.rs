@@ -28,7 +28,7 @@ impl Client {
             }
             Ask::Apply(object, ownership) => self.apply(object, ownership).await?,
             Ask::ApplyStatus(object) => self.apply_status(object).await?,
-            Ask::Create(object) => self.create(object).await?.into(),
+            Ask::Create(object, child) => self.create(object, child).await?.into(),
             Ask::Patch(of, body) => {
                 self.patch(&of.kind, of.namespace.as_deref(), &of.name, body).await?.into()
             }

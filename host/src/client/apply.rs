@@ -55,14 +55,13 @@ impl Client {
     pub async fn apply(&self, text: String, ownership: Ownership) -> Result<Arc<str>, Error> {
         let object = Object::parse(text)?;
         let resource = self.may_write(&object.kind, Verb::Apply)?;
+        let object = match ownership {
+            Ownership::Child | Ownership::Adopt => self.as_child(object)?,
+            Ownership::Standard | Ownership::Force => object,
+        };
         let key = object.key()?;
         let path = path(&resource, &key, None)?;
         self.check_owners(&object.owners, (&object.kind, &key))?;
-        if ownership == Ownership::Adopt && !self.primary().is_among(&object.owners) {
-            let text =
-                "the ownership `adopt` is for an object with an owner reference to the primary";
-            return Err(Error::Invalid(text.to_owned()));
-        }
         let cached = self.cached(&object.kind, &key);
         let body = Fingerprint::of_text(&object.text);
         let at = (Target::Main, object.kind.clone(), key.clone());
@@ -96,7 +95,7 @@ impl Client {
                 Standing::Seen(entry) => (Some(entry.clone()), Some(entry.uid()), None),
             };
             let is_child = seen.is_some_and(|entry| self.primary().controls(entry.owners()));
-            let force = ownership != Ownership::Standard || is_child;
+            let force = matches!(ownership, Ownership::Force | Ownership::Adopt) || is_child;
             let bound = object.bound_to(uid, version);
             let intent = Intent::new(Verb::Apply, (kind, key), self.apply_call(path, force, bound));
             // One call of the guest is one revert at most.

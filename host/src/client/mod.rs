@@ -10,6 +10,7 @@
 mod answer;
 mod answers;
 mod apply;
+mod child;
 pub mod dry;
 mod flow;
 pub mod gates;

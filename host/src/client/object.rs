@@ -2,7 +2,7 @@
 //!
 //! Invariants: `what_is_added_lands_in_the_metadata_and_nowhere_else`, `what_is_too_long_is_refused_by_its_length`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, ops::Range};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -31,8 +31,8 @@ pub(super) struct Object {
     pub(super) uid: Option<String>,
     pub(super) owners: Vec<Owner>,
     pub(super) text: String,
-    /// Just behind the metadata's opening brace.
-    inside_metadata: usize,
+    /// Where in it the metadata stands.
+    metadata: Range<usize>,
     metadata_is_empty: bool,
     pub(super) has_version: bool,
 }
@@ -105,7 +105,7 @@ impl Object {
             uid: metadata.uid,
             owners: owners.into_iter().map(Into::into).collect(),
             has_version: metadata.resource_version.is_some(),
-            inside_metadata: start + 1,
+            metadata: start..start + raw.len(),
             metadata_is_empty: inner == "}",
             text,
         })
@@ -132,8 +132,21 @@ impl Object {
         if self.metadata_is_empty {
             added.pop();
         }
-        let (before, after) = self.text.split_at(self.inside_metadata);
+        let (before, after) = self.text.split_at(self.metadata.start + 1);
         [before, &added, after].concat()
+    }
+
+    /// The object with one owner more.
+    pub(super) fn owned_by(self, owner: serde_json::Value) -> Result<Self, Error> {
+        let unread = |error: serde_json::Error| Error::Invalid(format!("not read: {error}"));
+        let (before, after) = (&self.text[..self.metadata.start], &self.text[self.metadata.end..]);
+        let mut metadata: serde_json::Value =
+            serde_json::from_str(&self.text[self.metadata.clone()]).map_err(unread)?;
+        match &mut metadata["ownerReferences"] {
+            serde_json::Value::Array(owners) => owners.push(owner),
+            none => *none = serde_json::json!([owner]),
+        }
+        Self::parse([before, &metadata.to_string(), after].concat())
     }
 }
 

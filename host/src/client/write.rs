@@ -31,9 +31,10 @@ const LONGEST_MANAGER: usize = 128;
 
 impl Client {
     /// Creates an object.
-    pub async fn create(&self, text: String) -> Result<String, Error> {
+    pub async fn create(&self, text: String, child: bool) -> Result<String, Error> {
         let object = Object::parse(text)?;
         let resource = self.may_write(&object.kind, Verb::Create)?;
+        let object = if child { self.as_child(object)? } else { object };
         if object.name.is_none() && !object.generate_name {
             return Err(Error::Invalid("the object has neither name nor generateName".to_owned()));
         }

@@ -5,8 +5,8 @@
 //! Invariant: `a_name_that_cannot_be_is_refused_at_the_entrance`.
 
 use super::imports::bindings::nagaya::controller::{
-    cluster::{Error, Event, ListOptions},
-    types::{Kind, ObjectReference},
+    cluster::{Error, Event, FindOptions},
+    common::{Kind, ObjectReference},
 };
 use crate::text::{self, MESSAGE, NAME};
 
@@ -16,39 +16,37 @@ const WORD: usize = 63;
 pub(super) const VALUE: usize = 512;
 
 /// The name of an object, or of where it is looked for.
-pub(super) fn object(kind: &Kind, namespace: Option<&str>, name: &str) -> Result<(), Error> {
+pub(super) fn object(kind: &Kind, namespace: &str, name: &str) -> Result<(), Error> {
     self::kind(kind)?;
-    short("the namespace", namespace.unwrap_or_default(), NAME)?;
+    short("the namespace", namespace, NAME)?;
     short("the name", name, NAME)
 }
 
 /// What a list is asked for; the label selector is measured where it is parsed.
-pub(super) fn list(kind: &Kind, options: &ListOptions) -> Result<(), Error> {
-    object(kind, options.namespace.as_deref(), "")?;
-    let (index, value) =
-        options.index.as_ref().map_or(("", ""), |(name, value)| (name.as_str(), value.as_str()));
-    short("the name of the index", index, NAME)?;
-    short("the value in the index", value, VALUE)?;
-    short("the position", options.from.as_deref().unwrap_or_default(), VALUE)
+pub(super) fn find(kind: &Kind, options: &FindOptions) -> Result<(), Error> {
+    object(kind, &options.namespace, "")?;
+    short("the name of the index", &options.index, NAME)?;
+    short("the value in the index", &options.value, VALUE)?;
+    short("the position", &options.after, VALUE)
 }
 
 /// The preconditions of a deletion.
-pub(super) fn preconditions(uid: Option<&str>, version: Option<&str>) -> Result<(), Error> {
-    short("the uid", uid.unwrap_or_default(), NAME)?;
-    short("the resourceVersion", version.unwrap_or_default(), NAME)
+pub(super) fn preconditions(uid: &str, version: &str) -> Result<(), Error> {
+    short("the uid", uid, NAME)?;
+    short("the resourceVersion", version, NAME)
 }
 
 /// What an Event is about; of its words the note is cut.
 pub(super) fn event(event: Event) -> Result<Event, Error> {
     let ObjectReference { kind, namespace, name } = &event.regarding;
-    object(kind, namespace.as_deref(), name)?;
+    object(kind, namespace, name)?;
     Ok(Event { note: text::cut_owned(event.note, MESSAGE), ..event })
 }
 
 fn kind(kind: &Kind) -> Result<(), Error> {
     short("the group", &kind.group, NAME)?;
     short("the version", &kind.version, WORD)?;
-    short("the kind", &kind.kind, WORD)
+    short("the kind", &kind.name, WORD)
 }
 
 fn short(what: &str, text: &str, most: usize) -> Result<(), Error> {
@@ -67,16 +65,17 @@ mod tests {
     use crate::sandbox::imports::bindings::nagaya::controller::cluster::Severity;
 
     fn kind() -> Kind {
-        Kind { group: "g".repeat(NAME), version: "v".repeat(WORD), kind: "k".repeat(WORD) }
+        Kind { group: "g".repeat(NAME), version: "v".repeat(WORD), name: "k".repeat(WORD) }
     }
 
-    fn options() -> ListOptions {
-        ListOptions {
-            namespace: Some("n".repeat(NAME)),
-            label_selector: None,
-            index: Some(("i".repeat(NAME), "v".repeat(VALUE))),
+    fn options() -> FindOptions {
+        FindOptions {
+            namespace: "n".repeat(NAME),
+            label_selector: String::new(),
+            index: "i".repeat(NAME),
+            value: "v".repeat(VALUE),
             limit: 0,
-            from: Some("p".repeat(VALUE)),
+            after: "p".repeat(VALUE),
         }
     }
 
@@ -89,33 +88,37 @@ mod tests {
     #[test]
     fn a_name_that_cannot_be_is_refused_at_the_entrance() {
         let (most, more) = ("n".repeat(NAME), "n".repeat(NAME + 1));
-        assert!(object(&kind(), Some(&most), &most).is_ok() && list(&kind(), &options()).is_ok());
-        assert!(preconditions(Some(&most), Some(&most)).is_ok());
-        refused(object(&kind(), None, &more), "the name has 254 bytes");
-        refused(object(&kind(), Some(&more), "n"), "the namespace has 254 bytes");
-        refused(object(&kind(), None, &"\n".repeat(600_000)), "the name has 600000 bytes");
-        refused(object(&Kind { group: more.clone(), ..kind() }, None, ""), "the group");
-        refused(object(&Kind { version: more.clone(), ..kind() }, None, ""), "the version");
-        refused(object(&Kind { kind: more.clone(), ..kind() }, None, ""), "the kind");
+        assert!(object(&kind(), &most, &most).is_ok() && find(&kind(), &options()).is_ok());
+        assert!(preconditions(&most, &most).is_ok());
+        refused(object(&kind(), "", &more), "the name has 254 bytes");
+        refused(object(&kind(), &more, "n"), "the namespace has 254 bytes");
+        refused(object(&kind(), "", &"\n".repeat(600_000)), "the name has 600000 bytes");
+        refused(object(&Kind { group: more.clone(), ..kind() }, "", ""), "the group");
+        refused(object(&Kind { version: more.clone(), ..kind() }, "", ""), "the version");
+        refused(object(&Kind { name: more.clone(), ..kind() }, "", ""), "the kind");
         for (options, words) in [
-            (ListOptions { namespace: Some(more.clone()), ..options() }, "the namespace"),
-            (ListOptions { index: Some((more.clone(), String::new())), ..options() }, "the index"),
+            (FindOptions { namespace: more.clone(), ..options() }, "the namespace"),
+            (FindOptions { index: more.clone(), ..options() }, "the index"),
             (
-                ListOptions { index: Some((String::new(), "v".repeat(513))), ..options() },
+                FindOptions { value: "v".repeat(513), ..options() },
                 "the value in the index has 513 bytes",
             ),
-            (ListOptions { from: Some("p".repeat(513)), ..options() }, "the position"),
+            (FindOptions { after: "p".repeat(513), ..options() }, "the position"),
         ] {
-            refused(list(&kind(), &options), words);
+            refused(find(&kind(), &options), words);
         }
-        refused(preconditions(Some(&more), None), "the uid");
-        refused(preconditions(None, Some(&more)), "the resourceVersion");
+        refused(preconditions(&more, ""), "the uid");
+        refused(preconditions("", &more), "the resourceVersion");
     }
 
     #[test]
     fn an_event_is_measured_and_its_note_cut() {
         let event = |name: &str, note: &str| Event {
-            regarding: ObjectReference { kind: kind(), namespace: None, name: name.to_owned() },
+            regarding: ObjectReference {
+                kind: kind(),
+                namespace: String::new(),
+                name: name.to_owned(),
+            },
             severity: Severity::Normal,
             reason: "R".to_owned(),
             action: "A".to_owned(),

@@ -14,7 +14,7 @@ use tokio::{runtime::Handle, sync::mpsc, task::JoinHandle};
 use wasmtime::component::{HasSelf, Linker, ResourceTable};
 use wasmtime_wasi::WasiCtx;
 
-use self::bindings::nagaya::controller::{cluster, runtime, types};
+use self::bindings::nagaya::controller::{cluster, common, runtime};
 use super::{
     chance::Source,
     entrance,
@@ -75,9 +75,9 @@ pub(super) struct Calls {
     pub(super) open: mpsc::Sender<()>,
 }
 
-/// Links `nagaya:controller`. Its `http` is not built yet and therefore not linked.
+/// Links `nagaya:controller/reconciler`; what `reconciler-http` has besides is not built yet and therefore not linked.
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-    types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    common::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     cluster::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     runtime::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }
@@ -156,7 +156,7 @@ impl<T> Drop for AbortOnDrop<T> {
     }
 }
 
-impl types::Host for State {}
+impl common::Host for State {}
 
 impl State {
     async fn ask(&mut self, ask: Ask) -> Result<Answer, cluster::Error> {
@@ -180,19 +180,24 @@ fn unlike(answer: &Answer) -> cluster::Error {
 }
 
 fn reference(
-    kind: types::Kind,
-    namespace: Option<String>,
+    kind: common::Kind,
+    namespace: String,
     name: String,
 ) -> Result<ObjectReference, cluster::Error> {
-    entrance::object(&kind, namespace.as_deref(), &name)?;
-    Ok(ObjectReference { kind: kind.into(), namespace, name })
+    entrance::object(&kind, &namespace, &name)?;
+    Ok(ObjectReference { kind: kind.into(), namespace: some(namespace), name })
+}
+
+/// Where nothing is an empty text.
+fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
 }
 
 impl cluster::Host for State {
     async fn get(
         &mut self,
-        kind: types::Kind,
-        namespace: Option<String>,
+        kind: common::Kind,
+        namespace: String,
         name: String,
     ) -> Result<String, cluster::Error> {
         let object = reference(kind, namespace, name)?;
@@ -200,12 +205,12 @@ impl cluster::Host for State {
         self.object(Ask::Get(object)).await
     }
 
-    async fn list(
+    async fn find(
         &mut self,
-        kind: types::Kind,
-        options: cluster::ListOptions,
+        kind: common::Kind,
+        options: cluster::FindOptions,
     ) -> Result<cluster::Page, cluster::Error> {
-        entrance::list(&kind, &options)?;
+        entrance::find(&kind, &options)?;
         match self.ask(Ask::List(kind.into(), options.into())).await? {
             Answer::Page(page) => Ok(page.into()),
             other => Err(unlike(&other)),
@@ -214,8 +219,8 @@ impl cluster::Host for State {
 
     async fn get_live(
         &mut self,
-        kind: types::Kind,
-        namespace: Option<String>,
+        kind: common::Kind,
+        namespace: String,
         name: String,
     ) -> Result<String, cluster::Error> {
         self.object(Ask::GetLive(reference(kind, namespace, name)?)).await
@@ -233,30 +238,30 @@ impl cluster::Host for State {
         self.object(Ask::ApplyStatus(object)).await
     }
 
-    async fn create(&mut self, object: String) -> Result<String, cluster::Error> {
-        self.object(Ask::Create(object)).await
+    async fn create(&mut self, object: String, child: bool) -> Result<String, cluster::Error> {
+        self.object(Ask::Create(object, child)).await
     }
 
     async fn patch(
         &mut self,
-        kind: types::Kind,
-        namespace: Option<String>,
+        kind: common::Kind,
+        namespace: String,
         name: String,
         body: cluster::PatchBody,
     ) -> Result<String, cluster::Error> {
         self.object(Ask::Patch(reference(kind, namespace, name)?, body.into())).await
     }
 
-    async fn delete(
+    async fn remove(
         &mut self,
-        kind: types::Kind,
-        namespace: Option<String>,
+        kind: common::Kind,
+        namespace: String,
         name: String,
-        options: cluster::DeleteOptions,
+        removal: cluster::Removal,
     ) -> Result<(), cluster::Error> {
-        entrance::preconditions(options.uid.as_deref(), options.resource_version.as_deref())?;
+        entrance::preconditions(&removal.uid, &removal.resource_version)?;
         let object = reference(kind, namespace, name)?;
-        self.ask(Ask::Delete(object, options.into())).await.map(drop)
+        self.ask(Ask::Delete(object, removal.into())).await.map(drop)
     }
 
     async fn emit_event(&mut self, event: cluster::Event) -> Result<(), cluster::Error> {
@@ -286,7 +291,7 @@ impl runtime::Host for State {
         &mut self,
         level: runtime::Level,
         message: String,
-        fields: Vec<(String, String)>,
+        fields: Vec<common::Field>,
     ) -> wasmtime::Result<()> {
         self.last_call = "runtime.log";
         let level = match level {
@@ -295,6 +300,7 @@ impl runtime::Host for State {
             runtime::Level::Info => Level::Info,
             runtime::Level::Debug => Level::Debug,
         };
+        let fields: Vec<_> = fields.into_iter().map(|field| (field.key, field.value)).collect();
         self.log.line(level, &message, &fields);
         Ok(())
     }
@@ -315,23 +321,30 @@ impl From<ours::Error> for cluster::Error {
     }
 }
 
-impl From<types::Kind> for Kind {
-    fn from(kind: types::Kind) -> Self {
-        Self { group: kind.group, version: kind.version, kind: kind.kind }
+impl From<common::Kind> for Kind {
+    fn from(kind: common::Kind) -> Self {
+        Self { group: kind.group, version: kind.version, kind: kind.name }
     }
 }
 
-impl From<cluster::ListOptions> for ours::ListOptions {
-    fn from(options: cluster::ListOptions) -> Self {
-        let cluster::ListOptions { namespace, label_selector, index, limit, from } = options;
-        Self { namespace, label_selector, index, limit, from }
+impl From<cluster::FindOptions> for ours::ListOptions {
+    fn from(options: cluster::FindOptions) -> Self {
+        let cluster::FindOptions { namespace, label_selector, index, value, limit, after } =
+            options;
+        Self {
+            namespace: some(namespace),
+            label_selector: some(label_selector),
+            index: some(index).map(|index| (index, value)),
+            limit,
+            from: some(after),
+        }
     }
 }
 
 impl From<ours::Page> for cluster::Page {
     fn from(page: ours::Page) -> Self {
         let items = page.items.iter().map(ToString::to_string).collect();
-        Self { items, next: page.next }
+        Self { items, next: page.next.unwrap_or_default() }
     }
 }
 
@@ -339,8 +352,9 @@ impl From<cluster::Ownership> for ours::Ownership {
     fn from(ownership: cluster::Ownership) -> Self {
         match ownership {
             cluster::Ownership::Standard => Self::Standard,
-            cluster::Ownership::Force => Self::Force,
+            cluster::Ownership::Child => Self::Child,
             cluster::Ownership::Adopt => Self::Adopt,
+            cluster::Ownership::Force => Self::Force,
         }
     }
 }
@@ -354,15 +368,15 @@ impl From<cluster::PatchBody> for ours::PatchBody {
     }
 }
 
-impl From<cluster::DeleteOptions> for ours::DeleteOptions {
-    fn from(options: cluster::DeleteOptions) -> Self {
-        let cluster::DeleteOptions { uid, resource_version, propagation } = options;
+impl From<cluster::Removal> for ours::DeleteOptions {
+    fn from(removal: cluster::Removal) -> Self {
+        let cluster::Removal { uid, resource_version, propagation } = removal;
         let propagation = match propagation {
             cluster::Propagation::Background => ours::Propagation::Background,
             cluster::Propagation::Foreground => ours::Propagation::Foreground,
             cluster::Propagation::Orphan => ours::Propagation::Orphan,
         };
-        Self { uid, resource_version, propagation }
+        Self { uid: some(uid), resource_version: some(resource_version), propagation }
     }
 }
 
@@ -375,7 +389,7 @@ impl From<cluster::Event> for ours::GuestEvent {
         };
         let regarding = ObjectReference {
             kind: regarding.kind.into(),
-            namespace: regarding.namespace,
+            namespace: some(regarding.namespace),
             name: regarding.name,
         };
         Self { regarding, severity, reason, action, note }

@@ -9,7 +9,6 @@
 mod cache;
 mod chance;
 mod compile;
-mod describe;
 mod engine;
 mod entrance;
 mod failure;

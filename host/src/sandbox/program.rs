@@ -23,7 +23,7 @@ use super::{
 use crate::{model::digest::Digest, modules::screen::screen, share::slots::Slot};
 
 /// What every reconciler exports.
-const OURS: &str = "nagaya:controller/guest@0.1.0";
+const OURS: &str = "nagaya:controller/guest@0.2.0";
 /// What to do about a component of another world.
 const WORLD: &str = "a reconciler is a component of the world nagaya:controller/reconciler, which nagaya-sdk builds";
 
@@ -229,7 +229,8 @@ fn other_version(name: &str) -> Option<String> {
 /// What to say of an import that is known and not offered.
 fn refusal(import: &str) -> Option<String> {
     let advice = if import.starts_with("nagaya:controller/http@") {
-        "outbound HTTP is not built yet; remove the calls of `http`"
+        "it is built for the world `reconciler-http`, and outbound HTTP is not built yet; build it for the world `reconciler`, \
+         and leave out what calls `http`"
     } else if import.starts_with("wasi:http/") {
         "it is not offered, and outbound HTTP through nagaya:controller is not built yet; leave it out of the build \
          (for JavaScript: `componentize-js --disable http`)"
@@ -253,9 +254,9 @@ mod tests {
 
     #[test]
     fn only_another_version_of_the_world_is_another_version() {
-        for name in ["nagaya:controller/cluster@0.2.0", "nagaya:controller/guest@1.0.0"] {
+        for name in ["nagaya:controller/cluster@0.1.0", "nagaya:controller/guest@1.0.0"] {
             let text = other_version(name).unwrap();
-            assert!(text.contains("this host has 0.1.0"), "{text}");
+            assert!(text.contains("this host has 0.2.0"), "{text}");
         }
         for name in [OURS, "wasi:cli/exit@0.2.6", "run"] {
             assert_eq!(other_version(name), None);

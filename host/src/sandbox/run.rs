@@ -105,14 +105,14 @@ impl Sandbox {
                     async move { guest.nagaya_controller_guest().call_describe(store).await }
                         .boxed()
                 });
-                call.await?.map(Manifest::from)
+                call.await?.map(|text| Manifest::parse(&text))
             }
             Guest::Native(native) => {
                 let work = native.describe(run.config.clone());
-                self.call_native(run, work).await?
+                self.call_native(run, work).await?.map(Ok)
             }
         };
-        let manifest = answer.map_err(|text| NoManifest::Refused(failure::said(&text)))?;
+        let manifest = answer.map_err(|text| NoManifest::Refused(failure::said(&text)))??;
         manifest.check()?;
         Ok(manifest)
     }
@@ -125,14 +125,15 @@ impl Sandbox {
         namespace: Option<&str>,
         name: &str,
     ) -> Result<Action, Failure> {
-        let (namespace, name) = (namespace.map(str::to_owned), name.to_owned());
+        let name = name.to_owned();
         let code = match &program.guest {
             Guest::Component(code) => code,
             Guest::Native(native) => {
+                let namespace = namespace.map(str::to_owned);
                 return self.reconcile_native(&**native, run, (namespace, name)).await;
             }
         };
-        let request = Request { namespace, name };
+        let request = Request { namespace: namespace.unwrap_or_default().to_owned(), name };
         let answer = self
             .call(code, &program.digest, run, move |guest, store| {
                 async move { guest.nagaya_controller_guest().call_reconcile(store, &request).await }
@@ -144,11 +145,9 @@ impl Sandbox {
             Ok(wit::Action::RequeueAfter(delay)) => {
                 Ok(Action::RequeueAfter(Duration::from_millis(delay.into())))
             }
-            Err(failure) => Err(Failure::Returned(match failure {
-                wit::Failure::Retry(text) => Returned::Retry(failure::said(&text)),
-                wit::Failure::Terminal(text) => Returned::Terminal(failure::said(&text)),
-                wit::Failure::Invalid(text) => Returned::Invalid(failure::said(&text)),
-            })),
+            Ok(wit::Action::Terminal(text)) => failed(Returned::Terminal, &text),
+            Ok(wit::Action::Invalid(text)) => failed(Returned::Invalid, &text),
+            Err(text) => failed(Returned::Retry, &text),
         }
     }
 
@@ -221,6 +220,10 @@ impl Sandbox {
             Err(_) => Err(Failure::Drained),
         }
     }
+}
+
+fn failed(way: fn(String) -> Returned, text: &str) -> Result<Action, Failure> {
+    Err(Failure::Returned(way(failure::said(text))))
 }
 
 /// A store for one call.

@@ -343,7 +343,7 @@ impl Calls {
     }
 
     pub(crate) async fn create(&self, text: String) -> Result<Arc<str>, Error> {
-        self.object(Ask::Create(text)).await
+        self.object(Ask::Create(text, false)).await
     }
 
     pub(crate) async fn patch(

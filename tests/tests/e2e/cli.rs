@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::component::Component;
-use e2e::site::{DESIGN, children};
+use e2e::manifest;
+use e2e::site::{DESIGN, children, datum};
 use e2e::wait::within;
 use e2e::{Test, test};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 use nagaya::model::crd::revision_name;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -66,6 +68,62 @@ fn a_team_pushes_promotes_and_rolls_back() -> Result<()> {
         let seen = website.active(&v2).await?;
         assert!(seen.spec.rollout.rejected.is_empty());
         labelled(test, 3).await
+    })
+}
+
+/// With what `nagaya rbac` prints and nothing else; that each rule is needed the rights' own tests show.
+#[test]
+fn what_rbac_prints_is_all_that_a_component_needs() -> Result<()> {
+    test(async |test| {
+        let file = Component::load("first")?.path.to_string_lossy().into_owned();
+        let printed = nagaya(test, &["rbac", &file]).await?;
+        test.apply(&manifest::parse(&printed)?).await?;
+        let said = nagaya(test, &["rbac", &file, "-o", "json"]).await?;
+        let said: Value = serde_json::from_str(&said)?;
+        let account = said["account"].as_array().context("no rights")?;
+        let expected = ["create", "get", "list", "patch", "watch"]
+            .map(|verb| json!(format!("{verb} configmaps in namespace {}", test.namespace)));
+        assert!(expected.iter().all(|right| account.contains(right)), "{said}");
+        assert!(!account.iter().any(|right| right.to_string().contains("delete")), "{said}");
+
+        let controller = test.bare_controller("first", "first", json!({})).await?;
+        nagaya(test, &["push", "first", &file]).await?;
+        let digest = Component::load("first")?.digest;
+        controller.active(&revision_name("first", &digest, None)).await?;
+        let greeting = json!({
+            "apiVersion": "examples.nagaya.dev/v1", "kind": "Greeting",
+            "metadata": {"name": "hello", "namespace": test.namespace},
+            "spec": {"name": "Nagaya"},
+        });
+        test.apply(&[greeting]).await?;
+        let maps = test.api::<ConfigMap>();
+        within(LIMIT, "the words", async || {
+            ensure!(datum(&maps, "hello", "words").await? == "Hello, Nagaya!");
+            Ok(())
+        })
+        .await
+    })
+}
+
+#[test]
+fn what_inspect_shows_is_what_the_host_would_find() -> Result<()> {
+    test(async |test| {
+        let file = Component::load("first")?.path.to_string_lossy().into_owned();
+        let said = test.cli().run(&["inspect", &file, "-o", "json"]).await?;
+        let said: Value = serde_json::from_str(&said)?;
+        assert_eq!(said["manifest"]["primary"]["kind"]["kind"], "Greeting", "{said}");
+        assert_eq!(said["digest"], Component::load("first")?.digest);
+        let text = test.cli().run(&["inspect", &file]).await?;
+        assert!(text.contains("owns        ConfigMap (v1), metadata"), "{text}");
+        // What the host would refuse is refused here, in the same words.
+        let http = Component::load("http_user")?.path.to_string_lossy().into_owned();
+        let output = test.cli().output(&["inspect", &http]).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(
+            !output.status.success() && said.contains("outbound HTTP is not built yet"),
+            "{said}"
+        );
+        Ok(())
     })
 }
 

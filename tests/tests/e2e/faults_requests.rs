@@ -76,7 +76,7 @@ fn f27_a_slow_and_broken_server_gets_no_storm() -> Result<()> {
 async fn team(test: &Test, name: &str) -> Result<()> {
     let mut config = owning("write");
     config["manifest"]["primary"]["labelSelector"] = json!(format!("team={name}"));
-    config["manifest"]["primary"]["predicate"] = json!([]);
+    config["manifest"]["primary"]["when"] = json!(null);
     let hostile = test.guest(name, GUEST_RULES, json!({})).await?;
     let revision = hostile.push_config(&Component::load("hostile")?, &config).await?;
     hostile.active(&revision).await.map(drop)

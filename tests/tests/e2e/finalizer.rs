@@ -25,14 +25,15 @@ const KEPT: &str = "hostile.nagaya.dev/kept";
 
 /// A guest that writes `value` and never takes its finalizer away.
 fn keeping(finalizer: Option<&str>, value: &str) -> Value {
-    let map = json!({"version": "v1", "kind": "ConfigMap"});
-    let website = json!({"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"});
     json!({
         "reconcile": "write",
         "value": value,
         "manifest": {
-            "primary": {"kind": website, "predicate": ["generationChanged"]},
-            "writes": [{"kind": map, "verbs": ["apply"]}],
+            "primary": {
+                "apiVersion": "examples.nagaya.dev/v1", "kind": "Website",
+                "when": "generationChanged",
+            },
+            "writes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply"]}],
             "finalizer": finalizer,
         },
     })

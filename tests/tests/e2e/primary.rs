@@ -47,7 +47,7 @@ fn the_primary_kind_is_fixed_for_life() -> Result<()> {
         let component = Component::load("hostile")?;
         let config = json!({
             "reconcile": "grab:stolen",
-            "primary": {"group": "", "version": "v1", "kind": "ConfigMap"},
+            "primary": {"apiVersion": "v1", "kind": "ConfigMap"},
         });
         let other = hostile.push_config(&component, &config).await?;
         let message = hostile.refused(&other, "PrimaryChanged").await?;
@@ -86,16 +86,15 @@ fn a_primary_may_be_cluster_scoped() -> Result<()> {
             "metadata": {"name": "$name", "namespace": test.namespace},
             "data": {"config": "$uid"},
         });
-        let map = json!({"version": "v1", "kind": "ConfigMap"});
         let config = json!({
             "calls": [{"call": "apply", "object": note}],
             "report": "terminal",
             "manifest": {
                 "primary": {
-                    "kind": {"version": "v1", "kind": "Namespace"},
+                    "apiVersion": "v1", "kind": "Namespace",
                     "labelSelector": format!("decisions.nagaya.dev/of={}", test.namespace),
                 },
-                "writes": [{"kind": map, "verbs": ["apply"]}],
+                "writes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply"]}],
             },
         });
         let probe = test.bare_controller("probe", "probe", json!({})).await?;
@@ -147,7 +146,7 @@ fn a_controller_waits_for_its_primary_kind() -> Result<()> {
         let hostile = test.guest("hostile", &rules, json!({})).await?;
         let config = json!({
             "reconcile": "write", "value": "at last",
-            "primary": {"group": group, "version": "v1", "kind": "Gadget"},
+            "primary": {"apiVersion": format!("{group}/v1"), "kind": "Gadget"},
         });
         let revision = hostile.push_config(&Component::load("hostile")?, &config).await?;
         let seen = hostile
@@ -246,14 +245,12 @@ async fn theirs(test: &Test, name: &str, owner: Option<Value>) -> Result<()> {
 #[expect(clippy::too_many_lines, reason = "one story of four writers")]
 fn an_apply_takes_fields_by_force_only_of_the_primarys_child() -> Result<()> {
     test(async |test| {
-        let map = json!({"version": "v1", "kind": "ConfigMap"});
-        let kind = json!({"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"});
         let config = json!({
             "calls": [],
             "manifest": {
-                "primary": {"kind": kind},
-                "owned": [{"kind": map}],
-                "writes": [{"kind": map, "verbs": ["apply"]}],
+                "primary": {"apiVersion": "examples.nagaya.dev/v1", "kind": "Website"},
+                "owns": [{"apiVersion": "v1", "kind": "ConfigMap", "projection": "full"}],
+                "writes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply"]}],
             },
         });
         let probe = test.guest("probe", GUEST_RULES, json!({})).await?;

@@ -44,7 +44,7 @@ fn length() -> Duration {
 async fn controller(test: &Test, name: &str) -> Result<()> {
     let mut config = owning("write");
     config["manifest"]["primary"]["labelSelector"] = json!(format!("set={name}"));
-    config["manifest"]["primary"]["predicate"] = json!([]);
+    config["manifest"]["primary"]["when"] = json!(null);
     let spec = json!({"limits": {"writesPerMinute": 60_000}});
     let hostile = test.guest(name, GUEST_RULES, spec).await?;
     let revision = hostile.push_config(&Component::load("hostile")?, &config).await?;

@@ -132,13 +132,12 @@ fn built_in_kinds_are_watched_as_the_host_and_not_once_an_account() -> Result<()
         }));
         let owned: Vec<_> = BUILT_IN
             .iter()
-            .map(|(version, kind, group, _)| {
-                let version = version.rsplit('/').next().unwrap_or_default();
-                json!({"kind": {"group": group, "version": version, "kind": kind}})
+            .map(|(version, kind, _, _)| {
+                json!({"apiVersion": version, "kind": kind, "projection": "full"})
             })
             .collect();
         let mut config = owning("ok");
-        config["manifest"]["owned"] = owned.into();
+        config["manifest"]["owns"] = owned.into();
         let hostile = test.guest("hostile", &rules, json!({"config": config})).await?;
         let revision = hostile.push_config(&Component::load("hostile")?, &config).await?;
         hostile.active(&revision).await?;

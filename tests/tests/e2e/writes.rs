@@ -24,15 +24,16 @@ async fn probe(test: &Test) -> Result<()> {
 }
 
 async fn probe_of(test: &Test, controller: Controller) -> Result<()> {
-    let map = json!({"version": "v1", "kind": "ConfigMap"});
     let config = json!({
         "calls": [],
         "manifest": {
             "primary": {
-                "kind": {"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"},
+                "apiVersion": "examples.nagaya.dev/v1", "kind": "Website",
             },
-            "owned": [{"kind": map}],
-            "writes": [{"kind": map, "verbs": ["apply", "patch", "create"]}],
+            "owns": [{"apiVersion": "v1", "kind": "ConfigMap", "projection": "full"}],
+            "writes": [{
+                "apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply", "patch", "create"],
+            }],
         },
     });
     let revision = controller.push_config(&Component::load("probe")?, &config).await?;
@@ -96,7 +97,7 @@ fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
         probe(test).await?;
         others(test).await?;
         let web = owner(test, "web").await?;
-        let kind = json!({"version": "v1", "kind": "ConfigMap"});
+        let kind = json!({"apiVersion": "v1", "kind": "ConfigMap"});
         let child = |name: &str| map(&test.namespace, name, std::slice::from_ref(&web));
         let call = |call: &str, name: &str| json!({"call": call, "object": child(name)});
         let patch = |call: &str, body: Value| json!({"call": call, "kind": kind, "namespace": test.namespace, "name": "users", "body": body});
@@ -116,7 +117,6 @@ fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
                 call("apply", "new"),
                 call("apply", "new"),
                 json!({"call": "apply", "object": elsewhere}),
-                json!({"call": "adopt", "object": map(&test.namespace, "users", &[])}),
             ],
         )
         .await?;
@@ -131,7 +131,6 @@ fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
             "ok",
             "ok",
             "ok",
-            "invalid",
             "invalid",
         ];
         assert_eq!(told(&answers), expected, "{answers:#?}");
@@ -151,13 +150,56 @@ fn an_object_of_somebody_else_is_not_taken_over() -> Result<()> {
     })
 }
 
+/// Who says that an object is the primary's writes no reference of its own.
+#[test]
+fn a_child_is_made_by_the_host_and_refused_where_kubernetes_allows_none() -> Result<()> {
+    test(async |test| {
+        probe(test).await?;
+        others(test).await?;
+        let namespace = test.namespace.as_str();
+        let plain = |name: &str| map(namespace, name, &[]);
+        let call = |call: &str, object: Value| json!({"call": call, "object": object});
+        let named = map(namespace, "named", &[owner(test, "web").await?]);
+        let mut generated = plain("");
+        generated["metadata"] = json!({"generateName": "made-", "namespace": namespace});
+        let answers = answers(
+            test,
+            &[
+                call("apply-child", plain("child")),
+                call("apply-child", plain("child")),
+                call("apply-child", named),
+                call("create-child", generated),
+                call("apply-child", plain("users")),
+                call("adopt", plain("adopted")),
+                call("adopt", plain("neighbours")),
+                call("apply-child", map("default", "elsewhere", &[])),
+                call("apply", plain("plain")),
+            ],
+        )
+        .await?;
+        let expected = ["ok", "ok", "ok", "ok", "conflict", "ok", "conflict", "invalid", "ok"];
+        assert_eq!(told(&answers), expected, "{answers:#?}");
+        let owners = |at: usize| answers[at]["ok"]["metadata"]["ownerReferences"].clone();
+        let uid = owner(test, "web").await?["uid"].clone();
+        for at in [0, 1, 2, 3, 5] {
+            let owner = &owners(at)[0];
+            assert_eq!((&owner["uid"], &owner["controller"]), (&uid, &json!(true)), "{at}");
+            assert_eq!(owners(at).as_array().map(Vec::len), Some(1), "{at}");
+        }
+        assert_eq!(owners(8), Value::Null);
+        let message = answers[7]["message"].as_str().unwrap_or_default();
+        assert!(message.contains("crosses namespaces"), "{message}");
+        Ok(())
+    })
+}
+
 /// The server's own words, which the host tells apart.
 #[test]
 fn what_the_server_says_of_a_write_is_told_by_its_reason() -> Result<()> {
     test(async |test| {
         probe(test).await?;
         let web = owner(test, "web").await?;
-        let kind = json!({"version": "v1", "kind": "ConfigMap"});
+        let kind = json!({"apiVersion": "v1", "kind": "ConfigMap"});
         let apply = |object: Value| json!({"call": "apply", "object": object});
         let namespace = test.namespace.as_str();
         let twice = map(namespace, "twice", &[web.clone(), web.clone()]);

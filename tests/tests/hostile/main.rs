@@ -130,14 +130,15 @@ fn f13_an_ignored_deletion_holds_up_that_object_alone() -> Result<()> {
     const KEPT: &str = "hostile.nagaya.dev/kept";
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let config = |value: &str| {
-        let map = json!({"version": "v1", "kind": "ConfigMap"});
-        let site = json!({"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"});
         json!({
             "reconcile": "write",
             "value": value,
             "manifest": {
-                "primary": {"kind": site, "predicate": ["generationChanged"]},
-                "writes": [{"kind": map, "verbs": ["apply"]}],
+                "primary": {
+                    "apiVersion": "examples.nagaya.dev/v1", "kind": "Website",
+                    "when": "generationChanged",
+                },
+                "writes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply"]}],
                 "finalizer": KEPT,
             },
         })

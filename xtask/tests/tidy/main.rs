@@ -209,7 +209,7 @@ fn no_banned_package_is_in_the_lock_file() {
 #[test]
 fn sources_do_not_panic() {
     let mut problems = vec![];
-    for source in ["host/src", "guest-sdk/src", "selector/src"].into_iter().flat_map(sources) {
+    for source in ["host/src", "guest-sdk/rust/src", "selector/src"].into_iter().flat_map(sources) {
         for (number, line) in source.code.lines().enumerate() {
             for what in PANICS.iter().filter(|what| line.contains(**what)) {
                 problems.push(format!(
@@ -247,7 +247,7 @@ fn no_public_signature_shows_a_lock() {
 fn files_have_one_noun_and_say_which() {
     let mut problems = vec![];
     for source in
-        ["host/src", "guest-sdk/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
+        ["host/src", "guest-sdk/rust/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
             .into_iter()
             .flat_map(sources)
     {
@@ -309,7 +309,7 @@ fn every_invariant_of_a_header_names_a_test() {
     let tests = tests();
     let mut problems = vec![];
     for source in
-        ["host/src", "guest-sdk/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
+        ["host/src", "guest-sdk/rust/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
             .into_iter()
             .flat_map(sources)
     {
@@ -532,7 +532,7 @@ fn comments_refer_to_nothing_that_a_reader_does_not_have() {
     let root = root();
     let mut problems = vec![];
     for source in
-        ["host/src", "guest-sdk/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
+        ["host/src", "guest-sdk/rust/src", "selector/src", "tests/src", "xtask/src", "bench/src"]
             .into_iter()
             .flat_map(sources)
     {

@@ -100,6 +100,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "events",
             "journal",
             "modules",
+            // A component describes itself on this machine, with a cluster that answers nothing.
+            "cluster",
             "sandbox",
             "preview",
             "manager",
@@ -203,7 +205,8 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("wasmtime", &["sandbox"]),
     ("wasmtime_wasi", &["sandbox"]),
     ("wasmtime_wasi_io", &["sandbox"]),
-    ("wasmparser", &["sandbox", "modules/screen"]),
+    // cli/inspect: it reads a component's imports for people.
+    ("wasmparser", &["sandbox", "modules/screen", "cli/inspect"]),
     // Three majors a year then touch one place; crd.rs has the derives.
     ("kube", &["apiserver", "model/crd"]),
     ("schemars", &["model/crd", "model/kind", "model/manifest", "model/plan"]),
@@ -247,6 +250,11 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("clap", &["main", "cli"]),
     ("indicatif", &["cli"]),
     ("similar", &["cli/diff"]),
+    // `nagaya build` makes components; nothing that runs them does.
+    ("wit_component", &["cli/build"]),
+    ("wit_parser", &["cli/build"]),
+    ("wasi_preview1_component_adapter_provider", &["cli/build"]),
+    ("serde_path_to_error", &["model/manifest"]),
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),

@@ -4,9 +4,10 @@
 //! and write is its [`crate::access::grant`].
 //!
 //! Invariants: `a_manifest_is_refused_by_name_for_what_is_not_built`, `a_predicate_leaves_exactly_one_value`; how much it
-//! may ask for is in `limits.rs`.
+//! may ask for is in `limits.rs`, and how a guest writes it in `wire.rs`.
 
 mod limits;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::kind::{Kind, same_kind};
 use crate::text;
+pub use wire::schema;
 
 /// How much of each object a watch keeps.
 #[derive(
@@ -63,7 +65,7 @@ pub enum PredicateStep {
 
 /// Where in a changed object the primary's name stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Reference {
     /// Label key, annotation key or field path that holds the name.
     pub name: String,

@@ -11,7 +11,7 @@
 #![cfg(target_family = "wasm")]
 
 use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    exports::nagaya::controller::guest::{Action, Guest, Request},
     nagaya::controller::{
         cluster::{self, Kind, Ownership},
         runtime,
@@ -24,30 +24,29 @@ struct Copier;
 nagaya_sdk::bindings::export!(Copier with_types_in nagaya_sdk::bindings);
 
 impl Guest for Copier {
-    fn describe() -> Result<Manifest, String> {
-        let map = json!({"version": "v1", "kind": "ConfigMap"});
-        declared::manifest(&json!({"manifest": {
+    fn describe() -> Result<String, String> {
+        let manifest = json!({
             "primary": {
-                "kind": {"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"},
-                "predicate": ["generationChanged"],
+                "apiVersion": "examples.nagaya.dev/v1", "kind": "Website", "when": "generationChanged",
             },
-            "owned": [{"kind": map}],
-            "writes": [{"kind": map, "verbs": ["apply"]}],
-        }}))
+            "owns": [{"apiVersion": "v1", "kind": "ConfigMap", "projection": "full"}],
+            "writes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply"]}],
+        });
+        Ok(manifest.to_string())
     }
 
-    fn reconcile(request: Request) -> Result<Action, Failure> {
+    fn reconcile(request: Request) -> Result<Action, String> {
         let config: Value = serde_json::from_str(&runtime::config()).unwrap_or_default();
         let website = Kind {
             group: "examples.nagaya.dev".to_owned(),
             version: "v1".to_owned(),
-            kind: "Website".to_owned(),
+            name: "Website".to_owned(),
         };
-        let site: Value = match cluster::get(&website, request.namespace.as_deref(), &request.name)
+        let site: Value = match cluster::get(&website, &request.namespace, &request.name)
         {
             Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
             Err(cluster::Error::NotFound) => return Ok(Action::AwaitChange),
-            Err(error) => return Err(Failure::Retry(format!("{error:?}"))),
+            Err(error) => return Err(format!("{error:?}")),
         };
         if site["metadata"]["deletionTimestamp"].is_string() {
             return Ok(Action::AwaitChange);
@@ -74,7 +73,7 @@ impl Guest for Copier {
                 "data": { "title": site["spec"]["title"], "mark": config["mark"] },
             });
             cluster::apply(&map.to_string(), Ownership::Standard)
-                .map_err(|error| Failure::Retry(format!("{error:?}")))?;
+                .map_err(|error| format!("{error:?}"))?;
         }
         Ok(Action::AwaitChange)
     }

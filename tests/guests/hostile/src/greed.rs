@@ -1,42 +1,30 @@
 //! Makes a manifest declare more than a host can keep.
 
-use nagaya_sdk::bindings::exports::nagaya::controller::guest::{
-    Index, Manifest, Mapping, Projection, Watch,
-};
-use nagaya_sdk::bindings::nagaya::controller::types::Kind;
+use serde_json::{Value, json};
 
 /// Does one step of `describe` to the manifest, if it is one of these.
-pub(crate) fn grow(manifest: &mut Manifest, step: &str, argument: &str) {
+pub(crate) fn grow(manifest: &mut Value, step: &str, argument: &str) {
     let number = argument.parse::<usize>().unwrap_or(1);
     match step {
         "watches" => {
-            let selectors = (0..number).map(|n| format!("greed!=n{n}"));
-            manifest.watches.extend(selectors.map(|selector| selecting(Some(selector))));
+            let watches = (0..number).map(|n| selecting(&format!("greed!=n{n}")));
+            manifest["watches"] = watches.collect();
         }
         "selects" => {
             let selector = format!("greed notin ({})", "v,".repeat(number * 500));
-            manifest.watches.push(selecting(Some(selector)));
+            manifest["watches"] = json!([selecting(&selector)]);
         }
         "words" => {
-            manifest.finalizer = Some(format!("greed.example/{}", "f".repeat(number * 1_000)));
+            manifest["finalizer"] = format!("greed.example/{}", "f".repeat(number * 1_000)).into();
             let (name, path) = ("i".repeat(number * 1_000), "p".repeat(number * 1_000));
-            manifest.indexes.push(Index { name, kind: config_map(), path });
+            manifest["indexes"] = json!([
+                {"name": name, "apiVersion": "v1", "kind": "ConfigMap", "path": path}
+            ]);
         }
         _ => (),
     }
 }
 
-fn config_map() -> Kind {
-    Kind { group: String::new(), version: "v1".to_owned(), kind: "ConfigMap".to_owned() }
-}
-
-fn selecting(label_selector: Option<String>) -> Watch {
-    Watch {
-        kind: config_map(),
-        projection: Projection::Full,
-        label_selector,
-        field_selector: None,
-        predicate: vec![],
-        mapping: Mapping::Every,
-    }
+fn selecting(labels: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "labelSelector": labels, "wakes": "every"})
 }

@@ -1,6 +1,6 @@
 //! Takes handles by the one import that gives a new one with each call.
 
-use nagaya_sdk::bindings::exports::nagaya::controller::guest::Failure;
+use declared::Failure;
 
 // Of WASI's interfaces only what is called; the linker merges it with what the standard library imports.
 wit_bindgen::generate!({

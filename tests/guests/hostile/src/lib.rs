@@ -55,12 +55,13 @@ mod handles;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use declared::Failure;
 use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    exports::nagaya::controller::guest::{Action, Guest, Request},
     nagaya::controller::{
         cluster::{self, Event, Ownership, Severity},
         runtime::{self, Level},
-        types::ObjectReference,
+        common::{Field, ObjectReference},
     },
 };
 use serde_json::{Value, json};
@@ -70,7 +71,7 @@ struct Hostile;
 nagaya_sdk::bindings::export!(Hostile with_types_in nagaya_sdk::bindings);
 
 impl Guest for Hostile {
-    fn describe() -> Result<Manifest, String> {
+    fn describe() -> Result<String, String> {
         let config = config();
         let steps = config["describe"].as_str().unwrap_or("ok");
         let run = Run { message: text(&config, "message"), ..Run::default() };
@@ -86,18 +87,23 @@ impl Guest for Hostile {
         {
             return Err(text);
         }
-        let mut manifest = declared::manifest(&config)?;
+        let mut manifest = declared::manifest(&config);
         for step in steps.split(',') {
             let (name, argument) = step.split_once(':').unwrap_or((step, ""));
             greed::grow(&mut manifest, name, argument);
         }
-        Ok(manifest)
+        Ok(manifest.to_string())
     }
 
-    fn reconcile(request: Request) -> Result<Action, Failure> {
+    fn reconcile(request: Request) -> Result<Action, String> {
+        declared::answer(reconciled(request))
+    }
+}
+
+fn reconciled(request: Request) -> Result<Action, Failure> {
         let config = config();
-        let kind = declared::manifest(&config).map_err(Failure::Terminal)?.primary.kind;
-        let found = cluster::get(&kind, request.namespace.as_deref(), &request.name);
+        let kind = declared::primary(&config).map_err(Failure::Terminal)?;
+        let found = cluster::get(&kind, &request.namespace, &request.name);
         let primary = match found {
             Ok(text) => serde_json::from_str(&text).unwrap_or_default(),
             Err(cluster::Error::NotFound) => Value::Null,
@@ -119,7 +125,6 @@ impl Guest for Hostile {
         };
         run.all(steps.as_str().unwrap_or("ok"))
     }
-}
 
 fn config() -> Value {
     serde_json::from_str(&runtime::config()).unwrap_or_default()
@@ -139,8 +144,8 @@ struct Run {
 impl Default for Run {
     fn default() -> Self {
         let kind =
-            cluster::Kind { group: String::new(), version: String::new(), kind: String::new() };
-        let primary = ObjectReference { kind, namespace: None, name: String::new() };
+            cluster::Kind { group: String::new(), version: String::new(), name: String::new() };
+        let primary = ObjectReference { kind, namespace: String::new(), name: String::new() };
         Self { message: String::new(), value: Value::Null, primary, uid: None }
     }
 }
@@ -187,7 +192,8 @@ impl Run {
                 self.apply(&self.primary.name, &json!("x".repeat(size << 20)))?;
             }
             "long-list" => {
-                let fields = vec![(String::new(), String::new()); number.unwrap_or(0) as usize];
+                let field = Field { key: String::new(), value: String::new() };
+                let fields = vec![field; number.unwrap_or(0) as usize];
                 runtime::log(Level::Info, "a long list", &fields);
             }
             "deep-json" => self.deep_json(number.unwrap_or(0) as usize)?,
@@ -211,8 +217,8 @@ impl Run {
 
     fn climb(&self, top: u32) -> Result<Option<Action>, Failure> {
         let kind =
-            cluster::Kind { group: String::new(), version: "v1".into(), kind: "ConfigMap".into() };
-        let (namespace, name) = (self.primary.namespace.as_deref(), &self.primary.name);
+            cluster::Kind { group: String::new(), version: "v1".into(), name: "ConfigMap".into() };
+        let (namespace, name) = (self.primary.namespace.as_str(), &self.primary.name);
         let reached = match cluster::get(&kind, namespace, name) {
             Ok(text) => {
                 let map: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -234,7 +240,7 @@ impl Run {
         let mut object = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": { "name": name, "namespace": self.primary.namespace.as_deref().unwrap_or("default") },
+            "metadata": { "name": name, "namespace": self.namespace() },
             "data": { "config": text },
         });
         let ownership = if is_own { Ownership::Standard } else { Ownership::Force };
@@ -245,10 +251,16 @@ impl Run {
         answer.map(drop).map_err(|error| Failure::Retry(format!("{error:?}")))
     }
 
+    fn namespace(&self) -> &str {
+        match self.primary.namespace.as_str() {
+            "" => "default",
+            namespace => namespace,
+        }
+    }
+
     /// Not by serde, which would end its own recursion here.
     fn deep_json(&self, depth: usize) -> Result<(), Failure> {
-        let (namespace, name) = (self.primary.namespace.as_deref(), &self.primary.name);
-        let metadata = json!({ "name": name, "namespace": namespace.unwrap_or("default") });
+        let metadata = json!({ "name": self.primary.name, "namespace": self.namespace() });
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
         let object = format!(
             r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{metadata},"data":{open}{close}}}"#
@@ -265,7 +277,7 @@ impl Run {
             format!("{}/{}", kind.group, kind.version)
         };
         json!([{
-            "apiVersion": api_version, "kind": kind.kind, "name": self.primary.name, "uid": uid, "controller": true,
+            "apiVersion": api_version, "kind": kind.name, "name": self.primary.name, "uid": uid, "controller": true,
         }])
     }
 
@@ -286,19 +298,20 @@ impl Run {
 
     fn long_name(&self, size: &str) -> Result<(), Failure> {
         let name = "n".repeat(kilobytes(size));
-        let answer = cluster::get(&self.primary.kind, self.primary.namespace.as_deref(), &name);
+        let answer = cluster::get(&self.primary.kind, &self.primary.namespace, &name);
         Err(Failure::Retry(format!("{answer:?}")))
     }
 
     fn long_selector(&self, requirements: usize) -> Result<(), Failure> {
-        let options = cluster::ListOptions {
-            namespace: None,
-            label_selector: Some(vec!["a=b"; requirements].join(",")),
-            index: None,
+        let options = cluster::FindOptions {
+            namespace: String::new(),
+            label_selector: vec!["a=b"; requirements].join(","),
+            index: String::new(),
+            value: String::new(),
             limit: 0,
-            from: None,
+            after: String::new(),
         };
-        let answer = cluster::list(&self.primary.kind, &options);
+        let answer = cluster::find(&self.primary.kind, &options);
         Err(Failure::Retry(format!("{:?}", answer.map(|page| page.items.len()))))
     }
 

@@ -1,40 +1,23 @@
-//! Imports outbound HTTP, which is not served: the host must refuse it at staging, by the import's name.
+//! Is built for the world with outbound HTTP, which is not served: the host must refuse it at staging, by the import's name.
 
 #![cfg(target_family = "wasm")]
 
-use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{
-        Action, Failure, Guest, Kind, Manifest, Primary, Request,
-    },
-    nagaya::controller::http,
-};
+wit_bindgen::generate!({ path: "../../../wit", world: "reconciler-http" });
+
+use exports::nagaya::controller::guest::{Action, Guest, Request};
+use nagaya::controller::http;
 
 struct HttpUser;
 
-nagaya_sdk::bindings::export!(HttpUser with_types_in nagaya_sdk::bindings);
+export!(HttpUser);
 
 impl Guest for HttpUser {
-    fn describe() -> Result<Manifest, String> {
-        let kind = Kind {
-            group: "examples.nagaya.dev".to_owned(),
-            version: "v1".to_owned(),
-            kind: "Website".to_owned(),
-        };
-        let primary =
-            Primary { kind, label_selector: None, field_selector: None, predicate: vec![] };
-        Ok(Manifest {
-            primary,
-            owned: vec![],
-            watches: vec![],
-            live: vec![],
-            writes: vec![],
-            indexes: vec![],
-            http: vec![],
-            finalizer: None,
-        })
+    fn describe() -> Result<String, String> {
+        let primary = r#"{"apiVersion": "examples.nagaya.dev/v1", "kind": "Website"}"#;
+        Ok(format!(r#"{{"primary": {primary}}}"#))
     }
 
-    fn reconcile(_: Request) -> Result<Action, Failure> {
+    fn reconcile(_: Request) -> Result<Action, String> {
         let request = http::Request {
             method: "GET".to_owned(),
             url: "https://example.com/".to_owned(),
@@ -44,7 +27,7 @@ impl Guest for HttpUser {
         };
         match http::send(&request) {
             Ok(_) => Ok(Action::AwaitChange),
-            Err(error) => Err(Failure::Terminal(format!("{error:?}"))),
+            Err(error) => Ok(Action::Terminal(format!("{error:?}"))),
         }
     }
 }

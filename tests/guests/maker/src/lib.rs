@@ -6,10 +6,11 @@
 
 #![cfg(target_family = "wasm")]
 
+use declared::Failure;
 use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    exports::nagaya::controller::guest::{Action, Guest, Request},
     nagaya::controller::{
-        cluster::{self, DeleteOptions, Error, Kind, ListOptions, PatchBody, Propagation},
+        cluster::{self, Error, FindOptions, Kind, PatchBody, Propagation, Removal},
         runtime,
     },
 };
@@ -25,26 +26,34 @@ struct Maker;
 nagaya_sdk::bindings::export!(Maker with_types_in nagaya_sdk::bindings);
 
 impl Guest for Maker {
-    fn describe() -> Result<Manifest, String> {
-        let map = json!({"version": "v1", "kind": "ConfigMap"});
-        let site = json!({"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"});
-        declared::manifest(&json!({"manifest": {
-            "primary": {"kind": site, "predicate": ["generationChanged"]},
-            "watches": [{"kind": map, "mapping": {"label": {"name": OF}}, "predicate": ["generationChanged"]}],
+    fn describe() -> Result<String, String> {
+        let site = "examples.nagaya.dev/v1";
+        let manifest = json!({
+            "primary": {"apiVersion": site, "kind": "Website", "when": "generationChanged"},
+            "watches": [{
+                "apiVersion": "v1", "kind": "ConfigMap", "when": "generationChanged",
+                "wakes": {"label": {"name": OF}},
+            }],
             "writes": [
-                {"kind": map, "verbs": ["create", "patch", "delete"]},
-                {"kind": site, "verbs": ["patch"]},
+                {"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["create", "patch", "delete"]},
+                {"apiVersion": site, "kind": "Website", "verbs": ["patch"]},
             ],
-        }}))
+        });
+        Ok(manifest.to_string())
     }
 
-    fn reconcile(request: Request) -> Result<Action, Failure> {
+    fn reconcile(request: Request) -> Result<Action, String> {
+        declared::answer(run(&request))
+    }
+}
+
+fn run(request: &Request) -> Result<Action, Failure> {
         let (website, map) = (kind("examples.nagaya.dev", "Website"), kind("", "ConfigMap"));
-        let namespace = request.namespace.as_deref();
+        let namespace = request.namespace.as_str();
         let site = match cluster::get(&website, namespace, &request.name) {
             Ok(text) => object(&text),
             Err(Error::NotFound) => {
-                children(&request)?.iter().try_for_each(|child| delete(&request, child))?;
+                children(request)?.iter().try_for_each(|child| delete(request, child))?;
                 return Ok(Action::AwaitChange);
             }
             Err(error) => return Err(failure(&error)),
@@ -52,22 +61,21 @@ impl Guest for Maker {
         if let Some(child) = site["metadata"]["annotations"][CHILD].as_str() {
             patch(&map, namespace, child, &json!({"data": {"title": site["spec"]["title"]}}))?;
         } else {
-            let child = create(&request, &site)?;
+            let child = create(request, &site)?;
             let noted = json!({"metadata": {"annotations": {CHILD: child["metadata"]["name"]}}});
             patch(&website, namespace, &request.name, &noted)?;
         }
         Ok(Action::AwaitChange)
     }
-}
 
-fn patch(kind: &Kind, namespace: Option<&str>, name: &str, body: &Value) -> Result<(), Failure> {
+fn patch(kind: &Kind, namespace: &str, name: &str, body: &Value) -> Result<(), Failure> {
     let body = PatchBody::Merge(body.to_string());
     let answer = cluster::patch(kind, namespace, name, &body);
     answer.map(drop).map_err(|error| failure(&error))
 }
 
 fn kind(group: &str, name: &str) -> Kind {
-    Kind { group: group.to_owned(), version: "v1".to_owned(), kind: name.to_owned() }
+    Kind { group: group.to_owned(), version: "v1".to_owned(), name: name.to_owned() }
 }
 
 fn object(text: &str) -> Value {
@@ -79,14 +87,15 @@ fn failure(error: &Error) -> Failure {
 }
 
 fn children(request: &Request) -> Result<Vec<Value>, Failure> {
-    let options = ListOptions {
+    let options = FindOptions {
         namespace: request.namespace.clone(),
-        label_selector: Some(format!("{OF}={}", request.name)),
-        index: None,
+        label_selector: format!("{OF}={}", request.name),
+        index: String::new(),
+        value: String::new(),
         limit: 0,
-        from: None,
+        after: String::new(),
     };
-    let page = cluster::list(&kind("", "ConfigMap"), &options).map_err(|error| failure(&error))?;
+    let page = cluster::find(&kind("", "ConfigMap"), &options).map_err(|error| failure(&error))?;
     Ok(page.items.iter().map(|text| object(text)).collect())
 }
 
@@ -108,14 +117,17 @@ fn create(request: &Request, site: &Value) -> Result<Value, Failure> {
     if object(&runtime::config())["orphans"] == true {
         map["metadata"]["ownerReferences"] = json!([]);
     }
-    cluster::create(&map.to_string()).map(|text| object(&text)).map_err(|error| failure(&error))
+    cluster::create(&map.to_string(), false).map(|text| object(&text)).map_err(|error| failure(&error))
 }
 
 fn delete(request: &Request, child: &Value) -> Result<(), Failure> {
     let name = child["metadata"]["name"].as_str().unwrap_or_default();
-    let options =
-        DeleteOptions { uid: None, resource_version: None, propagation: Propagation::Background };
-    match cluster::delete(&kind("", "ConfigMap"), request.namespace.as_deref(), name, &options) {
+    let removal = Removal {
+        uid: String::new(),
+        resource_version: String::new(),
+        propagation: Propagation::Background,
+    };
+    match cluster::remove(&kind("", "ConfigMap"), &request.namespace, name, &removal) {
         Ok(()) | Err(Error::NotFound) => Ok(()),
         Err(error) => Err(failure(&error)),
     }

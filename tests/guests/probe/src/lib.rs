@@ -1,7 +1,7 @@
 //! Makes the calls that its config names and reports each answer, so that tests see every error case.
 //!
 //! ```text
-//! { "calls": [ {"call": "get", "kind": {"version": "v1", "kind": "Secret"}, "namespace": "demo", "name": "a"}, … ],
+//! { "calls": [ {"call": "get", "kind": {"apiVersion": "v1", "kind": "Secret"}, "namespace": "demo", "name": "a"}, … ],
 //!   "report": "configMap" | "terminal",
 //!   "primary": …, "manifest": …  see the crate `declared` }
 //! ```
@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `get`, `get-live` | `kind`, `namespace`?, `name` |
 //! | `list` | `kind`, and optionally `namespace`, `labels`, `index` (a pair), `limit`, `from` |
-//! | `apply`, `apply-forced`, `adopt`, `apply-status`, `create` | `object` (JSON, or a text to be sent as it is) |
+//! | `apply`, `apply-child`, `apply-forced`, `adopt`, `apply-status`, `create`, `create-child` | `object` (JSON, or a text to be sent as it is) |
 //! | `patch-json`, `patch-merge` | `kind`, `namespace`?, `name`, `body` |
 //! | `delete` | `kind`, `namespace`?, `name`, and optionally `uid`, `resourceVersion`, `propagation` (foreground, orphan) |
 //! | `event` | `kind`, `namespace`?, `name`, and optionally `reason`, `action`, `note`, `warning` |
@@ -25,15 +25,15 @@
 
 #![cfg(target_family = "wasm")]
 
+use declared::Failure;
 use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    exports::nagaya::controller::guest::{Action, Guest, Request},
     nagaya::controller::{
         cluster::{
-            self, DeleteOptions, Error, Event, ListOptions, Ownership, PatchBody, Propagation,
-            Severity,
+            self, Error, Event, FindOptions, Ownership, PatchBody, Propagation, Removal, Severity,
         },
         runtime::{self, Level},
-        types::ObjectReference,
+        common::ObjectReference,
     },
 };
 use serde_json::{Value, json};
@@ -43,14 +43,19 @@ struct Probe;
 nagaya_sdk::bindings::export!(Probe with_types_in nagaya_sdk::bindings);
 
 impl Guest for Probe {
-    fn describe() -> Result<Manifest, String> {
-        declared::manifest(&config())
+    fn describe() -> Result<String, String> {
+        Ok(declared::manifest(&config()).to_string())
     }
 
-    fn reconcile(request: Request) -> Result<Action, Failure> {
+    fn reconcile(request: Request) -> Result<Action, String> {
+        declared::answer(run(&request))
+    }
+}
+
+fn run(request: &Request) -> Result<Action, Failure> {
         let config = config();
-        let kind = declared::manifest(&config).map_err(Failure::Terminal)?.primary.kind;
-        let primary = match cluster::get(&kind, request.namespace.as_deref(), &request.name) {
+        let kind = declared::primary(&config).map_err(Failure::Terminal)?;
+        let primary = match cluster::get(&kind, &request.namespace, &request.name) {
             Ok(text) => read(&text),
             Err(Error::NotFound) => return Ok(Action::AwaitChange),
             Err(error) => return Err(Failure::Retry(format!("{error:?}"))),
@@ -65,7 +70,7 @@ impl Guest for Probe {
             "kind": "ConfigMap",
             "metadata": {
                 "name": format!("{}-probe", request.name),
-                "namespace": request.namespace.as_deref().unwrap_or("default"),
+                "namespace": if request.namespace.is_empty() { "default" } else { &request.namespace },
             },
             "data": { "report": report },
         });
@@ -74,7 +79,6 @@ impl Guest for Probe {
             Err(error) => Err(Failure::Retry(format!("{error:?}"))),
         }
     }
-}
 
 fn config() -> Value {
     read(&runtime::config())
@@ -123,7 +127,7 @@ fn named(error: Error) -> (&'static str, String) {
 
 fn make(call: &Value) -> Result<Value, Error> {
     let name = call["name"].as_str().unwrap_or_default();
-    let namespace = call["namespace"].as_str();
+    let namespace = call["namespace"].as_str().unwrap_or_default();
     let kind = || declared::kind(&call["kind"]).map_err(Error::Invalid);
     match call["call"].as_str().unwrap_or_default() {
         "get" => cluster::get(&kind()?, namespace, name).map(|text| read(&text)),
@@ -135,9 +139,15 @@ fn make(call: &Value) -> Result<Value, Error> {
         "apply-forced" => {
             cluster::apply(&text(&call["object"]), Ownership::Force).map(|text| read(&text))
         }
+        "apply-child" => {
+            cluster::apply(&text(&call["object"]), Ownership::Child).map(|text| read(&text))
+        }
         "adopt" => cluster::apply(&text(&call["object"]), Ownership::Adopt).map(|text| read(&text)),
         "apply-status" => cluster::apply_status(&text(&call["object"])).map(|text| read(&text)),
-        "create" => cluster::create(&text(&call["object"])).map(|text| read(&text)),
+        "create" | "create-child" => {
+            let child = call["call"] == "create-child";
+            cluster::create(&text(&call["object"]), child).map(|text| read(&text))
+        }
         "patch-json" => {
             let body = PatchBody::Json(text(&call["body"]));
             cluster::patch(&kind()?, namespace, name, &body).map(|text| read(&text))
@@ -157,28 +167,27 @@ fn text(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn word(call: &Value, key: &str) -> Option<String> {
-    call[key].as_str().map(str::to_owned)
+fn word(call: &Value, key: &str) -> String {
+    call[key].as_str().unwrap_or_default().to_owned()
 }
 
 fn list(kind: &cluster::Kind, call: &Value) -> Result<Value, Error> {
-    let index = call["index"].as_array().and_then(|pair| {
-        Some((pair.first()?.as_str()?.to_owned(), pair.get(1)?.as_str()?.to_owned()))
-    });
-    let options = ListOptions {
+    let at = |place: usize| call["index"][place].as_str().unwrap_or_default().to_owned();
+    let options = FindOptions {
         namespace: word(call, "namespace"),
         label_selector: word(call, "labels"),
-        index,
+        index: at(0),
+        value: at(1),
         limit: call["limit"].as_u64().and_then(|limit| u32::try_from(limit).ok()).unwrap_or(0),
-        from: word(call, "from"),
+        after: word(call, "from"),
     };
-    let page = cluster::list(kind, &options)?;
+    let page = cluster::find(kind, &options)?;
     let items: Vec<Value> = page.items.iter().map(|text| read(text)).collect();
     Ok(json!({ "items": items, "next": page.next }))
 }
 
 fn delete(kind: &cluster::Kind, call: &Value) -> Result<(), Error> {
-    let options = DeleteOptions {
+    let removal = Removal {
         uid: word(call, "uid"),
         resource_version: word(call, "resourceVersion"),
         propagation: match call["propagation"].as_str() {
@@ -187,18 +196,21 @@ fn delete(kind: &cluster::Kind, call: &Value) -> Result<(), Error> {
             _ => Propagation::Background,
         },
     };
-    let name = call["name"].as_str().unwrap_or_default();
-    cluster::delete(kind, call["namespace"].as_str(), name, &options)
+    cluster::remove(kind, &word(call, "namespace"), &word(call, "name"), &removal)
 }
 
 fn event(kind: cluster::Kind, call: &Value) -> Result<(), Error> {
-    let name = word(call, "name").unwrap_or_default();
+    let or = |key: &str, word: &str| call[key].as_str().unwrap_or(word).to_owned();
     cluster::emit_event(&Event {
-        regarding: ObjectReference { kind, namespace: word(call, "namespace"), name },
+        regarding: ObjectReference {
+            kind,
+            namespace: word(call, "namespace"),
+            name: word(call, "name"),
+        },
         severity: if call["warning"] == true { Severity::Warning } else { Severity::Normal },
-        reason: word(call, "reason").unwrap_or_else(|| "Probed".to_owned()),
-        action: word(call, "action").unwrap_or_else(|| "Probe".to_owned()),
-        note: word(call, "note").unwrap_or_default(),
+        reason: or("reason", "Probed"),
+        action: or("action", "Probe"),
+        note: word(call, "note"),
     })
 }
 

@@ -17,10 +17,11 @@
 
 #![cfg(target_family = "wasm")]
 
+use declared::Failure;
 use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    exports::nagaya::controller::guest::{Action, Guest, Request},
     nagaya::controller::{
-        cluster::{self, DeleteOptions, Error, Kind, Ownership, PatchBody, Propagation},
+        cluster::{self, Error, Kind, Ownership, PatchBody, Propagation, Removal},
         runtime,
     },
 };
@@ -31,36 +32,37 @@ struct Shaper;
 nagaya_sdk::bindings::export!(Shaper with_types_in nagaya_sdk::bindings);
 
 impl Guest for Shaper {
-    fn describe() -> Result<Manifest, String> {
-        let (map, deployment) = (
-            json!({"version": "v1", "kind": "ConfigMap"}),
-            json!({"group": "apps", "version": "v1", "kind": "Deployment"}),
-        );
-        let website = json!({"group": "examples.nagaya.dev", "version": "v1", "kind": "Website"});
+    fn describe() -> Result<String, String> {
         let config = config();
+        let website = "examples.nagaya.dev/v1";
         let mut writes = vec![
-            json!({"kind": deployment, "verbs": ["apply", "patch"]}),
-            json!({"kind": website, "verbs": ["applyStatus"]}),
-            json!({"kind": map, "verbs": ["apply", "create"]}),
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "verbs": ["apply", "patch"]}),
+            json!({"apiVersion": website, "kind": "Website", "verbs": ["applyStatus"]}),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["apply", "create"]}),
         ];
         if config["delete"].is_string() {
             writes[2]["verbs"] = json!(["apply", "create", "delete"]);
         }
         if config["namespace"].is_string() {
-            let namespace = json!({"version": "v1", "kind": "Namespace"});
-            writes.push(json!({"kind": namespace, "verbs": ["create"]}));
+            writes.push(json!({"apiVersion": "v1", "kind": "Namespace", "verbs": ["create"]}));
         }
-        declared::manifest(&json!({"manifest": {
-            "primary": {"kind": website, "predicate": ["generationChanged"]},
-            "owned": [{"kind": deployment}],
+        let manifest = json!({
+            "primary": {"apiVersion": website, "kind": "Website", "when": "generationChanged"},
+            "owns": [{"apiVersion": "apps/v1", "kind": "Deployment", "projection": "full"}],
             "writes": writes,
-        }}))
+        });
+        Ok(manifest.to_string())
     }
 
-    fn reconcile(request: Request) -> Result<Action, Failure> {
+    fn reconcile(request: Request) -> Result<Action, String> {
+        declared::answer(run(&request))
+    }
+}
+
+fn run(request: &Request) -> Result<Action, Failure> {
         let config = config();
         let website = kind("examples.nagaya.dev", "Website");
-        let site = match cluster::get(&website, request.namespace.as_deref(), &request.name) {
+        let site = match cluster::get(&website, &request.namespace, &request.name) {
             Ok(text) => read(&text),
             Err(Error::NotFound) => return Ok(Action::AwaitChange),
             Err(error) => return Err(failed(error)),
@@ -73,7 +75,7 @@ impl Guest for Shaper {
         if traps.iter().any(|one| one == name) {
             core::arch::wasm32::unreachable();
         }
-        let namespace = request.namespace.clone().unwrap_or_default();
+        let namespace = request.namespace.clone();
         deploy(&config, &site, (&namespace, name))?;
         if config["delete"] == name {
             delete(&namespace, &format!("{name}-old"))?;
@@ -89,17 +91,16 @@ impl Guest for Shaper {
         if let Some(stem) = config["make"].as_str() {
             let mut made = map(&namespace, "");
             made["metadata"] = json!({"generateName": stem, "namespace": namespace});
-            cluster::create(&made.to_string()).map_err(failed)?;
+            cluster::create(&made.to_string(), false).map_err(failed)?;
         }
         if let Some(new) = config["namespace"].as_str() {
             let it = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": new}});
-            cluster::create(&it.to_string()).map_err(failed)?;
+            cluster::create(&it.to_string(), false).map_err(failed)?;
             let inside = map(new, name);
-            cluster::create(&inside.to_string()).map_err(failed)?;
+            cluster::create(&inside.to_string(), false).map_err(failed)?;
         }
         Ok(Action::AwaitChange)
     }
-}
 
 /// Applies the Deployment.
 fn deploy(config: &Value, site: &Value, (namespace, name): (&str, &str)) -> Result<(), Failure> {
@@ -135,7 +136,7 @@ fn deploy(config: &Value, site: &Value, (namespace, name): (&str, &str)) -> Resu
     if config["twice"] == true {
         let patch = json!({"metadata": {"annotations": {"shaper": "twice"}}}).to_string();
         let kind = kind("apps", "Deployment");
-        let of = Some(namespace);
+        let of = namespace;
         cluster::patch(&kind, of, name, &PatchBody::Merge(patch)).map_err(failed)?;
         let seen = read(&cluster::get(&kind, of, name).map_err(failed)?);
         let metadata = &seen["metadata"];
@@ -147,9 +148,12 @@ fn deploy(config: &Value, site: &Value, (namespace, name): (&str, &str)) -> Resu
 }
 
 fn delete(namespace: &str, name: &str) -> Result<(), Failure> {
-    let options =
-        DeleteOptions { uid: None, resource_version: None, propagation: Propagation::Background };
-    match cluster::delete(&kind("", "ConfigMap"), Some(namespace), name, &options) {
+    let removal = Removal {
+        uid: String::new(),
+        resource_version: String::new(),
+        propagation: Propagation::Background,
+    };
+    match cluster::remove(&kind("", "ConfigMap"), namespace, name, &removal) {
         Ok(()) | Err(Error::NotFound) => Ok(()),
         Err(error) => Err(failed(error)),
     }
@@ -181,7 +185,7 @@ fn map(namespace: &str, name: &str) -> Value {
 }
 
 fn kind(group: &str, kind: &str) -> Kind {
-    Kind { group: group.to_owned(), version: "v1".to_owned(), kind: kind.to_owned() }
+    Kind { group: group.to_owned(), version: "v1".to_owned(), name: kind.to_owned() }
 }
 
 fn config() -> Value {

@@ -6,7 +6,7 @@
 #![cfg(target_family = "wasm")]
 
 use nagaya_sdk::bindings::{
-    exports::nagaya::controller::guest::{Action, Failure, Guest, Manifest, Request},
+    exports::nagaya::controller::guest::{Action, Guest, Request},
     nagaya::controller::{
         cluster::{self, Ownership},
         runtime,
@@ -18,15 +18,17 @@ struct Worker;
 nagaya_sdk::bindings::export!(Worker with_types_in nagaya_sdk::bindings);
 
 impl Guest for Worker {
-    fn describe() -> Result<Manifest, String> {
+    fn describe() -> Result<String, String> {
         Err("this guest is for the benchmark, which only runs it".to_owned())
     }
 
-    fn reconcile(_: Request) -> Result<Action, Failure> {
+    fn reconcile(_: Request) -> Result<Action, String> {
         let gateway = runtime::config();
         if !gateway.is_empty() {
-            let made =
-                work::work(&gateway).map_err(|error| Failure::Terminal(error.to_string()))?;
+            let made = match work::work(&gateway) {
+                Ok(made) => made,
+                Err(error) => return Ok(Action::Terminal(error.to_string())),
+            };
             // Refused where there is no cluster; making the call is what is measured.
             let _ = cluster::apply(&made, Ownership::Standard);
         }

@@ -17,7 +17,7 @@ fn around(sections: &[Vec<u8>]) -> Component {
 
 /// The same component as a later SDK would build it.
 fn newer(old: &Component) -> Component {
-    let (old_version, new_version) = (b"@0.1.0", b"@0.2.0");
+    let (old_version, new_version) = (b"@0.2.0", b"@0.3.0");
     let mut bytes = old.bytes.to_vec();
     let name = b"nagaya:controller/";
     for at in 0..bytes.len() {
@@ -45,8 +45,8 @@ fn a_component_that_cannot_run_is_refused_with_its_remedy() -> Result<()> {
         let threads = around(&[section(5, &[1, 3, 1, 1])]);
         let plain = "build without it";
         for (number, (bad, words)) in [
-            (empty, ["does not export nagaya:controller/guest@0.1.0", "nagaya-sdk"]),
-            (newer(&good), ["built for version 0.2.0", "this host has 0.1.0"]),
+            (empty, ["does not export nagaya:controller/guest@0.2.0", "nagaya-sdk"]),
+            (newer(&good), ["built for version 0.3.0", "this host has 0.2.0"]),
             (threads, ["threads", plain]),
             (memory64, ["memory64", plain]),
             (gc, ["gc", plain]),
