@@ -414,7 +414,7 @@ async fn an_import_that_is_not_built_is_refused_by_name() {
     let error = compile(&sandbox, guest("http_user")).await.unwrap_err();
     let text = error.to_string();
     assert!(
-        text.contains("nagaya:controller/http@0.1.0") && text.contains("not built yet"),
+        text.contains("nagaya:controller/http@0.2.0") && text.contains("not built yet"),
         "{text}"
     );
     assert!(error.is_refusal());

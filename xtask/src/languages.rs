@@ -80,10 +80,7 @@ const LANGUAGES: [Language; 3] = [
             ),
         ],
         tests: &[
-            (
-                "guest-sdk/python",
-                &["python3", "-m", "unittest", "discover", "-s", "tests", "-t", "."],
-            ),
+            ("guest-sdk/python", &["python3", "-m", "unittest", "discover", "-s", "tests"]),
             ("examples/first/python", &[".venv/bin/python", "-m", "unittest"]),
         ],
         test_new: &[".venv/bin/python", "-m", "unittest"],

@@ -100,8 +100,6 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "events",
             "journal",
             "modules",
-            // A component describes itself on this machine, with a cluster that answers nothing.
-            "cluster",
             "sandbox",
             "preview",
             "manager",
@@ -121,6 +119,8 @@ pub(crate) const EDGES: &[(&str, &[&str])] = &[
             "leader",
             "journal",
             "modules",
+            // A component describes itself on this machine, with a cluster that answers nothing.
+            "cluster",
             "sandbox",
             "preview",
             "http",
