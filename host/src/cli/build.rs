@@ -130,7 +130,9 @@ fn go(folder: &Path) -> Result<Vec<u8>> {
     let core = work.0.join("core.wasm");
     let mut go = tool(folder, "go", "install Go 1.26 or newer")?;
     go.env("GOOS", "wasip1").env("GOARCH", "wasm");
-    go.args(["build", "-buildmode=c-shared", "-ldflags=-s -w", "-o"]).arg(&core).arg(".");
+    go.args(["build", "-buildmode=c-shared", "-ldflags=-checklinkname=0 -s -w", "-o"])
+        .arg(&core)
+        .arg(".");
     succeed(&mut go, "go build")?;
     wrapped(&read(&core)?, &work.wit()?)
 }
@@ -145,16 +147,11 @@ fn wrapped(core: &[u8], wit: &Path) -> Result<Vec<u8>> {
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
         .context("cannot name the contract in the module")?;
     let adapter = wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
-    // What the adapter needs it takes by itself: the module's allocator works only once its runtime does.
     let encoder = ComponentEncoder::default()
         .module(&module)
         .and_then(|encoder| encoder.adapter(ADAPTED, adapter))
         .context("the module does not fit the contract")?;
-    encoder
-        .realloc_via_memory_grow(true)
-        .validate(true)
-        .encode()
-        .context("the module does not fit the contract")
+    encoder.validate(true).encode().context("the module does not fit the contract")
 }
 
 fn typescript(folder: &Path) -> Result<Vec<u8>> {

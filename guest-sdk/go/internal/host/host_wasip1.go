@@ -57,8 +57,22 @@ func pauseClock(paused bool)
 // What the host has written into this memory stays: an instance lives for one call.
 var kept [][]uint64
 
+// Go takes all memory beyond its own for its own, whoever has grown it: who else needs some gets it from here.
+//
+//go:linkname sbrk runtime.sbrk
+func sbrk(size uintptr) unsafe.Pointer
+
+var isReady bool
+
+func init() { isReady = true }
+
 //go:wasmexport cabi_realloc
-func realloc(_ unsafe.Pointer, _, _, size uint32) unsafe.Pointer {
+func realloc(_ unsafe.Pointer, _, align, size uint32) unsafe.Pointer {
+	if !isReady {
+		// The adapter asks before the runtime has begun, and no collector knows of what it gets.
+		at := sbrk(uintptr(size + align))
+		return unsafe.Add(at, -uintptr(at)&uintptr(align-1))
+	}
 	pauseClock(true)
 	block := make([]uint64, (size+7)/8+1)
 	kept = append(kept, block)
