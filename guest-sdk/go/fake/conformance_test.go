@@ -26,7 +26,7 @@ func TestTheClusterInMemoryAnswersAsTheContractSays(t *testing.T) {
 	if err := cluster.Begin("examples.nagaya.dev/v1/Website", "demo", "web"); err != nil {
 		t.Fatal(err)
 	}
-	words := strings.NewReplacer("$namespace", "demo", "$name", "web", "$uid", cluster.uid)
+	words := strings.NewReplacer("$other", "another", "$namespace", "demo", "$name", "web", "$uid", cluster.uid)
 	var suite struct {
 		Manifest json.RawMessage
 		Objects  []object

@@ -61,7 +61,7 @@ test("the cluster in memory answers as the contract says", () => {
   const put = { apiVersion: "examples.nagaya.dev/v1", kind: "Website", metadata: { name: "web", namespace: "demo" }, spec: {} };
   const { uid } = cluster.put(put as any).metadata;
   const text = readFileSync("../../wit/conformance.json", "utf8")
-    .replaceAll("$namespace", "demo").replaceAll("$name", "web").replaceAll("$uid", uid ?? "");
+    .replaceAll("$other", "another").replaceAll("$namespace", "demo").replaceAll("$name", "web").replaceAll("$uid", uid ?? "");
   const { manifest, objects, cases } = JSON.parse(text);
   objects.forEach((object: any) => cluster.put(object));
   cluster.declare(manifest).begin(WEBSITE, "web", "demo");

@@ -64,7 +64,7 @@ class Conformance(unittest.TestCase):
         cluster = Cluster()
         website = {"apiVersion": "examples.nagaya.dev/v1", "kind": "Website", "spec": {}}
         uid = cluster.put({**website, "metadata": {"name": "web", "namespace": "demo"}})["metadata"]["uid"]
-        text = CASES.read_text().replace("$namespace", "demo").replace("$name", "web").replace("$uid", uid)
+        text = CASES.read_text().replace("$other", "another").replace("$namespace", "demo").replace("$name", "web").replace("$uid", uid)
         suite = json.loads(text)
         for obj in suite["objects"]:
             cluster.put(obj)

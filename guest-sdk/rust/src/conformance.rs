@@ -155,7 +155,11 @@ mod tests {
         }));
         let uid = web["metadata"]["uid"].as_str().unwrap();
         let text = include_str!("../../../wit/conformance.json");
-        let text = text.replace("$namespace", "demo").replace("$name", "web").replace("$uid", uid);
+        let text = text
+            .replace("$other", "another")
+            .replace("$namespace", "demo")
+            .replace("$name", "web")
+            .replace("$uid", uid);
         let suite: Value = serde_json::from_str(&text).unwrap();
         for object in suite["objects"].as_array().unwrap() {
             store(object.clone());
