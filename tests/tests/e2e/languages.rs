@@ -56,6 +56,10 @@ fn runs_on_the_host(language: &'static str) -> Result<()> {
         });
         let [first, second] = digests;
         let (first, second) = (first?, second?);
+        // A guest's own words, with its stack behind them.
+        ["panic: as asked", "Error: as asked", "RuntimeError: as asked"]
+            .into_iter()
+            .for_each(|words| test.expect_error(words));
         let [one, other] = files.each_ref().map(|file| file.to_string_lossy().into_owned());
         let controller = test.example("first").await?;
 
