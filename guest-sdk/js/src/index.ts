@@ -58,7 +58,8 @@ export function controller<T extends Resource>(of: Controller<T>, api: Api = hos
         of.configure?.(new Context(api).config());
         return stringify(manifest(of));
       } catch (error) {
-        throw failure(words(error));
+        // A text is the error of a result of the contract.
+        throw words(error);
       }
     },
     reconcile(request) {
@@ -76,7 +77,7 @@ export function controller<T extends Resource>(of: Controller<T>, api: Api = hos
         if (error instanceof Error && !(error instanceof ApiError)) {
           cx.log(`${words(error)}\n${error.stack ?? ""}`, {}, "error");
         }
-        throw failure(words(error));
+        throw words(error);
       }
     },
     on: (other) => controller(of, other),
@@ -99,9 +100,4 @@ function words(error: unknown): string {
   return error instanceof Invalid || error instanceof Terminal || error.name === "Retry"
     ? error.message
     : `${error.name}: ${error.message}`;
-}
-
-/** The error of a result of the contract, as componentize-qjs takes it. */
-function failure(text: string): unknown {
-  return text;
 }

@@ -87,7 +87,7 @@ def compose(primary, *, children, **needs):
     The SDK applies the children, deletes those that are no longer wanted, and applies the status (with `status=True`). A child
     without namespace gets the parent's; with an empty one it is cluster-scoped.
     """
-    needs.setdefault("writes", {}).update({kind: ["apply", "delete"] for kind in children})
+    needs["writes"] = {**needs.get("writes", {}), **{kind: ["apply", "delete"] for kind in children}}
     owns = [{"kind": kind, "projection": "full"} for kind in children]
 
     def decorate(sync):
@@ -105,12 +105,11 @@ def _composed(parent, cx, kinds, sync):
     keys = {_key(child): child for child in present}
     wanted = sync(parent, present, cx)
     wanted, status = wanted if isinstance(wanted, tuple) else (wanted, None)
+    wanted = [_placed(child, namespace) for child in wanted]
     seen = set()
     for child in wanted:
         if not any(named(kind) == {"apiVersion": child["apiVersion"], "kind": child["kind"]} for kind in kinds):
             raise TypeError(f"sync wants a {name_of(child)}, which `children` does not name")
-        head = {"namespace": namespace, **child["metadata"]}
-        child["metadata"] = {field: value for field, value in head.items() if value != ""}
         if _key(child) in seen:
             raise TypeError(f"sync wants two children {_key(child)}")
         seen.add(_key(child))
@@ -121,6 +120,12 @@ def _composed(parent, cx, kinds, sync):
             cx.delete(child)
     if status is not None:
         cx.apply_status(parent, status)
+
+
+def _placed(child, namespace):
+    """The child with a namespace, unless it says by an empty one that it is cluster-scoped."""
+    head = {"namespace": namespace, **child["metadata"]}
+    return {**child, "metadata": {field: value for field, value in head.items() if value != ""}}
 
 
 def _key(child):

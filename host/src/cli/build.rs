@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -126,15 +127,15 @@ fn rust(folder: &Path) -> Result<Vec<u8>> {
 }
 
 fn go(folder: &Path) -> Result<Vec<u8>> {
-    let work = Work::new()?;
-    let core = work.0.join("core.wasm");
+    let work = work()?;
+    let core = work.path().join("core.wasm");
     let mut go = tool(folder, "go", "install Go 1.26 or newer")?;
     go.env("GOOS", "wasip1").env("GOARCH", "wasm");
     go.args(["build", "-buildmode=c-shared", "-ldflags=-checklinkname=0 -s -w", "-o"])
         .arg(&core)
         .arg(".");
     succeed(&mut go, "go build")?;
-    wrapped(&read(&core)?, &work.wit()?)
+    wrapped(&read(&core)?, &contract(&work)?)
 }
 
 /// Makes a core module that speaks WASI 0.1 a component of the contract.
@@ -155,8 +156,8 @@ fn wrapped(core: &[u8], wit: &Path) -> Result<Vec<u8>> {
 }
 
 fn typescript(folder: &Path) -> Result<Vec<u8>> {
-    let work = Work::new()?;
-    let (bundle, out) = (work.0.join("bundle.js"), work.0.join("component.wasm"));
+    let work = work()?;
+    let (bundle, out) = (work.path().join("bundle.js"), work.path().join("component.wasm"));
     let entry =
         ["src/index.ts", "src/index.js"].into_iter().find(|file| folder.join(file).is_file());
     let entry = entry.context("there is neither src/index.ts nor src/index.js")?;
@@ -186,14 +187,14 @@ fn typescript(folder: &Path) -> Result<Vec<u8>> {
     succeed(esbuild.arg(format!("--outfile={}", bundle.display())), "esbuild")?;
     let advice = "npm install --save-dev componentize-qjs@0.4.5, or npm install";
     let mut componentize = script("componentize-qjs", advice)?;
-    componentize.arg("-w").arg(work.wit()?).args(["-n", WORLD, "--sync", "--opt-size", "-j"]);
+    componentize.arg("-w").arg(contract(&work)?).args(["-n", WORLD, "--sync", "--opt-size", "-j"]);
     succeed(componentize.arg(&bundle).arg("-o").arg(&out), "componentize-qjs")?;
     read(&out)
 }
 
 fn python(folder: &Path) -> Result<Vec<u8>> {
-    let work = Work::new()?;
-    let out = work.0.join("component.wasm");
+    let work = work()?;
+    let out = work.path().join("component.wasm");
     let venv = folder.join(".venv");
     let own = venv.join("bin/componentize-py");
     let advice = "python3 -m venv .venv && .venv/bin/pip install componentize-py==0.25.1";
@@ -204,7 +205,7 @@ fn python(folder: &Path) -> Result<Vec<u8>> {
     } else {
         tool(folder, "componentize-py", advice)?
     };
-    componentize.arg("-d").arg(work.wit()?).args(["-w", WORLD, "componentize", "-p", "."]);
+    componentize.arg("-d").arg(contract(&work)?).args(["-w", WORLD, "componentize", "-p", "."]);
     for lib in fs::read_dir(venv.join("lib")).into_iter().flatten().flatten() {
         let packages = lib.path().join("site-packages");
         if packages.is_dir() {
@@ -243,34 +244,20 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 }
 
 /// A folder for what lies between the steps; it goes with this value.
-struct Work(PathBuf);
-
-impl Work {
-    fn new() -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("nagaya-build-{}", std::process::id()));
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(Self(folder))
-    }
-
-    /// The contract, as files.
-    fn wit(&self) -> Result<PathBuf> {
-        let folder = self.0.join("wit");
-        fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        for (name, text) in WIT {
-            fs::write(folder.join(name), text)
-                .with_context(|| format!("cannot write {name} of the contract"))?;
-        }
-        Ok(folder)
-    }
+fn work() -> Result<TempDir> {
+    tempfile::tempdir().context("cannot make a folder for what lies between the steps")
 }
 
-impl Drop for Work {
-    fn drop(&mut self) {
-        // A leftover in the folder for such is no harm.
-        let _ = fs::remove_dir_all(&self.0);
+/// The contract, as files of a folder of it.
+fn contract(work: &TempDir) -> Result<PathBuf> {
+    let folder = work.path().join("wit");
+    fs::create_dir(&folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    for (name, text) in WIT {
+        fs::write(folder.join(name), text)
+            .with_context(|| format!("cannot write {name} of the contract"))?;
     }
+    Ok(folder)
 }
 
 #[cfg(test)]

@@ -22,12 +22,12 @@ pub(super) enum Error {
     Text,
     /// Something else.
     #[error(
-        "the file is not WebAssembly; a reconciler in Rust is built by `cargo build --release --target wasm32-wasip2` and found in target/wasm32-wasip2/release/"
+        "the file is not WebAssembly; `nagaya build` makes a component of a project in Rust, Go, TypeScript or Python"
     )]
     NotWasm,
     /// A module without the component around it.
     #[error(
-        "the file is a core module, not a component; build it with `cargo build --release --target wasm32-wasip2`, or wrap it with `wasm-tools component new`"
+        "the file is a core module, not a component; build it with `nagaya build`, or wrap it with `wasm-tools component new`"
     )]
     CoreModule,
     /// More than any host takes.

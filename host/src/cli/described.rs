@@ -38,13 +38,14 @@ pub(super) async fn described(file: &Path, config: Option<&str>) -> Result<Descr
     let config = config.unwrap_or("null");
     serde_json::from_str::<serde_json::Value>(config).context("--config is no JSON")?;
     let (digest, bytes) = (Digest::of(&bytes), Arc::<[u8]>::from(bytes));
-    let folder = std::env::temp_dir().join(format!("nagaya-code-{}", std::process::id()));
-    let slots = SandboxConfig { slots: 1, ..SandboxConfig::new(folder.clone()) };
+    // Code that is loaded from here runs in this process: nobody else may have put it there.
+    let folder = tempfile::tempdir().context("cannot make a folder for compiled code")?;
+    let slots = SandboxConfig { slots: 1, ..SandboxConfig::new(folder.path().join("code")) };
     let sandbox = Sandbox::start(slots, Handle::current()).context("cannot start a sandbox")?;
-    let manifest = manifest(&sandbox, (&bytes, &digest), config).await;
-    // A leftover in the folder for such is no harm.
-    let _ = fs::remove_dir_all(&folder);
-    let manifest = manifest.with_context(|| format!("the host would refuse {}", file.display()))?;
+    eprintln!("compiling {} as the host would", file.display());
+    let manifest = manifest(&sandbox, (&bytes, &digest), config)
+        .await
+        .with_context(|| format!("{} cannot be described", file.display()))?;
     Ok(Described { bytes, digest, manifest })
 }
 

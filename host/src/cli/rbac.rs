@@ -75,6 +75,10 @@ pub(super) async fn run(args: Args, cluster: Cluster) -> Result<()> {
     );
     say(&match args.output {
         Output::Text => own + &parties.text(&needed, None),
-        Output::Json => serde_json::to_string_pretty(&parties.object(&needed, None))? + "\n",
+        Output::Json => {
+            let mut object = parties.object(&needed, None);
+            object["yaml"] = format!("{own}{}", object["yaml"].as_str().unwrap_or_default()).into();
+            serde_json::to_string_pretty(&object)? + "\n"
+        }
     })
 }

@@ -255,6 +255,7 @@ pub(crate) const FOREIGN: &[(&str, &[&str])] = &[
     ("wit_parser", &["cli/build"]),
     ("wasi_preview1_component_adapter_provider", &["cli/build"]),
     ("serde_path_to_error", &["model/manifest"]),
+    ("tempfile", &["cli/build", "cli/described"]),
     ("tracing_subscriber", &["main", "cli"]),
     ("tracing", ANYWHERE),
     ("prometheus_client", &["metrics"]),

@@ -224,17 +224,8 @@ impl TryFrom<Wire> for Manifest {
     type Error = Error;
 
     fn try_from(wire: Wire) -> Result<Self, Error> {
-        let Primary { api_version, kind, label_selector, field_selector, when } = wire.primary;
-        let primary = Watch {
-            kind: Kind::new(&api_version, &kind),
-            projection: Projection::Full,
-            label_selector,
-            field_selector,
-            predicate: steps(when, &kind)?,
-            mapping: Mapping::Same,
-        };
         Ok(Self {
-            primary,
+            primary: wire.primary.try_into()?,
             owned: wire.owns.into_iter().map(Watch::try_from).collect::<Result<_, _>>()?,
             watches: wire.watches.into_iter().map(Watch::try_from).collect::<Result<_, _>>()?,
             live: wire.reads_live.iter().map(|it| Kind::new(&it.api_version, &it.kind)).collect(),
@@ -246,37 +237,47 @@ impl TryFrom<Wire> for Manifest {
     }
 }
 
+impl TryFrom<Primary> for Watch {
+    type Error = Error;
+
+    fn try_from(it: Primary) -> Result<Self, Error> {
+        let selectors = [it.label_selector, it.field_selector];
+        let kind = Kind::new(&it.api_version, &it.kind);
+        watched(kind, selectors, it.when, (Projection::Full, Mapping::Same))
+    }
+}
+
 impl TryFrom<Owned> for Watch {
     type Error = Error;
 
-    fn try_from(owned: Owned) -> Result<Self, Error> {
-        let Owned { api_version, kind, projection, label_selector, field_selector, when } = owned;
-        Ok(Self {
-            kind: Kind::new(&api_version, &kind),
-            projection: projection.unwrap_or(Projection::Metadata),
-            label_selector,
-            field_selector,
-            predicate: steps(when, &kind)?,
-            mapping: Mapping::Controller,
-        })
+    fn try_from(it: Owned) -> Result<Self, Error> {
+        let selectors = [it.label_selector, it.field_selector];
+        let kind = Kind::new(&it.api_version, &it.kind);
+        let projection = it.projection.unwrap_or(Projection::Metadata);
+        watched(kind, selectors, it.when, (projection, Mapping::Controller))
     }
 }
 
 impl TryFrom<Watched> for Watch {
     type Error = Error;
 
-    fn try_from(watched: Watched) -> Result<Self, Error> {
-        let Watched { api_version, kind, projection, label_selector, field_selector, when, wakes } =
-            watched;
-        Ok(Self {
-            kind: Kind::new(&api_version, &kind),
-            projection: projection.unwrap_or(Projection::Full),
-            label_selector,
-            field_selector,
-            predicate: steps(when, &kind)?,
-            mapping: wakes,
-        })
+    fn try_from(it: Watched) -> Result<Self, Error> {
+        let selectors = [it.label_selector, it.field_selector];
+        let kind = Kind::new(&it.api_version, &it.kind);
+        let projection = it.projection.unwrap_or(Projection::Full);
+        watched(kind, selectors, it.when, (projection, it.wakes))
     }
+}
+
+/// serde cannot flatten a common part of types that refuse unknown fields, so the three meet here.
+fn watched(
+    kind: Kind,
+    [label_selector, field_selector]: [Option<String>; 2],
+    when: Option<When>,
+    (projection, mapping): (Projection, Mapping),
+) -> Result<Watch, Error> {
+    let predicate = steps(when, &kind.kind)?;
+    Ok(Watch { kind, projection, label_selector, field_selector, predicate, mapping })
 }
 
 impl From<Written> for Write {
