@@ -73,7 +73,7 @@ fn the_command_line_refuses_a_file_that_cannot_be_right() -> Result<()> {
         let mut large = component(&[]);
         large.resize(33 << 20, 0);
         for (name, bytes, words) in [
-            ("script", b"#!/bin/sh\n".to_vec(), ["not WebAssembly", "--target wasm32-wasip2"]),
+            ("script", b"#!/bin/sh\n".to_vec(), ["not WebAssembly", "nagaya build"]),
             ("module", b"\0asm\x01\0\0\0".to_vec(), ["core module", "wasm-tools component new"]),
             ("nothing", vec![], ["empty", "cannot push"]),
             ("large", large, ["34603008 bytes", "strip"]),
